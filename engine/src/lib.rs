@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "io"), no_std)]
+
+extern crate alloc;
+
+pub mod raft;
+pub mod shard;
+mod time;
+
+pub use time::{Clock, Time};

@@ -1,0 +1,76 @@
+//! What replicas of a group say to each other.
+
+use alloc::vec::Vec;
+
+use wal::{Entry, LogIndex, Term};
+
+/// A message between two replicas of one group. Every one carries the sender's term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Asks for a vote (Raft §5.2), or whether one would be given (thesis §9.6).
+    RequestVote {
+        /// The term voted for; a pre-candidate's is one above its own.
+        term: Term,
+        pre: bool,
+        last_index: LogIndex,
+        last_term: Term,
+        /// The leader itself asked for this election: a lease does not refuse it (thesis §3.10).
+        transfer: bool,
+    },
+    Vote {
+        term: Term,
+        pre: bool,
+        granted: bool,
+    },
+    /// AppendEntries (Raft §5.3).
+    Append {
+        term: Term,
+        previous_index: LogIndex,
+        previous_term: Term,
+        commit: LogIndex,
+        entries: Vec<Entry>,
+    },
+    /// The follower's log is durable and equal to the leader's up to `matched`.
+    Appended {
+        term: Term,
+        matched: LogIndex,
+    },
+    /// The follower has no entry `(previous_index, previous_term)`. Its last entry whose term is at
+    /// most `previous_term` is `(hint_index, hint_term)`.
+    Rejected {
+        term: Term,
+        previous_index: LogIndex,
+        hint_index: LogIndex,
+        hint_term: Term,
+    },
+    /// Keeps followers from standing for election; `round` numbers the ReadIndex rounds.
+    Heartbeat {
+        term: Term,
+        commit: LogIndex,
+        round: u64,
+    },
+    HeartbeatAck {
+        term: Term,
+        round: u64,
+    },
+    /// The leader hands over: stand for election at once (thesis §3.10).
+    TimeoutNow {
+        term: Term,
+    },
+}
+
+impl Message {
+    /// The term it was sent in (for a pre-vote: the term it would be).
+    pub fn term(&self) -> Term {
+        match *self {
+            Self::RequestVote { term, .. }
+            | Self::Vote { term, .. }
+            | Self::Append { term, .. }
+            | Self::Appended { term, .. }
+            | Self::Rejected { term, .. }
+            | Self::Heartbeat { term, .. }
+            | Self::HeartbeatAck { term, .. }
+            | Self::TimeoutNow { term } => term,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Consensus of one group.
+
+mod message;
+
+pub use message::Message;

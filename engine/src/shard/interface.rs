@@ -1,0 +1,170 @@
+//! What goes into a shard and what comes out.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use net::{Command, Reply};
+use wal::{Entry, FlushNumber, GroupId, HardState, LogIndex, NodeId, Record, ReplicaId, Term};
+
+use crate::raft::Message;
+use crate::time::Time;
+
+/// The caller's name for a request; comes back with its [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Everything that can happen to a shard.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A client asked for something of one group.
+    Request {
+        group: GroupId,
+        token: Token,
+        command: Command<'a>,
+    },
+    /// A peer's message arrived whole.
+    Message {
+        from: NodeId,
+        group: GroupId,
+        message: Message,
+    },
+    /// Every flush up to and including this one is durable.
+    Written { flush: FlushNumber },
+    /// A [`ReadLog`] is done. May hold fewer entries than asked for, but at least one.
+    Log { group: GroupId, entries: Vec<Entry> },
+    /// [`Output::wake_at`] has come.
+    Wake,
+    /// Hands over the leadership of a group; to the most up-to-date replica if `to` is `None`.
+    Transfer { group: GroupId, to: Option<NodeId> },
+    /// Hands over all leaderships and never leads again: the node is about to stop.
+    Drain,
+}
+
+/// What the caller must do now. Order between and within the lists does not matter (but flushes are
+/// laid out in the log in the order of their numbers): whatever must wait for the disk is kept
+/// inside the shard until the matching [`Input::Written`].
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To the log.
+    pub flushes: Vec<Flush>,
+    /// From the log.
+    pub reads: Vec<ReadLog>,
+    /// To peers. May be lost, repeated, or reordered.
+    pub messages: Vec<(NodeId, GroupId, Message)>,
+    /// To clients.
+    pub replies: Vec<(Token, Outcome)>,
+    /// Step with [`Input::Wake`] by then, even if nothing happens. The latest value counts.
+    pub wake_at: Option<Time>,
+}
+
+/// One durable write: what every group of the shard had to persist at that moment. Without records
+/// it is the mark that an idle shard writes behind its last flush.
+#[derive(Debug)]
+pub struct Flush {
+    pub number: FlushNumber,
+    pub records: Vec<Record>,
+}
+
+/// Asks for entries of a group that are durable but no longer in memory, from `from` up to at most
+/// `to` (inclusive) or about `bytes_max` of payload, whichever is less, but at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLog {
+    pub group: GroupId,
+    pub from: LogIndex,
+    pub to: LogIndex,
+    pub bytes_max: usize,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Done: a write is durable on a quorum and applied, a read is linearizable.
+    Reply(Reply),
+    /// Not done, nothing happened: `leader` leads the group. `command` is the request in the
+    /// encoding of [`Command`], so that it can be forwarded.
+    Redirect { leader: NodeId, command: Vec<u8> },
+    /// Not done, nothing happened: nobody led the group for [`Options::route_wait`].
+    NoLeader,
+    /// Not done, nothing happened: a queue is full.
+    Busy,
+    /// A write that may or may not take effect.
+    Unknown,
+}
+
+/// One member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub replica: ReplicaId,
+    pub node: NodeId,
+    pub voter: bool,
+}
+
+/// What replay found of a group; `Default` for a group that starts empty.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredGroup {
+    pub hard_state: HardState,
+    /// The log starts behind this.
+    pub floor: (LogIndex, Term),
+    /// Where each term starts in the log: `(first index, term)`, ascending; empty if there are no entries.
+    pub terms: Vec<(LogIndex, Term)>,
+    /// The last index of the log; the floor's if there are no entries.
+    pub last: LogIndex,
+    /// The newest entries, as many as fit [`Options::cache_bytes`], ending at `last`.
+    pub tail: Vec<Entry>,
+}
+
+/// Timing and limits of a shard.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node: NodeId,
+    pub heartbeat_interval: Duration,
+    /// Silence after which a follower stands for election; the wait is drawn from 1-2 times this.
+    pub election_timeout: Duration,
+    /// How long a request waits for a leader to be known.
+    pub route_wait: Duration,
+    /// How long a write waits for its commit before its outcome is called unknown.
+    pub request_timeout: Duration,
+    /// Quiet time after the last flush before the mark is written behind it.
+    pub mark_after: Duration,
+    /// Flushes on their way to the disk at once.
+    pub flushes_in_flight_max: usize,
+    /// Payload of one flush beyond which the next one is used.
+    pub flush_bytes_max: usize,
+    /// Payload of one entry beyond which a batch is sealed.
+    pub batch_bytes_max: usize,
+    /// Bytes on their way to one follower of a group, and messages.
+    pub window_bytes_max: usize,
+    pub window_messages_max: usize,
+    /// Bytes of requests not yet committed, per group, beyond which the answer is `Busy`.
+    pub pending_bytes_max: usize,
+    /// Payload of entries a group keeps in memory for followers and apply.
+    pub cache_bytes: usize,
+    /// Seeds election jitter.
+    pub seed: u64,
+}
+
+/// A replica's part in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// What there is to know about a group here and now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    pub group: GroupId,
+    pub role: Role,
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    pub commit: LogIndex,
+    pub applied: LogIndex,
+    pub last: LogIndex,
+    /// Durable here up to.
+    pub persisted: LogIndex,
+    pub keys: u64,
+    /// Per other member, on a leader: what it is known to hold.
+    pub matched: Vec<(NodeId, LogIndex)>,
+}

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "io"), no_std)]
+
+extern crate alloc;
+
+pub mod command;
+mod reply;
+mod slot;
+
+pub use command::Command;
+pub use reply::{ErrorReply, Reply};
+pub use slot::{SLOTS, Slot};

@@ -1,0 +1,91 @@
+//! The hash slots of Redis Cluster.
+
+/// How many slots there are.
+pub const SLOTS: u16 = 16384;
+
+/// One of the [`SLOTS`] hash slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The slot with this number, if there is one.
+    pub const fn new(number: u16) -> Option<Self> {
+        if number < SLOTS {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// The slot of a key: CRC16/XMODEM of the key, or of its first non-empty `{tag}`, modulo
+    /// [`SLOTS`] (Redis Cluster specification, "Key distribution model").
+    pub fn of(key: &[u8]) -> Self {
+        Self(crc16(tag(key)) % SLOTS)
+    }
+
+    /// Its number, below [`SLOTS`].
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+fn tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else {
+        return key;
+    };
+    let inside = &key[open + 1..];
+    match inside.iter().position(|&byte| byte == b'}') {
+        Some(length) if length > 0 => &inside[..length],
+        _ => key,
+    }
+}
+
+const CRC16: [u16; 256] = {
+    let mut table = [0u16; 256];
+    let mut byte = 0u16;
+    while byte < 256 {
+        let mut crc = byte << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+            bit += 1;
+        }
+        table[byte as usize] = crc;
+        byte += 1;
+    }
+    table
+};
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, &byte| {
+        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        let table: &[(&[u8], u16)] = &[
+            (b"", 0),
+            (b"123456789", 12739), // 0x31C3, the check value of CRC16/XMODEM
+            (b"foo", 12182),
+            (b"{foo}bar", 12182),
+            (b"x{foo}{bar}", 12182),
+        ];
+        for &(key, slot) in table {
+            assert_eq!(Slot::of(key).number(), slot, "key {key:?}");
+        }
+        assert_ne!(
+            Slot::of(b"foo{}{bar}"),
+            Slot::of(b"bar"),
+            "an empty tag is no tag"
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! What a flush carries: the values, before they are bytes.
+
+use alloc::rc::Rc;
+
+use crate::{GroupId, LogIndex, ReplicaId, Term};
+
+/// The bytes of an entry, shared between log, peers and apply. Starts 8-byte aligned, so that an
+/// archived batch can be read in place.
+pub type Payload = Rc<[u8]>;
+
+/// What an entry's payload means.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Empty: what a leader appends when its term begins.
+    Noop = 0,
+    /// A batch of client commands.
+    Batch = 1,
+    /// A change of the group's members.
+    Membership = 2,
+}
+
+/// One position of a group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub term: Term,
+    pub index: LogIndex,
+    pub kind: EntryKind,
+    pub payload: Payload,
+}
+
+/// What a replica must not forget besides its entries (Raft figure 2, "persistent state").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    pub term: Term,
+    /// The candidate that got this replica's vote in `term`.
+    pub vote: Option<ReplicaId>,
+    /// A lower bound of what is committed: only saves work at start.
+    pub commit: LogIndex,
+}
+
+/// One thing a shard has to persist.
+///
+/// An `Entry` at an index replaces every earlier entry of its group at that index or above: that is
+/// how a follower overwrites a conflicting suffix without a separate truncation record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    Entry {
+        group: GroupId,
+        entry: Entry,
+    },
+    HardState {
+        group: GroupId,
+        state: HardState,
+    },
+    /// Everything up to `index` is in a snapshot; the log of the group starts behind it.
+    Floor {
+        group: GroupId,
+        index: LogIndex,
+        term: Term,
+    },
+}
