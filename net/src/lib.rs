@@ -4,6 +4,8 @@
 extern crate alloc;
 
 pub mod command;
+pub mod http;
+pub mod peer;
 mod reply;
 mod slot;
 

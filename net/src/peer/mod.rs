@@ -1,0 +1,15 @@
+//! What nodes say to each other: frames with checksums, the handshake, messages of consensus and
+//! forwarded commands. Bytes in, values out; nothing here opens a socket or trusts a length.
+
+mod forward;
+mod frame;
+mod handshake;
+mod messages;
+mod reader;
+mod reply;
+
+pub use forward::{Answer, Answers, Forward, Forwards, Verdict, push_answer, push_forward};
+pub use frame::{Frame, FrameError, FrameKind, FrameReader, HEADER_BYTES, VERSION, frame};
+pub use handshake::{Hello, HelloError, HelloReply, Refusal};
+pub use messages::{EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads};
+pub use reply::{ReplyError, decode_reply, encode_reply};
