@@ -1,5 +1,603 @@
-//! Consensus of one group.
+//! Consensus of one group: Raft with pre-vote, check-quorum, ReadIndex and leadership transfer.
+//!
+//! A [`Raft`] is one replica. It is told the time, messages, and which flushes are durable; it
+//! answers with messages, and never says anything that a crash could make untrue: votes, requests
+//! for votes and acknowledgements are derived from what is durable, not from what was received.
+//! This file is the only one that changes term, vote and commit.
+//!
+//! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (Raft), and
+//! Ongaro's thesis.
 
+mod election;
+mod log;
 mod message;
+mod progress;
+mod quorum;
+mod read_index;
+mod replication;
 
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
+
+pub use log::Log;
 pub use message::Message;
+pub use progress::{Mode, Progress, Window};
+use quorum::quorum_index;
+use read_index::ReadRounds;
+
+use crate::time::Time;
+
+/// Messages on their way out.
+pub type Outbox = Vec<(ReplicaId, Message)>;
+
+/// A replica's part in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    /// Asks whether it would be elected, without a new term (thesis §9.6).
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// Who is in the group. Witness of the static configuration it was created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub voters: Vec<ReplicaId>,
+    /// Hold data, have no vote.
+    pub observers: Vec<ReplicaId>,
+}
+
+/// Rules and limits of a replica.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub heartbeat_interval: Duration,
+    pub election_timeout: Duration,
+    pub pre_vote: bool,
+    /// A leader that does not hear from a majority steps down; votes are refused while a leader is
+    /// heard (thesis §4.2.3, §6.2).
+    pub check_quorum: bool,
+    pub window: Window,
+    /// Payload of one append.
+    pub append_bytes_max: usize,
+    pub seed: u64,
+}
+
+/// What is durable of term and vote, and what is on its way.
+#[derive(Debug)]
+struct Promises {
+    /// `(flush, term, vote)` of each write under way.
+    under_way: Vec<(FlushNumber, Term, Option<ReplicaId>)>,
+    submitted: (Term, Option<ReplicaId>),
+    durable: (Term, Option<ReplicaId>),
+}
+
+/// One replica of one group.
+#[derive(Debug)]
+pub struct Raft {
+    id: ReplicaId,
+    members: Members,
+    settings: Settings,
+
+    term: Term,
+    vote: Option<ReplicaId>,
+    commit: LogIndex,
+    commit_submitted: LogIndex,
+    promises: Promises,
+    log: Log,
+
+    role: Role,
+    leader: Option<ReplicaId>,
+    now: Time,
+    /// When a leader of this term was last heard.
+    heard: Time,
+    /// When to stand for election; on a leader, when to check for a quorum.
+    election_deadline: Time,
+    heartbeat_deadline: Time,
+    random: u64,
+
+    // Candidates.
+    ballots: Vec<(ReplicaId, bool)>,
+    /// The term and vote are not yet durable: nobody was asked yet.
+    requests_held: bool,
+    transfer_election: bool,
+
+    // Followers.
+    /// Equal to the log of this term's leader up to here.
+    verified: LogIndex,
+    /// What the leader was last told is durable here.
+    acknowledged: LogIndex,
+    /// An append was received that is not yet answered.
+    answer_owed: bool,
+    /// How often entries were dropped because they conflicted with a leader's.
+    truncations: u64,
+    /// Voted for, but not yet told: the vote is not durable yet.
+    vote_owed: Option<ReplicaId>,
+
+    // Leaders.
+    progress: Vec<(ReplicaId, Progress)>,
+    rounds: ReadRounds,
+    transfer: Option<(ReplicaId, Time)>,
+}
+
+impl Raft {
+    /// A replica as it was when it stopped. `first_wait` is how long it waits for a leader before
+    /// it stands for election the first time.
+    pub fn new(
+        id: ReplicaId,
+        members: Members,
+        settings: Settings,
+        hard_state: HardState,
+        log: Log,
+        now: Time,
+        first_wait: Duration,
+    ) -> Self {
+        assert!(
+            settings.election_timeout > settings.heartbeat_interval,
+            "elections too eager"
+        );
+        let commit = hard_state.commit.max(log.floor().0);
+        assert!(
+            commit <= log.last_index(),
+            "commit {commit} is behind the log's end"
+        );
+        let promise = (hard_state.term, hard_state.vote);
+        Self {
+            id,
+            members,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            commit,
+            commit_submitted: commit,
+            promises: Promises {
+                under_way: Vec::new(),
+                submitted: promise,
+                durable: promise,
+            },
+            log,
+            role: Role::Follower,
+            leader: None,
+            now,
+            heard: now,
+            election_deadline: now.after(first_wait),
+            heartbeat_deadline: now,
+            random: settings.seed | 1,
+            settings,
+            ballots: Vec::new(),
+            requests_held: false,
+            transfer_election: false,
+            verified: commit,
+            acknowledged: LogIndex::ZERO,
+            answer_owed: false,
+            truncations: 0,
+            vote_owed: None,
+            progress: Vec::new(),
+            rounds: ReadRounds::default(),
+            transfer: None,
+        }
+    }
+
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    pub fn vote(&self) -> Option<ReplicaId> {
+        self.vote
+    }
+
+    /// Everything up to here may be applied.
+    pub fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    /// The leader of this term, as far as known.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        self.leader
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What a leader knows of the other replicas; empty on others.
+    pub fn progress(&self) -> &[(ReplicaId, Progress)] {
+        &self.progress
+    }
+
+    /// The replica that leadership is on its way to.
+    pub fn transferring(&self) -> Option<ReplicaId> {
+        self.transfer.map(|(to, _)| to)
+    }
+
+    /// How often this replica dropped uncommitted entries that conflicted with a leader's.
+    pub fn truncations(&self) -> u64 {
+        self.truncations
+    }
+
+    /// Call [`Raft::tick`] by then.
+    pub fn deadline(&self) -> Time {
+        match self.role {
+            Role::Leader => self.heartbeat_deadline.min(self.election_deadline),
+            _ => self.election_deadline,
+        }
+    }
+
+    /// Waits at least until `deadline` before it stands for election by itself.
+    pub fn wait_until(&mut self, deadline: Time) {
+        self.election_deadline = deadline;
+    }
+
+    /// Lets time pass: elections, heartbeats, the check for a quorum.
+    pub fn tick(&mut self, now: Time, out: &mut Outbox) {
+        assert!(
+            now >= self.now,
+            "time ran backwards: {now:?} after {:?}",
+            self.now
+        );
+        self.now = now;
+        if self.role == Role::Leader {
+            self.tick_leader(out);
+        } else if now >= self.election_deadline {
+            self.rest();
+            self.campaign(out);
+        }
+    }
+
+    fn tick_leader(&mut self, out: &mut Outbox) {
+        if self.now >= self.election_deadline {
+            self.election_deadline = self.now.after(self.settings.election_timeout);
+            if self.settings.check_quorum && !self.heard_from_majority() {
+                self.become_follower(self.term, None);
+                return;
+            }
+        }
+        if self
+            .transfer
+            .is_some_and(|(_, deadline)| self.now >= deadline)
+        {
+            self.transfer = None; // thesis §3.10: after an election timeout, go on leading
+        }
+        if self.now >= self.heartbeat_deadline {
+            self.heartbeat(out);
+        }
+    }
+
+    /// Handles a message from another replica of the group.
+    pub fn step(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Outbox) {
+        assert!(
+            now >= self.now,
+            "time ran backwards: {now:?} after {:?}",
+            self.now
+        );
+        self.now = now;
+        if !self.admits(from, &message, out) {
+            return;
+        }
+        match message {
+            Message::RequestVote {
+                term,
+                pre,
+                last_index,
+                last_term,
+                ..
+            } => {
+                self.request_vote(from, term, pre, (last_index, last_term), out);
+            }
+            Message::Vote { pre, granted, .. } => self.ballot(from, pre, granted, out),
+            Message::Append {
+                previous_index,
+                previous_term,
+                commit,
+                entries,
+                ..
+            } => {
+                self.hear_leader(from);
+                self.append(from, (previous_index, previous_term), commit, entries, out);
+            }
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            } => {
+                self.hear_leader(from);
+                self.advance_commit(commit.min(self.log.last_index()).min(self.verified));
+                out.push((from, Message::HeartbeatAck { term, round }));
+            }
+            Message::Appended { matched, .. } => self.appended(from, matched, out),
+            Message::Rejected {
+                previous_index,
+                hint_index,
+                hint_term,
+                ..
+            } => {
+                self.rejected(from, previous_index, (hint_index, hint_term), out);
+            }
+            Message::HeartbeatAck { round, .. } => self.heartbeat_answered(from, round, out),
+            Message::TimeoutNow { .. } => {
+                if self.role == Role::Follower && self.is_voter() {
+                    self.transfer_election = true;
+                    self.stand(out);
+                }
+            }
+        }
+    }
+
+    /// Compares terms (Raft §5.1). Says whether the message is to be handled.
+    fn admits(&mut self, from: ReplicaId, message: &Message, out: &mut Outbox) -> bool {
+        let term = message.term();
+        if term > self.term {
+            match *message {
+                Message::RequestVote { pre, transfer, .. } => {
+                    if !transfer && self.in_lease() {
+                        return false; // thesis §4.2.3: a leader is heard; nobody may depose it
+                    }
+                    if !pre {
+                        self.become_follower(term, None);
+                    }
+                }
+                // It would be our next term, not one that anybody is in.
+                Message::Vote {
+                    pre: true,
+                    granted: true,
+                    ..
+                } => {}
+                Message::Append { .. } | Message::Heartbeat { .. } => {
+                    self.become_follower(term, Some(from));
+                }
+                _ => self.become_follower(term, None),
+            }
+            return true;
+        }
+        if term < self.term {
+            match *message {
+                // A leader of the past, or one that a partition kept from hearing of this term: it
+                // must learn the term, or two sides that refuse each other's votes stay stuck.
+                Message::Append { .. } | Message::Heartbeat { .. }
+                    if self.settings.check_quorum || self.settings.pre_vote =>
+                {
+                    out.push((
+                        from,
+                        Message::Appended {
+                            term: self.term,
+                            matched: LogIndex::ZERO,
+                        },
+                    ));
+                }
+                Message::RequestVote { pre: true, .. } => {
+                    out.push((
+                        from,
+                        Message::Vote {
+                            term: self.term,
+                            pre: true,
+                            granted: false,
+                        },
+                    ));
+                }
+                _ => {}
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Appends an entry to a leader's log. `None` if this replica does not lead, or is handing over.
+    pub fn propose(&mut self, kind: EntryKind, payload: Payload) -> Option<LogIndex> {
+        if self.role != Role::Leader || self.transfer.is_some() {
+            return None;
+        }
+        let index = self.log.last_index().next();
+        self.log.append(Entry {
+            term: self.term,
+            index,
+            kind,
+            payload,
+        });
+        Some(index)
+    }
+
+    /// Whether a flush is needed.
+    pub fn has_unsubmitted(&self) -> bool {
+        self.log.has_unsubmitted() || self.promises.submitted != (self.term, self.vote)
+    }
+
+    /// Hands everything that is not yet on its way to the disk to `flush`.
+    pub fn submit(
+        &mut self,
+        flush: FlushNumber,
+        mut hard_state: impl FnMut(HardState),
+        entry: impl FnMut(&Entry),
+    ) {
+        let promise = (self.term, self.vote);
+        // A commit alone is not worth a flush, but it rides along.
+        if self.promises.submitted != promise || self.commit_submitted < self.commit {
+            hard_state(HardState {
+                term: self.term,
+                vote: self.vote,
+                commit: self.commit,
+            });
+            self.commit_submitted = self.commit;
+        }
+        if self.promises.submitted != promise {
+            self.promises.under_way.push((flush, self.term, self.vote));
+            self.promises.submitted = promise;
+        }
+        self.log.submit(flush, entry);
+    }
+
+    /// Every flush up to `flush` is durable: says what had to wait for that.
+    pub fn written(&mut self, flush: FlushNumber, out: &mut Outbox) {
+        self.log.written(flush);
+        let promises = &mut self.promises;
+        promises.under_way.retain(|&(number, term, vote)| {
+            if number <= flush {
+                promises.durable = (term, vote);
+            }
+            number > flush
+        });
+        self.speak(out);
+        if self.role == Role::Leader {
+            self.commit_what_a_majority_holds();
+        }
+    }
+
+    /// Whether a crash now could not take back this term and vote.
+    fn promise_is_durable(&self) -> bool {
+        self.promises.durable == (self.term, self.vote)
+    }
+
+    /// Says what is durable by now and was not said yet.
+    fn speak(&mut self, out: &mut Outbox) {
+        if !self.promise_is_durable() {
+            return;
+        }
+        if let Some(to) = self.vote_owed.take() {
+            out.push((
+                to,
+                Message::Vote {
+                    term: self.term,
+                    pre: false,
+                    granted: true,
+                },
+            ));
+        }
+        if self.requests_held {
+            self.request_votes(out);
+        }
+        self.acknowledge(out);
+    }
+
+    /// Forgets who leads, so that it may vote for another (its caller knows that the leader died).
+    pub fn forget_leader(&mut self) {
+        if self.role == Role::Follower {
+            self.leader = None;
+        }
+    }
+
+    /// Moves the commit forward; never back.
+    fn advance_commit(&mut self, index: LogIndex) {
+        if index <= self.commit {
+            return;
+        }
+        assert!(
+            index <= self.log.last_index(),
+            "cannot commit {index}: not held"
+        );
+        self.commit = index;
+    }
+
+    /// A leader's rule: an entry of its own term that a majority holds is committed, and with it
+    /// all before. Counting proves nothing about an older term's entry (Raft §5.4.2, figure 8).
+    fn commit_what_a_majority_holds(&mut self) {
+        assert_eq!(self.role, Role::Leader);
+        let mut held: Vec<LogIndex> = Vec::with_capacity(self.members.voters.len());
+        for &voter in &self.members.voters {
+            held.push(if voter == self.id {
+                self.log.persisted()
+            } else {
+                self.peer(voter).matched
+            });
+        }
+        let index = quorum_index(&mut held);
+        if index > self.commit && self.log.term(index) == Some(self.term) {
+            self.advance_commit(index);
+        }
+    }
+
+    fn become_follower(&mut self, term: Term, leader: Option<ReplicaId>) {
+        assert!(
+            term >= self.term,
+            "terms never decrease: {} -> {term}",
+            self.term
+        );
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+            self.vote_owed = None;
+            self.verified = self.commit;
+            self.acknowledged = LogIndex::ZERO;
+            self.answer_owed = false;
+        }
+        if self.role == Role::Leader {
+            self.verified = self.commit;
+            self.acknowledged = LogIndex::ZERO;
+        }
+        self.role = Role::Follower;
+        self.leader = leader;
+        self.progress.clear();
+        self.ballots.clear();
+        self.requests_held = false;
+        self.transfer_election = false;
+        self.rounds.abandon();
+        self.transfer = None;
+        self.rest();
+    }
+
+    /// Raft figure 2, "candidates": a new term, a vote for itself.
+    fn become_candidate(&mut self) {
+        assert!(
+            self.role != Role::Leader,
+            "a leader does not stand for election"
+        );
+        self.term = self.term.next();
+        self.vote = Some(self.id);
+        self.role = Role::Candidate;
+        self.leader = None;
+        self.vote_owed = None;
+        self.verified = self.commit;
+        self.acknowledged = LogIndex::ZERO;
+        self.answer_owed = false;
+        self.ballots.clear();
+        self.requests_held = true;
+        self.rest();
+    }
+
+    fn become_leader(&mut self, out: &mut Outbox) {
+        assert_eq!(self.role, Role::Candidate, "only a candidate is elected");
+        assert!(
+            self.promise_is_durable(),
+            "elected before its own vote was durable"
+        );
+        self.role = Role::Leader;
+        self.leader = Some(self.id);
+        self.ballots.clear();
+        self.transfer_election = false;
+        let last = self.log.last_index();
+        let others = self.members.voters.iter().chain(&self.members.observers);
+        self.progress = others
+            .filter(|&&replica| replica != self.id)
+            .map(|&replica| (replica, Progress::new(last)))
+            .collect();
+        self.election_deadline = self.now.after(self.settings.election_timeout);
+        self.heartbeat_deadline = self.now.after(self.settings.heartbeat_interval);
+        // An entry of its own term, so that older ones can be committed (Raft §8).
+        let noop = self.propose(EntryKind::Noop, Payload::from([]));
+        assert!(noop.is_some(), "a new leader can append");
+        self.replicate(true, out);
+    }
+
+    fn is_voter(&self) -> bool {
+        self.members.voters.contains(&self.id)
+    }
+
+    fn peer(&self, replica: ReplicaId) -> &Progress {
+        let found = self.progress.iter().find(|(id, _)| *id == replica);
+        &found.expect("a leader knows every member").1
+    }
+
+    fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
+        self.progress
+            .iter_mut()
+            .find(|(id, _)| *id == replica)
+            .map(|(_, progress)| progress)
+    }
+}

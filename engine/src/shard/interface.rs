@@ -6,7 +6,7 @@ use core::time::Duration;
 use net::{Command, Reply};
 use wal::{Entry, FlushNumber, GroupId, HardState, LogIndex, NodeId, Record, ReplicaId, Term};
 
-use crate::raft::Message;
+use crate::raft::{Message, Role};
 use crate::time::Time;
 
 /// The caller's name for a request; comes back with its [`Outcome`].
@@ -143,15 +143,6 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// A replica's part in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Follower,
-    PreCandidate,
-    Candidate,
-    Leader,
-}
-
 /// What there is to know about a group here and now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -165,6 +156,8 @@ pub struct GroupStatus {
     /// Durable here up to.
     pub persisted: LogIndex,
     pub keys: u64,
+    /// How often uncommitted entries were dropped here because a leader's conflicted.
+    pub truncations: u64,
     /// Per other member, on a leader: what it is known to hold.
     pub matched: Vec<(NodeId, LogIndex)>,
 }

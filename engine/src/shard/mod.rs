@@ -3,6 +3,5 @@
 mod interface;
 
 pub use interface::{
-    Flush, GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, RecoveredGroup, Role,
-    Token,
+    Flush, GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, RecoveredGroup, Token,
 };

@@ -1,0 +1,222 @@
+//! A group's log as consensus sees it: the term of every position, the newest entries in memory,
+//! and how far the disk has got. Older entries are only on disk.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use wal::{Entry, FlushNumber, LogIndex, Term};
+
+/// The log of one replica.
+#[derive(Debug)]
+pub struct Log {
+    /// Everything up to here is in a snapshot.
+    floor: (LogIndex, Term),
+    /// `(first index, term)` of each run of entries of one term, ascending.
+    runs: VecDeque<(LogIndex, Term)>,
+    last: LogIndex,
+    /// The newest entries, contiguous, ending at `last`.
+    cache: VecDeque<Entry>,
+    cache_payload_bytes: usize,
+    /// Handed to the disk.
+    submitted: LogIndex,
+    /// Durable, and equal to what this log holds now.
+    persisted: LogIndex,
+    /// What each flush on its way will prove durable, oldest first.
+    under_way: VecDeque<(FlushNumber, LogIndex)>,
+}
+
+impl Log {
+    /// A log as replay found it; all of it is durable.
+    pub fn new(
+        floor: (LogIndex, Term),
+        runs: Vec<(LogIndex, Term)>,
+        last: LogIndex,
+        tail: Vec<Entry>,
+    ) -> Self {
+        assert!(
+            last >= floor.0,
+            "log ends at {last}, before its floor {}",
+            floor.0
+        );
+        if let Some(newest) = tail.last() {
+            assert_eq!(newest.index, last, "the tail must end where the log ends");
+        }
+        let cache_payload_bytes = tail.iter().map(|entry| entry.payload.len()).sum();
+        Self {
+            floor,
+            runs: runs.into(),
+            last,
+            cache: tail.into(),
+            cache_payload_bytes,
+            submitted: last,
+            persisted: last,
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// The position before the first entry, and its term.
+    pub fn floor(&self) -> (LogIndex, Term) {
+        self.floor
+    }
+
+    /// The newest position.
+    pub fn last_index(&self) -> LogIndex {
+        self.last
+    }
+
+    /// The term of the newest position.
+    pub fn last_term(&self) -> Term {
+        self.runs.back().map_or(self.floor.1, |&(_, term)| term)
+    }
+
+    /// Everything up to here is durable.
+    pub fn persisted(&self) -> LogIndex {
+        self.persisted
+    }
+
+    /// Whether entries wait to be handed to the disk.
+    pub fn has_unsubmitted(&self) -> bool {
+        self.submitted < self.last
+    }
+
+    /// The term at `index`; `None` below the floor and behind the end.
+    pub fn term(&self, index: LogIndex) -> Option<Term> {
+        if index == self.floor.0 {
+            return Some(self.floor.1);
+        }
+        if index < self.floor.0 || index > self.last {
+            return None;
+        }
+        let runs_before = self.runs.partition_point(|&(first, _)| first <= index);
+        Some(self.runs[runs_before - 1].1)
+    }
+
+    /// Whether a log ending in `(index, term)` is at least as up to date as this one (Raft §5.4.1).
+    pub fn is_up_to_date(&self, index: LogIndex, term: Term) -> bool {
+        (term, index) >= (self.last_term(), self.last)
+    }
+
+    /// The newest position not behind `index` whose term is at most `term`, and its term: where a
+    /// conflict may end (Raft §5.3, last paragraph).
+    pub fn conflict(&self, index: LogIndex, term: Term) -> (LogIndex, Term) {
+        let index = index.min(self.last);
+        if index <= self.floor.0 {
+            return self.floor;
+        }
+        let behind = self
+            .runs
+            .partition_point(|&(first, t)| first <= index && t <= term);
+        if behind == 0 {
+            return self.floor;
+        }
+        let end = self
+            .runs
+            .get(behind)
+            .map_or(index, |&(first, _)| index.min(first.previous()));
+        (end, self.runs[behind - 1].1)
+    }
+
+    /// Adds an entry behind the last one.
+    pub fn append(&mut self, entry: Entry) {
+        assert_eq!(entry.index, self.last.next(), "entries are contiguous");
+        assert!(
+            entry.term >= self.last_term(),
+            "terms never decrease along a log"
+        );
+        if self.runs.back().is_none_or(|&(_, term)| term != entry.term) {
+            self.runs.push_back((entry.index, entry.term));
+        }
+        self.last = entry.index;
+        self.cache_payload_bytes += entry.payload.len();
+        self.cache.push_back(entry);
+    }
+
+    /// Drops the entries from `from` on. What the disk is still writing of them proves nothing any
+    /// more, even if the same positions are appended again.
+    pub fn truncate(&mut self, from: LogIndex) {
+        assert!(from > self.floor.0, "cannot drop what is in a snapshot");
+        assert!(from <= self.last, "nothing to drop at {from}");
+        let keep = from.previous();
+        while self.cache.back().is_some_and(|entry| entry.index >= from) {
+            let entry = self.cache.pop_back().expect("just seen");
+            self.cache_payload_bytes -= entry.payload.len();
+        }
+        while self.runs.back().is_some_and(|&(first, _)| first >= from) {
+            self.runs.pop_back();
+        }
+        self.last = keep;
+        self.submitted = self.submitted.min(keep);
+        self.persisted = self.persisted.min(keep);
+        for (_, proves) in &mut self.under_way {
+            *proves = keep.min(*proves);
+        }
+    }
+
+    /// The entries from `from` on, as many as fit `bytes_max` (but at least one), up to `to`.
+    /// `None` if the first of them is no longer in memory.
+    pub fn slice(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Option<Vec<Entry>> {
+        let first = self
+            .cache
+            .front()
+            .map_or(self.last.next(), |entry| entry.index);
+        if from < first {
+            return None;
+        }
+        let mut bytes = 0;
+        let start = usize::try_from(first.entries_until(from)).expect("cache fits memory");
+        let taken = self.cache.iter().skip(start).take_while(|entry| {
+            let fits = bytes == 0 || bytes + entry.payload.len() <= bytes_max;
+            bytes += entry.payload.len().max(1);
+            fits && entry.index <= to
+        });
+        Some(taken.cloned().collect())
+    }
+
+    /// The entry at `index`, if it is in memory.
+    pub fn cached(&self, index: LogIndex) -> Option<&Entry> {
+        let first = self.cache.front()?.index;
+        if index < first {
+            return None;
+        }
+        self.cache
+            .get(usize::try_from(first.entries_until(index)).ok()?)
+    }
+
+    /// Takes entries that `flush` will make durable.
+    pub fn submit(&mut self, flush: FlushNumber, mut each: impl FnMut(&Entry)) {
+        let mut index = self.submitted;
+        while index < self.last {
+            index = index.next();
+            each(
+                self.cached(index)
+                    .expect("entries stay in memory until they are durable"),
+            );
+        }
+        self.submitted = self.last;
+        self.under_way.push_back((flush, self.last));
+    }
+
+    /// Every flush up to `flush` is durable.
+    pub fn written(&mut self, flush: FlushNumber) {
+        while let Some(&(number, proves)) = self.under_way.front() {
+            if number > flush {
+                break;
+            }
+            self.under_way.pop_front();
+            self.persisted = self.persisted.max(proves);
+        }
+        assert!(self.persisted <= self.last, "durable beyond the end");
+    }
+
+    /// Forgets payloads of the oldest entries up to `upto` while more than `bytes_max` are in
+    /// memory; they stay on disk.
+    pub fn evict(&mut self, upto: LogIndex, bytes_max: usize) {
+        let upto = upto.min(self.persisted);
+        while self.cache_payload_bytes > bytes_max
+            && self.cache.front().is_some_and(|entry| entry.index <= upto)
+        {
+            let entry = self.cache.pop_front().expect("just seen");
+            self.cache_payload_bytes -= entry.payload.len();
+        }
+    }
+}

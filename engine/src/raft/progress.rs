@@ -1,0 +1,152 @@
+//! What a leader knows of another replica, and how much it may send there.
+
+use alloc::collections::VecDeque;
+
+use wal::LogIndex;
+
+/// How the leader sends to a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Looking for the place where the logs agree: one append at a time.
+    Probe { waiting: bool },
+    /// The logs agree: appends are sent without waiting for answers, within the window.
+    Replicate,
+}
+
+/// A leader's view of one other replica.
+#[derive(Debug)]
+pub struct Progress {
+    /// Durable there, and equal to the leader's log.
+    pub matched: LogIndex,
+    /// The next entry to send.
+    pub next: LogIndex,
+    pub mode: Mode,
+    /// Heard from since the last quorum check.
+    pub active: bool,
+    /// The newest commit it was told of.
+    pub commit_sent: LogIndex,
+    /// The newest ReadIndex round it has answered.
+    pub round: u64,
+    /// Last index and bytes of each append under way.
+    window: VecDeque<(LogIndex, usize)>,
+    window_bytes: usize,
+}
+
+/// How much may be on its way to one follower.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub bytes_max: usize,
+    pub messages_max: usize,
+}
+
+impl Progress {
+    /// Of a replica about which nothing is known, when the log ends at `last`.
+    pub fn new(last: LogIndex) -> Self {
+        Self {
+            matched: LogIndex::ZERO,
+            next: last.next(),
+            mode: Mode::Probe { waiting: false },
+            active: false,
+            commit_sent: LogIndex::ZERO,
+            round: 0,
+            window: VecDeque::new(),
+            window_bytes: 0,
+        }
+    }
+
+    /// Whether an append may be sent now.
+    pub fn may_send(&self, window: Window) -> bool {
+        match self.mode {
+            Mode::Probe { waiting } => !waiting,
+            Mode::Replicate => {
+                self.window.len() < window.messages_max && self.window_bytes < window.bytes_max
+            }
+        }
+    }
+
+    /// Bytes that still fit the window.
+    pub fn room(&self, window: Window) -> usize {
+        window.bytes_max.saturating_sub(self.window_bytes)
+    }
+
+    /// An append with entries up to `last` went out.
+    pub fn sent(&mut self, last: LogIndex, bytes: usize) {
+        match self.mode {
+            Mode::Probe { .. } => self.mode = Mode::Probe { waiting: true },
+            Mode::Replicate => {
+                self.next = last.next();
+                self.window.push_back((last, bytes));
+                self.window_bytes += bytes;
+            }
+        }
+    }
+
+    /// The replica holds everything up to `matched`.
+    pub fn acknowledge(&mut self, matched: LogIndex) {
+        self.active = true;
+        while self
+            .window
+            .front()
+            .is_some_and(|&(last, _)| last <= matched)
+        {
+            let (_, bytes) = self.window.pop_front().expect("just seen");
+            self.window_bytes -= bytes;
+        }
+        if matched < self.matched {
+            return;
+        }
+        // An answer to an older append must not end a probe that looks further back.
+        let news = matched > self.matched || matches!(self.mode, Mode::Probe { .. });
+        self.matched = matched;
+        self.next = self.next.max(matched.next());
+        if news && matches!(self.mode, Mode::Probe { .. }) {
+            self.replicate();
+        }
+    }
+
+    /// The replica has no entry at `rejected` that fits; the logs may agree at `hint`. Says whether
+    /// that was news.
+    pub fn reject(&mut self, rejected: LogIndex, hint: LogIndex) -> bool {
+        self.active = true;
+        match self.mode {
+            Mode::Replicate => {
+                if rejected <= self.matched {
+                    return false; // an old message, overtaken by an acknowledgement
+                }
+                self.probe();
+                true
+            }
+            Mode::Probe { .. } => {
+                if self.next.previous() != rejected {
+                    return false;
+                }
+                self.next = rejected.min(hint.next()).max(self.matched.next());
+                self.mode = Mode::Probe { waiting: false };
+                true
+            }
+        }
+    }
+
+    /// Goes back to looking for the place where the logs agree.
+    pub fn probe(&mut self) {
+        self.next = self.matched.next();
+        self.mode = Mode::Probe { waiting: false };
+        self.window.clear();
+        self.window_bytes = 0;
+    }
+
+    fn replicate(&mut self) {
+        self.next = self.matched.next();
+        self.mode = Mode::Replicate;
+        self.window.clear();
+        self.window_bytes = 0;
+    }
+
+    /// The replica is alive: what it has not answered may be lost.
+    pub fn alive(&mut self) {
+        self.active = true;
+        if let Mode::Probe { waiting } = &mut self.mode {
+            *waiting = false;
+        }
+    }
+}
