@@ -3,6 +3,9 @@
 
 extern crate alloc;
 
+pub mod config;
+#[cfg(feature = "io")]
+pub mod io;
 pub mod raft;
 pub mod shard;
 mod time;

@@ -1,0 +1,462 @@
+//! The configuration file: TOML with units in strings. Reports everything that is wrong at once, and
+//! suggests the key that was probably meant.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use crate::config::{Config, ConfigError, NodeAddress, Options};
+
+/// Why a configuration file is refused: one of possibly many reasons.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    #[error("not TOML: {message}")]
+    Syntax { message: String },
+    #[error("unknown key {key}{}", suggestion.as_ref().map(|s| format!(": did you mean {s}?")).unwrap_or_default())]
+    UnknownKey {
+        key: String,
+        suggestion: Option<String>,
+    },
+    #[error("{key}: expected {expected}, found {found}")]
+    Value {
+        key: String,
+        expected: &'static str,
+        found: String,
+    },
+    #[error("{key} is missing")]
+    Missing { key: String },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Reads a configuration file's text.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn parse(text: &str) -> Result<Config, Vec<FileError>> {
+    let (options, mut errors) = read(text)?;
+    match options.validate() {
+        Ok(config) if errors.is_empty() => Ok(config),
+        Ok(_) => Err(errors),
+        Err(more) => {
+            errors.extend(more.into_iter().map(FileError::Config));
+            Err(errors)
+        }
+    }
+}
+
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "cluster",
+        &[
+            "id",
+            "shards",
+            "groups",
+            "election_timeout",
+            "heartbeat_interval",
+            "nodes",
+        ],
+    ),
+    ("node", &["id", "data_dir", "listen", "cores"]),
+    ("log", &["segment_size", "cache_size"]),
+    ("client", &["proxy", "route_wait", "request_timeout"]),
+    (
+        "limits",
+        &[
+            "key_size",
+            "value_size",
+            "arguments",
+            "request_size",
+            "frame_size",
+            "connections",
+            "requests_per_connection",
+            "output_size",
+            "pending_size",
+            "peer_queue_size",
+            "mailbox_size",
+        ],
+    ),
+];
+
+const NODE_KEYS: &[&str] = &["id", "host", "client_port", "peer_port", "admin_port"];
+
+fn read(text: &str) -> Result<(Options, Vec<FileError>), Vec<FileError>> {
+    let root: Table = text.parse().map_err(|error: toml::de::Error| {
+        vec![FileError::Syntax {
+            message: error.to_string().trim_end().to_owned(),
+        }]
+    })?;
+    let mut errors = Vec::new();
+    let sections: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).collect();
+    check_keys("", &root, &sections, &mut errors);
+
+    let mut options = Options::default();
+    let mut route_wait_given = false;
+    for (name, keys) in SECTIONS {
+        let section = match root.get(*name) {
+            None => continue,
+            Some(Value::Table(section)) => section,
+            Some(other) => {
+                errors.push(mismatch(name, "a [section]", other));
+                continue;
+            }
+        };
+        check_keys(name, section, keys, &mut errors);
+        let mut fields = Fields {
+            name,
+            section,
+            errors: &mut errors,
+        };
+        match *name {
+            "cluster" => fields.cluster(&mut options),
+            "node" => fields.node(&mut options),
+            "log" => fields.log(&mut options),
+            "client" => {
+                route_wait_given = section.contains_key("route_wait");
+                fields.client(&mut options);
+            }
+            _ => fields.limits(&mut options),
+        }
+    }
+    if !route_wait_given {
+        options.route_wait = options.cluster.election_timeout;
+    }
+    Ok((options, errors))
+}
+
+fn check_keys(section: &str, table: &Table, known: &[&str], errors: &mut Vec<FileError>) {
+    let full = |key: &str| {
+        if section.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{section}.{key}")
+        }
+    };
+    for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
+        let closest = known
+            .iter()
+            .map(|candidate| (distance(key, candidate), *candidate))
+            .min()
+            .filter(|(edits, candidate)| *edits <= 1 + candidate.len() / 3);
+        // A key that is at home in another section was probably put under the wrong heading.
+        let elsewhere = SECTIONS
+            .iter()
+            .find(|(_, keys)| keys.contains(&key.as_str()))
+            .map(|(name, _)| format!("{name}.{key}"));
+        errors.push(FileError::UnknownKey {
+            key: full(key),
+            suggestion: elsewhere.or_else(|| closest.map(|(_, candidate)| full(candidate))),
+        });
+    }
+}
+
+/// Edits that make one word the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn mismatch(key: &str, expected: &'static str, found: &Value) -> FileError {
+    FileError::Value {
+        key: key.to_owned(),
+        expected,
+        found: found.to_string().trim().to_owned(),
+    }
+}
+
+/// The keys of one section, taken one by one; what does not fit is noted and the default kept.
+struct Fields<'a> {
+    name: &'a str,
+    section: &'a Table,
+    errors: &'a mut Vec<FileError>,
+}
+
+impl Fields<'_> {
+    fn cluster(&mut self, options: &mut Options) {
+        let cluster = &mut options.cluster;
+        self.put("id", "a string", &mut cluster.id, text);
+        self.put("shards", "a number of threads", &mut cluster.shards, number);
+        self.put("groups", "a number of groups", &mut cluster.groups, number);
+        self.put(
+            "election_timeout",
+            DURATION,
+            &mut cluster.election_timeout,
+            duration,
+        );
+        self.put(
+            "heartbeat_interval",
+            DURATION,
+            &mut cluster.heartbeat_interval,
+            duration,
+        );
+        match self.section.get("nodes") {
+            None => {}
+            Some(Value::Array(nodes)) => {
+                for (at, node) in nodes.iter().enumerate() {
+                    let name = format!("cluster.nodes[{at}]");
+                    let Value::Table(section) = node else {
+                        self.errors.push(mismatch(&name, "a table", node));
+                        continue;
+                    };
+                    check_keys(&name, section, NODE_KEYS, self.errors);
+                    let mut fields = Fields {
+                        name: &name,
+                        section,
+                        errors: &mut *self.errors,
+                    };
+                    cluster.nodes.push(fields.address());
+                }
+            }
+            Some(other) => self.errors.push(mismatch(
+                "cluster.nodes",
+                "one [[cluster.nodes]] per node",
+                other,
+            )),
+        }
+    }
+
+    fn address(&mut self) -> NodeAddress {
+        let mut address = NodeAddress {
+            id: 0,
+            host: String::new(),
+            client_port: 0,
+            peer_port: 0,
+            admin_port: 0,
+        };
+        for key in ["id", "host", "client_port", "peer_port"] {
+            if !self.section.contains_key(key) {
+                let key = format!("{}.{key}", self.name);
+                self.errors.push(FileError::Missing { key });
+            }
+        }
+        self.put("id", "a number from 1", &mut address.id, number);
+        self.put("host", "a host name or address", &mut address.host, text);
+        self.put("client_port", "a port", &mut address.client_port, number);
+        self.put("peer_port", "a port", &mut address.peer_port, number);
+        self.put("admin_port", "a port", &mut address.admin_port, number);
+        address
+    }
+
+    fn node(&mut self, options: &mut Options) {
+        self.put("id", "a number from 1", &mut options.node_id, number);
+        self.put("data_dir", "a path", &mut options.data_dir, text);
+        self.put("listen", "an IP address", &mut options.listen, |value| {
+            let address: IpAddr = value.as_str()?.parse().ok()?;
+            Some(Some(address))
+        });
+        self.put(
+            "cores",
+            "a list of core numbers",
+            &mut options.cores,
+            |value| value.as_array()?.iter().map(number).collect(),
+        );
+    }
+
+    fn log(&mut self, options: &mut Options) {
+        self.put("segment_size", SIZE, &mut options.segment_bytes, size);
+        self.put("cache_size", SIZE, &mut options.cache_bytes, size_in_memory);
+    }
+
+    fn client(&mut self, options: &mut Options) {
+        self.put("proxy", "true or false", &mut options.proxy, Value::as_bool);
+        self.put("route_wait", DURATION, &mut options.route_wait, duration);
+        self.put(
+            "request_timeout",
+            DURATION,
+            &mut options.request_timeout,
+            duration,
+        );
+    }
+
+    fn limits(&mut self, options: &mut Options) {
+        let limits = &mut options.limits;
+        for (key, to) in [
+            ("key_size", &mut limits.key_bytes_max),
+            ("value_size", &mut limits.value_bytes_max),
+            ("request_size", &mut limits.request_bytes_max),
+            ("frame_size", &mut limits.frame_bytes_max),
+            ("output_size", &mut limits.output_bytes_max),
+            ("pending_size", &mut limits.pending_bytes_max),
+            ("peer_queue_size", &mut limits.peer_queue_bytes_max),
+            ("mailbox_size", &mut limits.mailbox_bytes_max),
+        ] {
+            self.put(key, SIZE, to, size_in_memory);
+        }
+        for (key, to) in [
+            ("arguments", &mut limits.arguments_max),
+            ("connections", &mut limits.connections_max),
+            (
+                "requests_per_connection",
+                &mut limits.requests_per_connection_max,
+            ),
+        ] {
+            self.put(key, "a number", to, number);
+        }
+    }
+
+    fn put<T>(
+        &mut self,
+        key: &str,
+        expected: &'static str,
+        to: &mut T,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) {
+        let Some(value) = self.section.get(key) else {
+            return;
+        };
+        match read(value) {
+            Some(read) => *to = read,
+            None => {
+                let key = format!("{}.{key}", self.name);
+                self.errors.push(mismatch(&key, expected, value));
+            }
+        }
+    }
+}
+
+const DURATION: &str = "a duration such as \"100ms\" or \"10s\"";
+const SIZE: &str = "a size such as \"256MB\" or \"64KiB\"";
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
+    T::try_from(value.as_integer()?).ok()
+}
+
+fn quantity(value: &Value, units: &[(&str, u64)]) -> Option<u64> {
+    let text = value.as_str()?;
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (count, unit) = text.split_at(digits);
+    let (_, factor) = units
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()))?;
+    count.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    let units = [
+        ("us", 1),
+        ("ms", 1_000),
+        ("s", 1_000_000),
+        ("m", 60_000_000),
+    ];
+    quantity(value, &units).map(Duration::from_micros)
+}
+
+/// Sizes are powers of two whichever way they are written: memory and segments come in blocks.
+fn size(value: &Value) -> Option<u64> {
+    let units = [
+        ("b", 1),
+        ("k", 1 << 10),
+        ("kb", 1 << 10),
+        ("kib", 1 << 10),
+        ("m", 1 << 20),
+        ("mb", 1 << 20),
+        ("mib", 1 << 20),
+        ("g", 1 << 30),
+        ("gb", 1 << 30),
+        ("gib", 1 << 30),
+    ];
+    quantity(value, &units)
+}
+
+fn size_in_memory(value: &Value) -> Option<usize> {
+    size(value).and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [cluster]
+        id = "demo"
+        shards = 2
+        election_timeout = "2s"
+
+        [[cluster.nodes]]
+        id = 1
+        host = "127.0.0.1"
+        client_port = 6401
+        peer_port = 7401
+        admin_port = 8401
+
+        [node]
+        id = 1
+        data_dir = "/var/lib/drakkar"
+        cores = [0, 1]
+
+        [log]
+        segment_size = "64MB"
+
+        [client]
+        proxy = true
+    "#;
+
+    #[test]
+    fn a_file_becomes_a_configuration() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.cluster.shards, 2);
+        assert_eq!(config.segment_bytes, 64 << 20);
+        assert_eq!(
+            config.route_wait,
+            Duration::from_secs(2),
+            "one election timeout"
+        );
+        assert_eq!(
+            (config.proxy, config.cores.as_slice()),
+            (true, [0, 1].as_slice())
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_all_at_once_with_what_was_probably_meant() {
+        let text = GOOD
+            .replace("segment_size", "segmant_size")
+            .replace("proxy = true", "proxy = \"yes\"\ndata_dir = \"x\"")
+            .replace("\"2s\"", "\"2 fortnights\"")
+            .replace("client_port = 6401\n", "");
+        let errors: Vec<String> = parse(&text)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        for expected in [
+            "unknown key log.segmant_size: did you mean log.segment_size?",
+            "unknown key client.data_dir: did you mean node.data_dir?",
+            "client.proxy: expected true or false, found \"yes\"",
+            "cluster.election_timeout: expected a duration such as \"100ms\" or \"10s\", found \"2 fortnights\"",
+            "cluster.nodes[0].client_port is missing",
+        ] {
+            assert!(
+                errors.iter().any(|error| error == expected),
+                "{expected}: {errors:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_toml_is_said_with_its_place() {
+        let errors = parse("[cluster\n").unwrap_err();
+        assert!(
+            errors[0]
+                .to_string()
+                .starts_with("not TOML: TOML parse error at line 1")
+        );
+    }
+}
