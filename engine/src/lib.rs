@@ -3,9 +3,11 @@
 
 extern crate alloc;
 
+pub mod batch;
 pub mod config;
 #[cfg(feature = "io")]
 pub mod io;
+pub mod kv;
 pub mod raft;
 pub mod shard;
 mod time;

@@ -182,18 +182,19 @@ impl Log {
             .get(usize::try_from(first.entries_until(index)).ok()?)
     }
 
-    /// Takes entries that `flush` will make durable.
-    pub fn submit(&mut self, flush: FlushNumber, mut each: impl FnMut(&Entry)) {
-        let mut index = self.submitted;
-        while index < self.last {
-            index = index.next();
-            each(
-                self.cached(index)
-                    .expect("entries stay in memory until they are durable"),
-            );
+    /// Takes entries that `flush` will make durable: about `bytes_max` of payload, at least one.
+    pub fn submit(&mut self, flush: FlushNumber, bytes_max: usize, mut each: impl FnMut(&Entry)) {
+        let mut bytes = 0;
+        while self.submitted < self.last && bytes < bytes_max {
+            let index = self.submitted.next();
+            let entry = self
+                .cached(index)
+                .expect("entries stay in memory until they are durable");
+            bytes += entry.payload.len().max(1);
+            each(entry);
+            self.submitted = index;
         }
-        self.submitted = self.last;
-        self.under_way.push_back((flush, self.last));
+        self.under_way.push_back((flush, self.submitted));
     }
 
     /// Every flush up to `flush` is durable.

@@ -410,10 +410,11 @@ impl Raft {
         self.log.has_unsubmitted() || self.promises.submitted != (self.term, self.vote)
     }
 
-    /// Hands everything that is not yet on its way to the disk to `flush`.
+    /// Hands what is not yet on its way to the disk to `flush`: about `bytes_max` of payload.
     pub fn submit(
         &mut self,
         flush: FlushNumber,
+        bytes_max: usize,
         mut hard_state: impl FnMut(HardState),
         entry: impl FnMut(&Entry),
     ) {
@@ -431,7 +432,7 @@ impl Raft {
             self.promises.under_way.push((flush, self.term, self.vote));
             self.promises.submitted = promise;
         }
-        self.log.submit(flush, entry);
+        self.log.submit(flush, bytes_max, entry);
     }
 
     /// Every flush up to `flush` is durable: says what had to wait for that.

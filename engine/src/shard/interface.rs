@@ -99,6 +99,18 @@ pub struct Member {
     pub voter: bool,
 }
 
+/// A group that lives on this shard.
+#[derive(Clone, Debug)]
+pub struct GroupOptions {
+    pub group: GroupId,
+    pub members: Vec<Member>,
+    /// First and last slot it owns.
+    pub slots: (u16, u16),
+    /// The node that should lead it when all are well.
+    pub preferred: Option<NodeId>,
+    pub recovered: RecoveredGroup,
+}
+
 /// What replay found of a group; `Default` for a group that starts empty.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveredGroup {

@@ -1,7 +1,239 @@
 //! One shard's groups, driven as a function: inputs in, disk operations, messages and replies out.
+//!
+//! [`Shard::step`] takes one input, [`Shard::settle`] ends a burst of them. Equal states given equal
+//! inputs yield equal outputs: there is no clock, no randomness and no I/O in here.
 
+mod group;
 mod interface;
+mod reads;
+mod writes;
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use wal::{FlushNumber, GroupId, LogIndex, NodeId};
+
+use crate::time::{Clock, Time};
+use group::Group;
 
 pub use interface::{
-    Flush, GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, RecoveredGroup, Token,
+    Flush, GroupOptions, GroupStatus, Input, Member, Options, Outcome, Output, ReadLog,
+    RecoveredGroup, Token,
 };
+
+/// The groups of one thread, and the one log they share.
+pub struct Shard {
+    options: Options,
+    /// Sorted by id.
+    groups: Vec<Group>,
+    clock: Clock,
+    next_flush: FlushNumber,
+    /// Flushes on their way to the disk, and the groups whose records they hold.
+    under_way: VecDeque<(FlushNumber, Vec<usize>)>,
+    /// Groups to look at when the burst ends.
+    dirty: BTreeSet<usize>,
+    timers: BTreeSet<(Time, usize)>,
+    /// When to write the mark behind the last flush; `None` while there is nothing to mark.
+    mark_at: Option<Time>,
+    draining: bool,
+}
+
+impl Shard {
+    /// A shard as it was when it stopped. `next_flush` is the number of its log's next flush.
+    pub fn new(
+        options: Options,
+        clock: Clock,
+        mut groups: Vec<GroupOptions>,
+        next_flush: FlushNumber,
+    ) -> Self {
+        assert!(
+            options.flushes_in_flight_max > 0,
+            "no flush could ever be written"
+        );
+        assert!(
+            next_flush > FlushNumber::ZERO,
+            "flushes are numbered from 1"
+        );
+        groups.sort_by_key(|group| group.group);
+        let groups: Vec<_> = groups
+            .into_iter()
+            .map(|group| Group::new(&options, clock, group))
+            .collect();
+        Self {
+            dirty: (0..groups.len()).collect(),
+            timers: BTreeSet::new(),
+            under_way: VecDeque::new(),
+            mark_at: (next_flush.to_raw() > 1).then(|| clock.now.after(options.mark_after)),
+            draining: false,
+            options,
+            groups,
+            clock,
+            next_flush,
+        }
+    }
+
+    /// Advances the groups by one input. `out` is appended to, not cleared.
+    pub fn step(&mut self, clock: Clock, input: Input<'_>, out: &mut Output) {
+        self.advance(clock);
+        match input {
+            Input::Request {
+                group,
+                token,
+                command,
+            } => match self.position(group) {
+                Some(at) => {
+                    self.groups[at].request(&self.options, clock, token, &command, out);
+                    self.dirty.insert(at);
+                }
+                None => out.replies.push((token, Outcome::NoLeader)),
+            },
+            Input::Message {
+                from,
+                group,
+                message,
+            } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].message(clock, from, message, out);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::Written { flush } => self.written(flush, out),
+            Input::Log { group, entries } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].fetched(entries, out);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::Wake => {
+                while let Some(&(time, at)) = self.timers.first() {
+                    if time > clock.now {
+                        break;
+                    }
+                    self.timers.pop_first();
+                    self.groups[at].timer = None;
+                    self.groups[at].tick(&self.options, clock, self.draining, out);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::Transfer { group, to } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].transfer(to, out);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::Drain => {
+                self.draining = true;
+                for group in &mut self.groups {
+                    group.transfer(None, out);
+                }
+                self.dirty.extend(0..self.groups.len());
+            }
+        }
+    }
+
+    /// Ends a burst of inputs: seals open batches if the log can take a flush, applies what is
+    /// committed, and says what is to be done next. Call after every burst.
+    pub fn settle(&mut self, clock: Clock, out: &mut Output) {
+        self.advance(clock);
+        let may_flush = self.under_way.len() < self.options.flushes_in_flight_max;
+        let dirty = core::mem::take(&mut self.dirty);
+        for &at in &dirty {
+            let group = &mut self.groups[at];
+            group.settle(&self.options, clock, may_flush, out);
+            let timer = group.deadline(clock);
+            if group.timer != Some(timer) {
+                if let Some(old) = group.timer.replace(timer) {
+                    self.timers.remove(&(old, at));
+                }
+                self.timers.insert((timer, at));
+            }
+        }
+        if may_flush {
+            self.flush(&dirty, out);
+        }
+        self.dirty.extend(
+            dirty
+                .into_iter()
+                .filter(|&at| self.groups[at].wants_flush(clock)),
+        );
+        let next = self.timers.first().map(|&(time, _)| time);
+        out.wake_at = match (next, self.mark_at) {
+            (Some(timer), Some(mark)) => Some(timer.min(mark)),
+            (timer, mark) => timer.or(mark),
+        };
+    }
+
+    /// One durable write of what the groups have to persist.
+    fn flush(&mut self, dirty: &BTreeSet<usize>, out: &mut Output) {
+        let mut records = Vec::new();
+        let mut holds = Vec::new();
+        let mut room = self.options.flush_bytes_max;
+        for &at in dirty {
+            if room == 0 {
+                break;
+            }
+            if self.groups[at].raft.has_unsubmitted() {
+                let bytes = self.groups[at].submit(self.next_flush, room, &mut records);
+                room = room.saturating_sub(bytes);
+                holds.push(at);
+            }
+        }
+        let idle = self.under_way.is_empty() && self.mark_at.is_some_and(|at| at <= self.clock.now);
+        if records.is_empty() && !idle {
+            return;
+        }
+        // A mark needs none behind it.
+        self.mark_at = None;
+        let number = self.next_flush;
+        self.next_flush = number.next();
+        self.under_way.push_back((number, holds));
+        out.flushes.push(Flush { number, records });
+    }
+
+    fn written(&mut self, flush: FlushNumber, out: &mut Output) {
+        assert!(flush < self.next_flush, "flush {flush} was never asked for");
+        while let Some((number, _)) = self.under_way.front() {
+            if *number > flush {
+                break;
+            }
+            let (number, holds) = self.under_way.pop_front().expect("just seen");
+            if !holds.is_empty() {
+                self.mark_at = Some(self.clock.now.after(self.options.mark_after));
+            }
+            for at in holds {
+                self.groups[at].written(number, out);
+                self.dirty.insert(at);
+            }
+        }
+    }
+
+    fn advance(&mut self, clock: Clock) {
+        assert!(
+            clock.now >= self.clock.now,
+            "time ran backwards: {clock:?}, {:?}",
+            self.clock
+        );
+        self.clock = clock;
+    }
+
+    fn position(&self, group: GroupId) -> Option<usize> {
+        self.groups
+            .binary_search_by_key(&group, |group| group.id)
+            .ok()
+    }
+
+    /// The node that leads a group, as far as known here; maybe this one.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.groups[self.position(group)?].leader()
+    }
+
+    /// What there is to know about each group.
+    pub fn status(&self) -> Vec<GroupStatus> {
+        self.groups.iter().map(Group::status).collect()
+    }
+
+    /// How far a group has applied its log, and the hash of the state that led to.
+    pub fn hash(&self, group: GroupId) -> Option<(LogIndex, u64)> {
+        Some(self.groups[self.position(group)?].hash())
+    }
+}

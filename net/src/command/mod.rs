@@ -1,5 +1,9 @@
 //! The data commands, whatever protocol they came by. Borrowed from the bytes they were read from.
 
+mod codec;
+
+pub use codec::CommandError;
+
 /// When a key written by `SET` goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {

@@ -1,0 +1,607 @@
+//! One group on this shard: its replica, its state, and the requests that wait for either.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use net::{Command, Reply};
+use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId};
+
+use super::reads::Reads;
+use super::writes::Writes;
+use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
+use crate::batch::Batch;
+use crate::kv::Kv;
+use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
+use crate::time::{Clock, Time};
+
+/// Payload asked for in one read of the log.
+const READ_BYTES: usize = 1 << 20;
+
+/// A request that waits until a leader is known.
+#[derive(Debug)]
+struct Waiting {
+    token: Token,
+    command: Vec<u8>,
+    deadline: Time,
+}
+
+/// One group.
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) raft: Raft,
+    /// The entry in the shard's timers.
+    pub(super) timer: Option<Time>,
+    node: NodeId,
+    members: Vec<Member>,
+    preferred: Option<NodeId>,
+    kv: Kv,
+    applied: LogIndex,
+    writes: Writes,
+    reads: Reads,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// Messages of the replica, not yet addressed to nodes.
+    outbox: Outbox,
+    replies: Vec<Reply>,
+    /// A [`ReadLog`] is under way.
+    fetching: bool,
+    /// An entry that only carries time, so that keys expire, is under way.
+    expiry_proposed: Option<LogIndex>,
+    /// When to consider handing over to the preferred node.
+    balance_at: Time,
+    draining: bool,
+}
+
+impl Group {
+    pub(super) fn new(options: &Options, clock: Clock, group: GroupOptions) -> Self {
+        let GroupOptions {
+            group: id,
+            members,
+            slots,
+            preferred,
+            recovered,
+        } = group;
+        let own = members.iter().find(|member| member.node == options.node);
+        let replica = own
+            .expect("a shard holds only groups its node is a member of")
+            .replica;
+        let select = |voter| {
+            let chosen = members.iter().filter(move |member| member.voter == voter);
+            chosen.map(|member| member.replica).collect()
+        };
+        let seed =
+            mix(options.seed ^ mix(u64::from(id.to_raw()) << 32 | u64::from(replica.to_raw())));
+        let settings = Settings {
+            heartbeat_interval: options.heartbeat_interval,
+            election_timeout: options.election_timeout,
+            pre_vote: true,
+            check_quorum: true,
+            window: Window {
+                bytes_max: options.window_bytes_max,
+                messages_max: options.window_messages_max,
+            },
+            append_bytes_max: options.flush_bytes_max,
+            seed,
+        };
+        let log = Log::new(
+            recovered.floor,
+            recovered.terms,
+            recovered.last,
+            recovered.tail,
+        );
+        let applied = recovered.floor.0;
+        let wait = first_wait(options, preferred, seed);
+        Self {
+            id,
+            raft: Raft::new(
+                replica,
+                Members {
+                    voters: select(true),
+                    observers: select(false),
+                },
+                settings,
+                recovered.hard_state,
+                log,
+                clock.now,
+                wait,
+            ),
+            timer: None,
+            node: options.node,
+            members,
+            preferred,
+            kv: Kv::new(slots),
+            applied,
+            writes: Writes::default(),
+            reads: Reads::default(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            outbox: Vec::new(),
+            replies: Vec::new(),
+            fetching: false,
+            expiry_proposed: None,
+            balance_at: clock.now,
+            draining: false,
+        }
+    }
+
+    /// Takes a client's request.
+    pub(super) fn request(
+        &mut self,
+        options: &Options,
+        clock: Clock,
+        token: Token,
+        command: &Command<'_>,
+        out: &mut Output,
+    ) {
+        if self.leads() {
+            let pending = self.writes.pending_bytes() + self.reads.pending_bytes();
+            if pending > options.pending_bytes_max {
+                out.replies.push((token, Outcome::Busy));
+            } else if command.is_write() {
+                self.writes.push(token, command);
+                if self.writes.open_bytes() >= options.batch_bytes_max {
+                    self.seal(options, clock);
+                }
+            } else {
+                self.reads.push(token, command);
+            }
+            return;
+        }
+        let mut bytes = Vec::new();
+        command.encode(&mut bytes);
+        match self.leader() {
+            Some(leader) if leader != self.node => {
+                out.replies.push((
+                    token,
+                    Outcome::Redirect {
+                        leader,
+                        command: bytes,
+                    },
+                ));
+            }
+            _ if self.waiting_bytes + bytes.len() > options.pending_bytes_max => {
+                out.replies.push((token, Outcome::Busy));
+            }
+            _ => self.wait(options, clock, token, bytes),
+        }
+    }
+
+    fn wait(&mut self, options: &Options, clock: Clock, token: Token, command: Vec<u8>) {
+        self.waiting_bytes += command.len();
+        let deadline = clock.now.after(options.route_wait);
+        self.waiting.push_back(Waiting {
+            token,
+            command,
+            deadline,
+        });
+    }
+
+    /// Whether requests can be taken into the log here and now.
+    fn leads(&self) -> bool {
+        self.raft.role() == Role::Leader && self.raft.transferring().is_none()
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leader = self.raft.leader()?;
+        self.members
+            .iter()
+            .find(|member| member.replica == leader)
+            .map(|member| member.node)
+    }
+
+    fn replica(&self, node: NodeId) -> Option<ReplicaId> {
+        self.members
+            .iter()
+            .find(|member| member.node == node)
+            .map(|member| member.replica)
+    }
+
+    pub(super) fn message(
+        &mut self,
+        clock: Clock,
+        from: NodeId,
+        message: Message,
+        out: &mut Output,
+    ) {
+        let Some(from) = self.replica(from).filter(|&from| from != self.raft.id()) else {
+            return;
+        };
+        self.raft.step(clock.now, from, message, &mut self.outbox);
+        self.address(out);
+    }
+
+    pub(super) fn tick(
+        &mut self,
+        options: &Options,
+        clock: Clock,
+        draining: bool,
+        out: &mut Output,
+    ) {
+        self.draining = draining;
+        if draining && self.raft.role() != Role::Leader {
+            self.raft
+                .wait_until(clock.now.after(options.election_timeout * 2));
+        }
+        if self.raft.deadline() <= clock.now {
+            self.raft.tick(clock.now, &mut self.outbox);
+        }
+        self.writes.expire(clock.now, out);
+        while self
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.deadline <= clock.now)
+        {
+            let waiting = self.pop_waiting();
+            out.replies.push((waiting.token, Outcome::NoLeader));
+        }
+        self.balance(options, clock);
+        self.address(out);
+    }
+
+    fn pop_waiting(&mut self) -> Waiting {
+        let waiting = self.waiting.pop_front().expect("callers look first");
+        self.waiting_bytes -= waiting.command.len();
+        waiting
+    }
+
+    /// Hands a led group to the node that should lead it, if that node keeps up.
+    fn balance(&mut self, options: &Options, clock: Clock) {
+        if self.raft.role() != Role::Leader {
+            self.balance_at = clock.now.after(options.election_timeout * 3);
+            return;
+        }
+        if self.draining {
+            if self.raft.transferring().is_none() {
+                self.hand_over(None);
+            }
+            return;
+        }
+        if clock.now < self.balance_at {
+            return;
+        }
+        self.balance_at = clock.now.after(options.election_timeout * 10);
+        let Some(preferred) = self.preferred.filter(|&node| node != self.node) else {
+            return;
+        };
+        let Some(replica) = self.replica(preferred) else {
+            return;
+        };
+        let commit = self.raft.commit();
+        let keeps_up = self.raft.progress().iter().any(|(id, progress)| {
+            *id == replica && progress.mode == Mode::Replicate && progress.matched >= commit
+        });
+        if keeps_up {
+            self.hand_over(Some(replica));
+        }
+    }
+
+    pub(super) fn transfer(&mut self, to: Option<NodeId>, out: &mut Output) {
+        let to = match to {
+            Some(node) => match self.replica(node) {
+                Some(replica) => Some(replica),
+                None => return,
+            },
+            None => None,
+        };
+        self.hand_over(to);
+        self.address(out);
+    }
+
+    /// Transfers leadership, to the most up-to-date replica if none is named.
+    fn hand_over(&mut self, to: Option<ReplicaId>) {
+        let alive = self.raft.progress().iter().filter(|(id, progress)| {
+            let voter = self
+                .members
+                .iter()
+                .any(|member| member.replica == *id && member.voter);
+            voter && progress.mode == Mode::Replicate
+        });
+        let best = alive
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|&(id, _)| id);
+        if let Some(to) = to.or(best) {
+            self.raft.transfer(to, &mut self.outbox);
+        }
+    }
+
+    /// Entries came back from the disk: applies them if they are next, and sends them to followers
+    /// that need them.
+    pub(super) fn fetched(&mut self, entries: Vec<Entry>, out: &mut Output) {
+        assert!(self.fetching, "nobody asked for entries");
+        self.fetching = false;
+        for entry in &entries {
+            let wanted = entry.index == self.applied.next() && entry.index <= self.raft.commit();
+            if wanted {
+                assert_eq!(
+                    self.raft.log().term(entry.index),
+                    Some(entry.term),
+                    "a stale read"
+                );
+                self.apply(entry, out);
+            }
+        }
+        self.raft.fetched(&entries, &mut self.outbox);
+        self.address(out);
+    }
+
+    pub(super) fn written(&mut self, flush: FlushNumber, out: &mut Output) {
+        self.raft.written(flush, &mut self.outbox);
+        self.address(out);
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        flush: FlushNumber,
+        bytes_max: usize,
+        records: &mut Vec<Record>,
+    ) -> usize {
+        let group = self.id;
+        let first = records.len();
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        self.raft.submit(
+            flush,
+            bytes_max,
+            |state| records.push(Record::HardState { group, state }),
+            |entry| {
+                entries.push(Record::Entry {
+                    group,
+                    entry: entry.clone(),
+                })
+            },
+        );
+        records.append(&mut entries);
+        for record in &records[first..] {
+            if let Record::Entry { entry, .. } = record {
+                bytes += entry.payload.len();
+            }
+        }
+        bytes
+    }
+
+    /// Whether it has something to persist, or to seal and persist.
+    pub(super) fn wants_flush(&self, clock: Clock) -> bool {
+        let to_seal = self.writes.is_open() || self.expiry_due(clock);
+        self.raft.has_unsubmitted() || (self.leads() && to_seal)
+    }
+
+    /// Ends a burst of inputs.
+    pub(super) fn settle(
+        &mut self,
+        options: &Options,
+        clock: Clock,
+        may_flush: bool,
+        out: &mut Output,
+    ) {
+        self.place_waiting(options, clock, out);
+        if may_flush && self.leads() {
+            let due = self.expiry_due(clock);
+            if self.writes.is_open() || due {
+                self.seal(options, clock);
+            }
+        }
+        // While more is about to be sent, the commit rides along with it.
+        let idle = !self.writes.is_open() && !self.raft.log().has_unsubmitted();
+        self.raft.replicate(idle, &mut self.outbox);
+        if self.reads.wants_round()
+            && let Some((round, index)) = self.raft.start_read(&mut self.outbox)
+        {
+            let index = self
+                .expiry_proposed
+                .map_or(index, |expiry| index.max(expiry));
+            self.reads.started(round, self.raft.term(), index);
+        }
+        self.apply_committed(out);
+        self.serve_reads(clock, out);
+        self.raft.evict(self.applied, options.cache_bytes);
+        self.fetch(out);
+        self.address(out);
+    }
+
+    /// Gives requests that cannot go on here a place: the log, another node, or the wait for a leader.
+    fn place_waiting(&mut self, options: &Options, clock: Clock, out: &mut Output) {
+        if !self.leads() && self.writes.is_open() {
+            for (token, command) in self.writes.take_open() {
+                self.wait(options, clock, token, command);
+            }
+        }
+        if self.raft.role() != Role::Leader || self.reads.is_older_than(self.raft.term()) {
+            for (token, command) in self.reads.take() {
+                self.wait(options, clock, token, command);
+            }
+            self.expiry_proposed = None;
+        }
+        let leader = self.leader();
+        while !self.waiting.is_empty() && (self.leads() || leader.is_some_and(|at| at != self.node))
+        {
+            let Waiting { token, command, .. } = self.pop_waiting();
+            match leader {
+                Some(leader) if leader != self.node => {
+                    out.replies
+                        .push((token, Outcome::Redirect { leader, command }));
+                }
+                _ => {
+                    let command = Command::decode(&command).expect("encoded by this replica");
+                    self.request(options, clock, token, &command, out);
+                }
+            }
+        }
+    }
+
+    /// Turns the open batch into an entry.
+    fn seal(&mut self, options: &Options, clock: Clock) {
+        let bytes = self.writes.open_bytes();
+        let payload = self.writes.seal(clock.unix_ms);
+        let index = self.raft.propose(EntryKind::Batch, payload);
+        let index = index.expect("only a leader seals");
+        let deadline = clock.now.after(options.request_timeout);
+        if self
+            .kv
+            .next_expiry()
+            .is_some_and(|due| due <= clock.unix_ms)
+        {
+            self.expiry_proposed = Some(index);
+        }
+        self.writes
+            .proposed(index, self.raft.term(), bytes, deadline);
+    }
+
+    /// Whether keys wait for an entry that carries the time to expire them.
+    fn expiry_due(&self, clock: Clock) -> bool {
+        self.expiry_proposed.is_none()
+            && self
+                .kv
+                .next_expiry()
+                .is_some_and(|due| due <= clock.unix_ms)
+    }
+
+    fn apply_committed(&mut self, out: &mut Output) {
+        while self.applied < self.raft.commit() {
+            let Some(entry) = self.raft.log().cached(self.applied.next()).cloned() else {
+                return;
+            };
+            self.apply(&entry, out);
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry, out: &mut Output) {
+        assert_eq!(
+            entry.index,
+            self.applied.next(),
+            "entries are applied in order, once"
+        );
+        assert!(
+            entry.index <= self.raft.commit(),
+            "only committed entries are applied"
+        );
+        self.replies.clear();
+        if entry.kind == EntryKind::Batch {
+            let batch =
+                Batch::access(&entry.payload).expect("batches are checked when they arrive");
+            self.kv.apply(&batch, &mut self.replies);
+        }
+        self.applied = entry.index;
+        if self
+            .expiry_proposed
+            .is_some_and(|index| index <= entry.index)
+        {
+            self.expiry_proposed = None;
+        }
+        self.writes
+            .applied(entry.index, entry.term, &mut self.replies, out);
+    }
+
+    fn serve_reads(&mut self, clock: Clock, out: &mut Output) {
+        if self.raft.role() != Role::Leader {
+            return;
+        }
+        let (kv, term) = (&self.kv, self.raft.term());
+        self.reads.serve(
+            term,
+            self.raft.round_confirmed(),
+            self.applied,
+            |_, command| kv.read(clock.unix_ms, command),
+            |token, reply| out.replies.push((token, Outcome::Reply(reply))),
+        );
+    }
+
+    /// Asks for entries that are no longer in memory: those to apply first, then those to send.
+    fn fetch(&mut self, out: &mut Output) {
+        if self.fetching {
+            return;
+        }
+        let next = self.applied.next();
+        let apply = (next <= self.raft.commit() && self.raft.log().cached(next).is_none())
+            .then(|| (next, self.raft.commit()));
+        if let Some((from, to)) = apply.or_else(|| self.raft.fetch_wanted()) {
+            self.fetching = true;
+            out.reads.push(ReadLog {
+                group: self.id,
+                from,
+                to,
+                bytes_max: READ_BYTES,
+            });
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    pub(super) fn deadline(&self, clock: Clock) -> Time {
+        let waiting = self.waiting.front().map(|waiting| waiting.deadline);
+        let expiry = self
+            .kv
+            .next_expiry()
+            .filter(|&due| self.leads() && due > clock.unix_ms);
+        let expiry = expiry.map(|due| clock.now.after(Duration::from_millis(due - clock.unix_ms)));
+        let times = [self.writes.deadline(), waiting, expiry];
+        times
+            .into_iter()
+            .flatten()
+            .fold(self.raft.deadline(), Time::min)
+    }
+
+    /// Addresses the replica's messages to nodes.
+    fn address(&mut self, out: &mut Output) {
+        for (to, message) in self.outbox.drain(..) {
+            let member = self.members.iter().find(|member| member.replica == to);
+            let node = member.expect("messages go to members").node;
+            out.messages.push((node, self.id, message));
+        }
+    }
+
+    pub(super) fn status(&self) -> GroupStatus {
+        let matched = self
+            .raft
+            .progress()
+            .iter()
+            .filter_map(|(replica, progress)| {
+                let member = self
+                    .members
+                    .iter()
+                    .find(|member| member.replica == *replica)?;
+                Some((member.node, progress.matched))
+            });
+        GroupStatus {
+            group: self.id,
+            role: self.raft.role(),
+            term: self.raft.term(),
+            leader: self.leader(),
+            commit: self.raft.commit(),
+            applied: self.applied,
+            last: self.raft.log().last_index(),
+            persisted: self.raft.log().persisted(),
+            keys: self.kv.keys(),
+            truncations: self.raft.truncations(),
+            matched: matched.collect(),
+        }
+    }
+
+    pub(super) fn hash(&self) -> (LogIndex, u64) {
+        (self.applied, self.kv.hash())
+    }
+}
+
+/// How long a replica that just started waits for a leader: less than one that has heard one, and
+/// the preferred replica least.
+fn first_wait(options: &Options, preferred: Option<NodeId>, seed: u64) -> Duration {
+    let timeout = options.election_timeout;
+    let spread = |from: Duration, to: Duration| {
+        let nanos = u64::try_from((to - from).as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        from + Duration::from_nanos(mix(seed) % nanos)
+    };
+    if preferred == Some(options.node) {
+        spread(timeout / 10, timeout / 5)
+    } else {
+        spread(timeout / 4, timeout)
+    }
+}
+
+/// The finalizer of splitmix64: spreads nearby seeds.
+fn mix(mut seed: u64) -> u64 {
+    seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    seed ^ (seed >> 31)
+}
