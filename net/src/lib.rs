@@ -7,6 +7,8 @@ pub mod command;
 pub mod http;
 pub mod peer;
 mod reply;
+pub mod resp;
+
 mod slot;
 
 pub use command::Command;
