@@ -74,6 +74,11 @@ impl Log {
         self.persisted
     }
 
+    /// Everything up to here is durable or on its way to the disk.
+    pub fn submitted(&self) -> LogIndex {
+        self.submitted
+    }
+
     /// Whether entries wait to be handed to the disk.
     pub fn has_unsubmitted(&self) -> bool {
         self.submitted < self.last

@@ -418,21 +418,24 @@ impl Raft {
         mut hard_state: impl FnMut(HardState),
         entry: impl FnMut(&Entry),
     ) {
+        self.log.submit(flush, bytes_max, entry);
         let promise = (self.term, self.vote);
+        // What is committed may not be on its way to this disk yet: after a crash, the log would
+        // end before its commit.
+        let commit = self.commit.min(self.log.submitted());
         // A commit alone is not worth a flush, but it rides along.
-        if self.promises.submitted != promise || self.commit_submitted < self.commit {
+        if self.promises.submitted != promise || self.commit_submitted < commit {
             hard_state(HardState {
                 term: self.term,
                 vote: self.vote,
-                commit: self.commit,
+                commit,
             });
-            self.commit_submitted = self.commit;
+            self.commit_submitted = commit;
         }
         if self.promises.submitted != promise {
             self.promises.under_way.push((flush, self.term, self.vote));
             self.promises.submitted = promise;
         }
-        self.log.submit(flush, bytes_max, entry);
     }
 
     /// Every flush up to `flush` is durable: says what had to wait for that.
