@@ -1,0 +1,474 @@
+//! Random histories: messages in any order, lost and repeated, disks that are slow, crashes that
+//! take what was not durable. After each step every promise of Raft is compared; in the end the
+//! faults stop, and the group must serve. `RAFT_HISTORIES=10000` runs more of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::Time;
+use engine::raft::{Members, Message, Role, Settings, Window};
+use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
+
+use super::promises::Promises;
+use super::replica::{Disk, Replica};
+
+const HISTORIES: u64 = 200;
+const STEPS: u64 = 2500;
+const HEARTBEAT: Duration = Duration::from_millis(10);
+const ELECTION: Duration = Duration::from_millis(100);
+
+/// What was provoked over all histories: a test that provokes nothing proves nothing.
+#[derive(Default, Debug)]
+struct Provoked {
+    elections: usize,
+    crashes: usize,
+    lost_writes: usize,
+    truncations: u64,
+    commits: usize,
+    reads: usize,
+    transfers: usize,
+    fetches: usize,
+}
+
+/// A ReadIndex read that waits for its round.
+struct Read {
+    term: Term,
+    round: u64,
+    index: LogIndex,
+    /// What was committed anywhere when it was asked.
+    must_see: usize,
+}
+
+struct History {
+    random: u64,
+    now: Time,
+    replicas: Vec<Replica>,
+    commits: Vec<LogIndex>,
+    network: Vec<(ReplicaId, ReplicaId, Message)>,
+    cut: Vec<(ReplicaId, ReplicaId)>,
+    reads: BTreeMap<usize, Vec<Read>>,
+    promises: Promises,
+    proposed: u64,
+    provoked: Provoked,
+    truncations: Vec<u64>,
+}
+
+#[test]
+fn random_histories_keep_every_promise() {
+    let mut total = Provoked::default();
+    let seeds = match std::env::var("RAFT_SEED") {
+        Ok(seed) => {
+            let seed: u64 = seed.parse().expect("RAFT_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => {
+            let more = std::env::var("RAFT_HISTORIES");
+            1..more.map_or(HISTORIES, |more| more.parse().expect("a number")) + 1
+        }
+    };
+    let all = seeds.end - seeds.start >= HISTORIES;
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| History::run(seed));
+        let Ok(provoked) = run else {
+            panic!("repeat with RAFT_SEED={seed} cargo test -p engine --test raft random");
+        };
+        total.add(&provoked);
+    }
+    println!("{total:?}");
+    let Provoked {
+        elections,
+        crashes,
+        lost_writes,
+        truncations,
+        commits,
+        reads,
+        transfers,
+        fetches,
+    } = total;
+    if all {
+        assert!(elections > 500, "{elections} elections");
+        assert!(crashes > 500, "{crashes} crashes");
+        assert!(lost_writes > 100, "{lost_writes} lost writes");
+        assert!(truncations > 50, "{truncations} truncations");
+        assert!(commits > 5000, "{commits} commits");
+        assert!(reads > 1000, "{reads} reads");
+        assert!(transfers > 100, "{transfers} transfers");
+        assert!(fetches > 100, "{fetches} fetches");
+    }
+}
+
+impl History {
+    fn run(seed: u64) -> Provoked {
+        let mut history = Self::new(seed);
+        for _ in 0..STEPS {
+            history.disturb();
+        }
+        history.recover();
+        history.provoked.elections = history.promises.elections();
+        history.provoked.commits = history.promises.committed.len();
+        history.provoked
+    }
+
+    fn new(seed: u64) -> Self {
+        let mut history = Self {
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            now: Time::default(),
+            replicas: Vec::new(),
+            commits: Vec::new(),
+            network: Vec::new(),
+            cut: Vec::new(),
+            reads: BTreeMap::new(),
+            promises: Promises::default(),
+            proposed: 0,
+            provoked: Provoked::default(),
+            truncations: Vec::new(),
+        };
+        let voters = [1, 2, 3, 3, 4, 5][history.below(6)];
+        let observers = u32::from(history.one_in(3));
+        let (pre_vote, check_quorum) = (history.one_in(2), history.one_in(2));
+        let members = Members {
+            voters: (1..=voters).map(ReplicaId::from_raw).collect(),
+            observers: (voters + 1..=voters + observers)
+                .map(ReplicaId::from_raw)
+                .collect(),
+        };
+        let window = Window {
+            bytes_max: 1 + history.below(60),
+            messages_max: 1 + history.below(6),
+        };
+        let append_bytes_max = 1 + history.below(40);
+        for id in 1..=voters + observers {
+            let settings = Settings {
+                heartbeat_interval: HEARTBEAT,
+                election_timeout: ELECTION,
+                pre_vote,
+                check_quorum,
+                window,
+                append_bytes_max,
+                seed: history.next(),
+            };
+            let id = ReplicaId::from_raw(id);
+            let replica = Replica::new(id, members.clone(), settings, Disk::default());
+            history.replicas.push(replica);
+            history.commits.push(LogIndex::ZERO);
+            history.truncations.push(0);
+        }
+        history
+    }
+
+    /// One random thing happens.
+    fn disturb(&mut self) {
+        let at = self.below(self.replicas.len());
+        match self.below(1000) {
+            0..540 => self.deliver_any(),
+            540..590 => {
+                let millis = 1 + self.next() % 15;
+                self.let_time_pass(Duration::from_millis(millis));
+            }
+            590..680 => self.propose(at),
+            680..900 => self.write(at),
+            900..930 => self.read(at),
+            930..933 => self.crash(at),
+            933..960 => self.restart(at),
+            960..964 => self.transfer(at),
+            964..968 => self.cut_any(),
+            968..975 => self.cut.clear(),
+            975..981 => self.hurry(at),
+            _ => self.evict(at),
+        }
+        self.after(at);
+    }
+
+    fn deliver_any(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        // Mostly old messages first, but any may overtake.
+        let position = if self.one_in(3) {
+            self.below(self.network.len())
+        } else {
+            0
+        };
+        let lost = self.one_in(20);
+        let (from, to, message) = if self.one_in(20) {
+            self.network[position].clone()
+        } else {
+            self.network.remove(position)
+        };
+        if !lost && !self.cut.contains(&(from, to)) {
+            self.deliver(from, to, message);
+        }
+    }
+
+    fn deliver(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        let at = to.to_raw() as usize - 1;
+        let now = self.now;
+        let replica = &mut self.replicas[at];
+        if replica.raft.is_some() {
+            let (raft, said) = replica.raft();
+            raft.step(now, from, message, said);
+            self.after(at);
+        }
+    }
+
+    fn let_time_pass(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+        for at in 0..self.replicas.len() {
+            let now = self.now;
+            if self.replicas[at].raft.is_some() {
+                let (raft, said) = self.replicas[at].raft();
+                if raft.deadline() <= now {
+                    raft.tick(now, said);
+                }
+                self.after(at);
+            }
+        }
+    }
+
+    fn propose(&mut self, at: usize) {
+        let size = self.below(20);
+        if self.replicas[at].raft.is_none() {
+            return;
+        }
+        let mut payload = self.proposed.to_le_bytes().to_vec();
+        payload.resize(8 + size, 0);
+        let (raft, said) = self.replicas[at].raft();
+        if raft
+            .propose(EntryKind::Batch, Payload::from(payload))
+            .is_some()
+        {
+            raft.replicate(false, said);
+            self.proposed += 1;
+        }
+    }
+
+    fn write(&mut self, at: usize) {
+        let submit_first = self.one_in(2);
+        let bytes_max = if self.one_in(2) { 10 } else { usize::MAX };
+        let replica = &mut self.replicas[at];
+        if submit_first && replica.writes.len() < 4 {
+            replica.submit(bytes_max);
+        } else {
+            replica.written();
+        }
+    }
+
+    fn read(&mut self, at: usize) {
+        if self.replicas[at].raft.is_none() {
+            return;
+        }
+        let (raft, said) = self.replicas[at].raft();
+        if let Some((round, index)) = raft.start_read(said) {
+            let term = raft.term();
+            let must_see = self.promises.committed.len();
+            self.reads.entry(at).or_default().push(Read {
+                term,
+                round,
+                index,
+                must_see,
+            });
+        }
+    }
+
+    fn crash(&mut self, at: usize) {
+        let replica = &self.replicas[at];
+        if replica.raft.is_none() {
+            return;
+        }
+        let under_way = replica.writes.len();
+        let reached = self.below(under_way + 1);
+        self.replicas[at].crash(reached);
+        self.provoked.crashes += 1;
+        self.provoked.lost_writes += under_way - reached;
+        self.reads.remove(&at);
+        self.commits[at] = LogIndex::ZERO;
+        self.truncations[at] = 0;
+    }
+
+    fn restart(&mut self, at: usize) {
+        if self.replicas[at].raft.is_none() {
+            self.replicas[at].start(self.now);
+        }
+    }
+
+    fn transfer(&mut self, at: usize) {
+        let to = self.below(self.replicas.len());
+        let to = self.replicas[to].id;
+        if self.replicas[at].raft.is_some() {
+            let (raft, said) = self.replicas[at].raft();
+            raft.transfer(to, said);
+            self.provoked.transfers += usize::from(raft.transferring().is_some());
+        }
+    }
+
+    /// Its clock runs fast: it stands for election before others would.
+    fn hurry(&mut self, at: usize) {
+        let now = self.now;
+        if self.replicas[at].raft.is_some() {
+            let (raft, said) = self.replicas[at].raft();
+            if raft.role() != Role::Leader {
+                raft.wait_until(now);
+                raft.tick(now, said);
+            }
+        }
+    }
+
+    fn cut_any(&mut self) {
+        let (from, to) = (
+            self.below(self.replicas.len()),
+            self.below(self.replicas.len()),
+        );
+        let (from, to) = (self.replicas[from].id, self.replicas[to].id);
+        self.cut.push((from, to));
+        if self.one_in(2) {
+            self.cut.push((to, from));
+        }
+    }
+
+    fn evict(&mut self, at: usize) {
+        if self.replicas[at].raft.is_some() {
+            let (raft, _) = self.replicas[at].raft();
+            let commit = raft.commit();
+            raft.evict(commit, 20);
+        }
+    }
+
+    /// What a driver does after each input; then everything is compared.
+    fn after(&mut self, at: usize) {
+        if self.replicas[at].raft.is_none() {
+            return;
+        }
+        let tell_commit = self.one_in(2);
+        let replica = &mut self.replicas[at];
+        let entries = replica.disk.entries.clone();
+        let (raft, said) = replica.raft();
+        raft.replicate(tell_commit, said);
+        if let Some((from, to)) = raft.fetch_wanted() {
+            let wanted = |entry: &&Entry| entry.index >= from && entry.index <= to;
+            let fetched: Vec<Entry> = entries.iter().filter(wanted).take(2).cloned().collect();
+            assert!(
+                !fetched.is_empty(),
+                "{from} is neither in memory nor on disk"
+            );
+            raft.fetched(&fetched, said);
+            self.provoked.fetches += 1;
+        }
+        let truncations = raft.truncations();
+        self.provoked.truncations += truncations - self.truncations[at];
+        self.truncations[at] = truncations;
+
+        let from = replica.id;
+        for (to, message) in replica.speak() {
+            self.network.push((from, to, message));
+        }
+        let raft = replica.raft.as_ref().expect("it is up");
+        self.promises.check(raft, self.commits[at]);
+        self.commits[at] = raft.commit();
+        self.check_reads(at);
+    }
+
+    fn check_reads(&mut self, at: usize) {
+        let Some(reads) = self.reads.get_mut(&at) else {
+            return;
+        };
+        let raft = self.replicas[at].raft.as_ref().expect("it is up");
+        let (leads, term) = (raft.role() == Role::Leader, raft.term());
+        reads.retain(|read| leads && read.term == term);
+        let confirmed = raft.round_confirmed();
+        let before = reads.len();
+        reads.retain(|read| {
+            if read.round > confirmed {
+                return true;
+            }
+            let seen = read.index.to_raw() as usize;
+            assert!(
+                seen >= read.must_see,
+                "a read at {seen} misses what was committed before it was asked: {}",
+                read.must_see
+            );
+            false
+        });
+        self.provoked.reads += before - reads.len();
+    }
+
+    /// The faults stop: soon there must be a leader, and what it is given must reach everyone.
+    fn recover(&mut self) {
+        self.cut.clear();
+        for at in 0..self.replicas.len() {
+            self.restart(at);
+        }
+        let mut goal: Option<(Term, LogIndex)> = None;
+        for _ in 0..600 {
+            self.let_time_pass(Duration::from_millis(5));
+            for _ in 0..4 {
+                for at in 0..self.replicas.len() {
+                    while self.replicas[at].submit(usize::MAX) || self.replicas[at].written() {}
+                    self.after(at);
+                }
+                for (from, to, message) in core::mem::take(&mut self.network) {
+                    self.deliver(from, to, message);
+                }
+            }
+            let Some(leader) = self.leader() else {
+                continue;
+            };
+            let (raft, _) = self.replicas[leader].raft();
+            if goal.is_none_or(|(term, _)| term != raft.term()) {
+                let index = raft.propose(EntryKind::Batch, Payload::from(*b"the last"));
+                goal = index.map(|index| (raft.term(), index));
+            }
+            let Some((_, index)) = goal else { continue };
+            let everyone = (0..self.replicas.len()).all(|at| self.commits[at] >= index);
+            if everyone {
+                return;
+            }
+        }
+        let report: Vec<String> = self
+            .replicas
+            .iter()
+            .map(|replica| format!("{:#?}", replica.raft))
+            .collect();
+        panic!("the group does not serve again: {}", report.join("\n"));
+    }
+
+    fn leader(&mut self) -> Option<usize> {
+        let leads = |replica: &Replica| {
+            let raft = replica.raft.as_ref();
+            raft.filter(|raft| raft.role() == Role::Leader)
+                .map(|raft| raft.term())
+        };
+        let leaders = self.replicas.iter().enumerate();
+        let (_, at) = leaders
+            .filter_map(|(at, replica)| Some((leads(replica)?, at)))
+            .max()?;
+        Some(at)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+}
+
+impl Provoked {
+    fn add(&mut self, other: &Self) {
+        self.elections += other.elections;
+        self.crashes += other.crashes;
+        self.lost_writes += other.lost_writes;
+        self.truncations += other.truncations;
+        self.commits += other.commits;
+        self.reads += other.reads;
+        self.transfers += other.transfers;
+        self.fetches += other.fetches;
+    }
+}
