@@ -3,8 +3,20 @@
 
 extern crate alloc;
 
+mod bytes;
+mod codec;
 mod coordinates;
+mod flush;
+mod index;
 mod record;
+mod replay;
+mod segment;
+mod writer;
 
+pub use codec::{RecordError, decode_entry};
 pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
+pub use index::Location;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
+pub use replay::{Cut, Recovered, RecoveredLog, Replay, ReplayError};
+pub use segment::{BLOCK, FORMAT, SECTOR, SegmentId};
+pub use writer::{Options, Placement, Writer, contiguous};

@@ -1,0 +1,158 @@
+//! The bytes of a record.
+//!
+//! ```text
+//!  0       4        8      9      10   12      16      24      32       40
+//!  ┌───────┬────────┬──────┬──────┬────┬───────┬───────┬───────┬────────┬─────────┬─────────┐
+//!  │ crc   │ length │ kind │ what │ 0  │ group │ term  │ index │ vote   │ payload │ 0 … 0   │
+//!  │ u32   │ u32    │ u8   │ u8   │    │ u32   │ u64   │ u64   │ u64    │ length  │ to 8    │
+//!  └───────┴────────┴──────┴──────┴────┴───────┴───────┴───────┴────────┴─────────┴─────────┘
+//!          ╰──────────────────────── crc32c covers ───────────────────────────────────────╯
+//! ```
+//!
+//! `what` is an entry's kind. `index` is the commit in a hard state. `vote` is 0 for none, else the
+//! replica with bit 32 set. A record starts 8-byte aligned, and so does its payload.
+
+use crate::bytes::{read_u32, read_u64, write};
+use crate::{Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term};
+
+/// Bytes before the payload.
+pub(crate) const HEADER: usize = 40;
+const ALIGNMENT: usize = 8;
+const _: () = assert!(HEADER.is_multiple_of(ALIGNMENT));
+
+const ENTRY: u8 = 1;
+const HARD_STATE: u8 = 2;
+const FLOOR: u8 = 3;
+const VOTED: u64 = 1 << 32;
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("a record needs {needs} bytes, {has} are left")]
+    Truncated { needs: usize, has: usize },
+    #[error("a record's crc is {found:#010x}, its header says {expected:#010x}")]
+    Checksum { found: u32, expected: u32 },
+    #[error("a record has kind {kind}, entry kind {what}: this build knows no such thing")]
+    Kind { kind: u8, what: u8 },
+    #[error("the record is entry {index} of group {group}, not the one asked for")]
+    Other { group: GroupId, index: LogIndex },
+}
+
+/// Bytes that a record takes.
+pub(crate) fn record_bytes(record: &Record) -> usize {
+    match record {
+        Record::Entry { entry, .. } => (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT),
+        Record::HardState { .. } | Record::Floor { .. } => HEADER,
+    }
+}
+
+/// Writes a record at the start of `to`; says how many bytes it took.
+pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
+    let bytes = record_bytes(record);
+    let to = &mut to[..bytes];
+    to[..HEADER].fill(0);
+    match record {
+        Record::Entry { group, entry } => {
+            put(to, ENTRY, *group, entry.term, entry.index);
+            to[9] = entry.kind as u8;
+            let length = u32::try_from(entry.payload.len()).expect("entries fit a segment");
+            write(to, 4, &length.to_le_bytes());
+            write(to, HEADER, &entry.payload);
+            to[HEADER + entry.payload.len()..].fill(0);
+        }
+        Record::HardState { group, state } => {
+            put(to, HARD_STATE, *group, state.term, state.commit);
+            let vote = state
+                .vote
+                .map_or(0, |vote| VOTED | u64::from(vote.to_raw()));
+            write(to, 32, &vote.to_le_bytes());
+        }
+        Record::Floor { group, index, term } => put(to, FLOOR, *group, *term, *index),
+    }
+    let crc = crc32c::crc32c(&to[4..]);
+    write(to, 0, &crc.to_le_bytes());
+    bytes
+}
+
+fn put(to: &mut [u8], kind: u8, group: GroupId, term: Term, index: LogIndex) {
+    to[8] = kind;
+    write(to, 12, &group.to_raw().to_le_bytes());
+    write(to, 16, &term.to_raw().to_le_bytes());
+    write(to, 24, &index.to_raw().to_le_bytes());
+}
+
+/// Reads the record at the start of `bytes`; says how many bytes it took.
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError> {
+    let has = bytes.len();
+    if has < HEADER {
+        return Err(RecordError::Truncated { needs: HEADER, has });
+    }
+    let length = read_u32(bytes, 4) as usize;
+    let needs = (HEADER + length).next_multiple_of(ALIGNMENT);
+    if has < needs {
+        return Err(RecordError::Truncated { needs, has });
+    }
+    let bytes = &bytes[..needs];
+    let (found, expected) = (crc32c::crc32c(&bytes[4..]), read_u32(bytes, 0));
+    if found != expected {
+        return Err(RecordError::Checksum { found, expected });
+    }
+    let (kind, what) = (bytes[8], bytes[9]);
+    let group = GroupId::from_raw(read_u32(bytes, 12));
+    let term = Term::from_raw(read_u64(bytes, 16));
+    let index = LogIndex::from_raw(read_u64(bytes, 24));
+    let record = match kind {
+        ENTRY => {
+            let kind = match what {
+                0 => EntryKind::Noop,
+                1 => EntryKind::Batch,
+                2 => EntryKind::Membership,
+                what => return Err(RecordError::Kind { kind, what }),
+            };
+            let payload = Payload::from(&bytes[HEADER..HEADER + length]);
+            Record::Entry {
+                group,
+                entry: Entry {
+                    term,
+                    index,
+                    kind,
+                    payload,
+                },
+            }
+        }
+        HARD_STATE => {
+            let vote = read_u64(bytes, 32);
+            let replica = u32::try_from(vote & !VOTED).unwrap_or(0);
+            let vote = (vote & VOTED != 0).then(|| ReplicaId::from_raw(replica));
+            Record::HardState {
+                group,
+                state: HardState {
+                    term,
+                    vote,
+                    commit: index,
+                },
+            }
+        }
+        FLOOR => Record::Floor { group, index, term },
+        kind => return Err(RecordError::Kind { kind, what }),
+    };
+    Ok((record, needs))
+}
+
+/// Reads one entry back from the place that [`crate::Writer::locate`] named.
+pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Entry, RecordError> {
+    match decode_record(bytes)?.0 {
+        Record::Entry {
+            group: found,
+            entry,
+        } if found == group && entry.index == index => Ok(entry),
+        Record::Entry { group, entry } => Err(RecordError::Other {
+            group,
+            index: entry.index,
+        }),
+        Record::HardState { group, .. } | Record::Floor { group, .. } => Err(RecordError::Other {
+            group,
+            index: LogIndex::ZERO,
+        }),
+    }
+}

@@ -1,0 +1,202 @@
+//! Flushes: what one durable write holds.
+//!
+//! ```text
+//!  0        4     6     8            12        16       24        32     36
+//!  ┌────────┬─────┬─────┬────────────┬─────────┬────────┬─────────┬──────┬────────┐
+//!  │ magic  │ fmt │ 0   │ generation │ records │ number │ durable │ body │ blocks │
+//!  │ DKFL   │ u16 │ u16 │ u32        │ u32     │ u64    │ u64     │ u32  │ u32    │
+//!  ├────────┴─┬───┴─────┴─┬────────┬─┴─────────┴─┬──────┴─────────┴──────┴────────┘
+//!  │ instance │ table crc │ copies │ copies at   │ crc  │
+//!  │ u64      │ u32       │ u32    │ u32         │ u32  │
+//!  └──────────┴───────────┴────────┴─────────────┴──────┘
+//!  40         48          52       56            60     64
+//!
+//!  table, from 64: CRC32C of each sector of the body, u32 each; zeroes to the end of the sector
+//!  body, from the next sector: records; zeroes; copies of hard states; 0xa5 to the end of the block
+//! ```
+
+use crate::bytes::{read_u16, read_u32, read_u64, write};
+use crate::segment::{BLOCK, FORMAT, SECTOR, SegmentId};
+use crate::{FlushNumber, codec};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"DKFL");
+pub(crate) const HEADER: usize = 64;
+const CRC_AT: usize = 60;
+const SECTORS_PER_BLOCK: usize = BLOCK / SECTOR;
+/// Fills a flush up to its block: no sector of a flush is all zeroes by nature of the padding, which
+/// is how a sector that was never written is known.
+const PADDING: u8 = 0xa5;
+
+/// How many sectors the header and the table take in a flush of so many blocks.
+pub(crate) const fn head_sectors(blocks: usize) -> usize {
+    let sectors = blocks * SECTORS_PER_BLOCK;
+    let mut head = 1;
+    while HEADER + 4 * (sectors - head) > head * SECTOR {
+        head += 1;
+    }
+    head
+}
+
+/// Blocks of a flush with so many bytes of body.
+pub(crate) fn blocks_for(body_bytes: usize) -> usize {
+    let mut blocks = (SECTOR + body_bytes).div_ceil(BLOCK);
+    while head_sectors(blocks) * SECTOR + body_bytes > blocks * BLOCK {
+        blocks += 1;
+    }
+    blocks
+}
+
+/// The fixed part of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlushHeader {
+    pub(crate) generation: SegmentId,
+    pub(crate) records: u32,
+    pub(crate) number: FlushNumber,
+    /// Every flush up to this one was known durable when this one was written.
+    pub(crate) durable: FlushNumber,
+    pub(crate) body_bytes: u32,
+    pub(crate) blocks: u32,
+    pub(crate) instance: u64,
+    /// How many hard states stand a second time in the body, and where.
+    pub(crate) copies: u32,
+    pub(crate) copies_at: u32,
+}
+
+/// What the start of a flush says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Header(FlushHeader),
+    /// The first sector was never written.
+    Unwritten,
+    /// Sectors are never half written: it has rotted.
+    Rotten,
+}
+
+/// What became of the rest of a flush whose header is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    Sound,
+    /// Some sectors were never written; the others are sound.
+    Torn {
+        sector: usize,
+    },
+    /// This sector is neither sound nor unwritten.
+    Rotten {
+        sector: usize,
+    },
+}
+
+impl FlushHeader {
+    /// Writes header, table and padding around a body that lies in its place already.
+    pub(crate) fn seal(&self, flush: &mut [u8]) {
+        let head = head_sectors(self.blocks as usize) * SECTOR;
+        assert_eq!(
+            flush.len(),
+            self.blocks as usize * BLOCK,
+            "a flush is whole blocks"
+        );
+        flush[head + self.body_bytes as usize..].fill(PADDING);
+        let (start, body) = flush.split_at_mut(head);
+        start.fill(0);
+        for (position, sector) in body.chunks_exact(SECTOR).enumerate() {
+            write(
+                start,
+                HEADER + 4 * position,
+                &crc32c::crc32c(sector).to_le_bytes(),
+            );
+        }
+        write(start, 0, &MAGIC.to_le_bytes());
+        write(start, 4, &FORMAT.to_le_bytes());
+        write(start, 8, &self.generation.to_raw().to_le_bytes());
+        write(start, 12, &self.records.to_le_bytes());
+        write(start, 16, &self.number.to_raw().to_le_bytes());
+        write(start, 24, &self.durable.to_raw().to_le_bytes());
+        write(start, 32, &self.body_bytes.to_le_bytes());
+        write(start, 36, &self.blocks.to_le_bytes());
+        write(start, 40, &self.instance.to_le_bytes());
+        let table = crc32c::crc32c(&start[HEADER..]);
+        write(start, 48, &table.to_le_bytes());
+        write(start, 52, &self.copies.to_le_bytes());
+        write(start, 56, &self.copies_at.to_le_bytes());
+        let crc = crc32c::crc32c(&start[..CRC_AT]);
+        write(start, CRC_AT, &crc.to_le_bytes());
+    }
+
+    /// Reads the first sector of what may be a flush.
+    pub(crate) fn decode(bytes: &[u8]) -> Start {
+        if bytes[..SECTOR].iter().all(|&byte| byte == 0) {
+            return Start::Unwritten;
+        }
+        let sound = read_u32(bytes, 0) == MAGIC
+            && read_u16(bytes, 4) == FORMAT
+            && crc32c::crc32c(&bytes[..CRC_AT]) == read_u32(bytes, CRC_AT);
+        if !sound {
+            return Start::Rotten;
+        }
+        let header = Self {
+            generation: SegmentId::from_raw(read_u32(bytes, 8)),
+            records: read_u32(bytes, 12),
+            number: FlushNumber::from_raw(read_u64(bytes, 16)),
+            durable: FlushNumber::from_raw(read_u64(bytes, 24)),
+            body_bytes: read_u32(bytes, 32),
+            blocks: read_u32(bytes, 36),
+            instance: read_u64(bytes, 40),
+            copies: read_u32(bytes, 52),
+            copies_at: read_u32(bytes, 56),
+        };
+        let blocks = header.blocks as usize;
+        let fits = (1..=usize::from(u16::MAX)).contains(&blocks)
+            && head_sectors(blocks) * SECTOR + header.body_bytes as usize <= blocks * BLOCK;
+        if fits {
+            Start::Header(header)
+        } else {
+            Start::Rotten
+        }
+    }
+
+    /// Checks table and body against the sector checksums.
+    pub(crate) fn check(&self, flush: &[u8]) -> Body {
+        let head = head_sectors(self.blocks as usize);
+        let (start, body) = flush.split_at(head * SECTOR);
+        if crc32c::crc32c(&start[HEADER..]) != read_u32(start, 48) {
+            // The sector of the header itself is sound, so only the table's others can be unwritten.
+            let unwritten = (1..head).find(|&at| is_unwritten(&start[at * SECTOR..][..SECTOR]));
+            return unwritten.map_or(Body::Rotten { sector: 0 }, |sector| Body::Torn { sector });
+        }
+        let mut torn = None;
+        for (position, sector) in body.chunks_exact(SECTOR).enumerate() {
+            if crc32c::crc32c(sector) == read_u32(start, HEADER + 4 * position) {
+                continue;
+            }
+            if !is_unwritten(sector) {
+                return Body::Rotten {
+                    sector: head + position,
+                };
+            }
+            torn.get_or_insert(head + position);
+        }
+        torn.map_or(Body::Sound, |sector| Body::Torn { sector })
+    }
+
+    /// Where the body starts in the flush.
+    pub(crate) fn body_offset(&self) -> usize {
+        head_sectors(self.blocks as usize) * SECTOR
+    }
+
+    /// The records' bytes.
+    pub(crate) fn body<'a>(&self, flush: &'a [u8]) -> &'a [u8] {
+        &flush[self.body_offset()..][..self.body_bytes as usize]
+    }
+}
+
+fn is_unwritten(sector: &[u8]) -> bool {
+    sector.iter().all(|&byte| byte == 0)
+}
+
+/// Where the copies of hard states start in a body: in another block than the originals, which come
+/// first, so that no lost block takes both.
+pub(crate) fn copies_at(blocks: usize, originals: usize, records_bytes: usize) -> usize {
+    let head = head_sectors(blocks) * SECTOR;
+    let originals_end = head + originals * codec::HEADER;
+    (originals_end.next_multiple_of(BLOCK) - head).max(records_bytes)
+}

@@ -1,0 +1,308 @@
+//! Lays out flushes one behind the other and knows where each entry lies.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::codec::{encode_record, record_bytes};
+use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
+use crate::index::{Index, Location};
+use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
+use crate::{FlushNumber, GroupId, LogIndex, Record, ReplicaId, Term};
+
+/// Sizes of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Size of every segment, a multiple of [`BLOCK`].
+    pub segment_bytes: u64,
+    /// The data directory's instance: segments of others are refused.
+    pub instance: u64,
+}
+
+/// The place of one flush, and what its header will say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub number: FlushNumber,
+    pub segment: SegmentId,
+    /// Where the write starts in the segment; a multiple of [`BLOCK`].
+    pub offset: u64,
+    /// How much is written, a multiple of [`BLOCK`].
+    pub bytes: usize,
+    /// The write is the first of its segment and starts with the segment's header.
+    pub opens_segment: bool,
+    previous: Option<Link>,
+    durable: FlushNumber,
+    blocks: usize,
+    copies: Option<usize>,
+    body_bytes: usize,
+}
+
+/// Lays out the flushes of one log. Pure arithmetic: the caller writes.
+#[derive(Debug)]
+pub struct Writer {
+    options: Options,
+    /// Where the newest flush ends.
+    end: Option<Link>,
+    /// Nothing may follow the newest flush in its segment: a torn one may lie behind it.
+    sealed: bool,
+    next_segment: SegmentId,
+    placed: FlushNumber,
+    durable: FlushNumber,
+    /// Durable before one that was placed earlier.
+    early: BTreeSet<FlushNumber>,
+    index: Index,
+    /// Term and vote as last written, per group.
+    promises: BTreeMap<GroupId, (Term, Option<ReplicaId>)>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        options: Options,
+        end: Option<Link>,
+        next_segment: SegmentId,
+        durable: FlushNumber,
+        index: Index,
+    ) -> Self {
+        assert!(
+            options.segment_bytes.is_multiple_of(BLOCK as u64),
+            "segments are whole blocks"
+        );
+        assert!(
+            options.segment_bytes >= 4 * BLOCK as u64,
+            "a segment holds at least a few blocks"
+        );
+        assert!(
+            options.segment_bytes <= u64::from(u32::MAX),
+            "offsets in a segment are 32 bits"
+        );
+        Self {
+            options,
+            end,
+            sealed: true,
+            next_segment,
+            placed: durable,
+            durable,
+            early: BTreeSet::new(),
+            index,
+            promises: BTreeMap::new(),
+        }
+    }
+
+    /// The number of the flush to place next.
+    pub fn next_flush(&self) -> FlushNumber {
+        self.placed.next()
+    }
+
+    /// The segment that will be opened when the current one is full.
+    pub fn next_segment(&self) -> SegmentId {
+        self.next_segment
+    }
+
+    /// Largest sum of record bytes that one flush of a segment can hold.
+    pub fn flush_bytes_max(&self) -> usize {
+        let blocks = usize::try_from(self.options.segment_bytes).expect("fits memory") / BLOCK - 1;
+        (blocks * BLOCK - head_sectors(blocks) * SECTOR).saturating_sub(2 * BLOCK)
+    }
+
+    /// Reserves the place of the next flush.
+    ///
+    /// # Panics
+    ///
+    /// If the numbers do not follow each other, or the flush does not fit a segment.
+    pub fn place(&mut self, number: FlushNumber, records: &[Record]) -> Placement {
+        assert_eq!(number, self.next_flush(), "flushes are placed in order");
+        let records_bytes: usize = records.iter().map(record_bytes).sum();
+        let (blocks, copies, body_bytes) = self.size(records, records_bytes);
+        let opens_segment = self.sealed
+            || self
+                .end
+                .is_none_or(|end| end.end + (blocks * BLOCK) as u64 > self.options.segment_bytes);
+        let previous = self.end;
+        let mut placement = Placement {
+            number,
+            segment: self.next_segment,
+            offset: 0,
+            bytes: blocks * BLOCK,
+            opens_segment,
+            previous,
+            durable: self.durable,
+            blocks,
+            copies,
+            body_bytes,
+        };
+        if opens_segment {
+            placement.bytes += BLOCK;
+            self.next_segment = self.next_segment.next();
+            self.sealed = false;
+        } else {
+            let end = previous.expect("not opening a segment means that one is open");
+            (placement.segment, placement.offset) = (end.segment, end.end);
+        }
+        let end = placement.offset + placement.bytes as u64;
+        assert!(
+            end <= self.options.segment_bytes,
+            "{records_bytes} bytes do not fit a segment"
+        );
+        self.end = Some(Link {
+            segment: placement.segment,
+            end,
+        });
+        self.placed = number;
+        self.remember(&placement, records);
+        placement
+    }
+
+    /// Blocks, where copies of hard states start in the body, and the bytes of the body.
+    fn size(&self, records: &[Record], records_bytes: usize) -> (usize, Option<usize>, usize) {
+        let mut hard_states = 0;
+        let mut promised = false;
+        for record in records {
+            if let Record::HardState { group, state } = record {
+                hard_states += 1;
+                promised |= self.promises.get(group) != Some(&(state.term, state.vote));
+            }
+        }
+        if !promised {
+            return (blocks_for(records_bytes), None, records_bytes);
+        }
+        let copies_bytes = hard_states * crate::codec::HEADER;
+        let mut blocks = blocks_for(records_bytes + copies_bytes);
+        loop {
+            let at = copies_at(blocks, hard_states, records_bytes);
+            let needed = blocks_for(at + copies_bytes);
+            if needed <= blocks {
+                return (blocks, Some(at), at + copies_bytes);
+            }
+            blocks = needed;
+        }
+    }
+
+    fn remember(&mut self, placement: &Placement, records: &[Record]) {
+        let mut offset = placement.body_offset();
+        for record in in_layout(records) {
+            let bytes = record_bytes(record);
+            match record {
+                Record::Entry { group, entry } => {
+                    let location = Location {
+                        segment: placement.segment,
+                        offset: u32::try_from(offset).expect("segments are below 4 GiB"),
+                        bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
+                    };
+                    self.index.put(*group, entry.index, location);
+                }
+                Record::HardState { group, state } => {
+                    self.promises.insert(*group, (state.term, state.vote));
+                }
+                Record::Floor { .. } => {}
+            }
+            offset += bytes as u64;
+        }
+    }
+
+    /// Writes the flush's bytes to `to`, which is as large as the placement says.
+    pub fn encode(&self, placement: &Placement, records: &[Record], to: &mut [u8]) {
+        assert_eq!(
+            to.len(),
+            placement.bytes,
+            "the buffer is as large as the flush"
+        );
+        let flush = if placement.opens_segment {
+            let (block, flush) = to.split_at_mut(BLOCK);
+            let header = SegmentHeader {
+                id: placement.segment,
+                previous: placement.previous,
+                first_flush: placement.number,
+                instance: self.options.instance,
+            };
+            header.encode(block);
+            flush
+        } else {
+            to
+        };
+        let body = &mut flush[head_sectors(placement.blocks) * SECTOR..];
+        let mut at = 0;
+        for record in in_layout(records) {
+            at += encode_record(record, &mut body[at..]);
+        }
+        let mut copies = 0;
+        if let Some(copies_at) = placement.copies {
+            body[at..copies_at].fill(0);
+            at = copies_at;
+            for record in records.iter().filter(|record| is_hard_state(record)) {
+                at += encode_record(record, &mut body[at..]);
+                copies += 1;
+            }
+        }
+        assert_eq!(
+            at, placement.body_bytes,
+            "the flush is as large as was reserved"
+        );
+        let header = FlushHeader {
+            generation: placement.segment,
+            records: u32::try_from(records.len()).expect("a flush has few records"),
+            number: placement.number,
+            durable: placement.durable,
+            body_bytes: u32::try_from(at).expect("segments are below 4 GiB"),
+            blocks: u32::try_from(placement.blocks).expect("segments are below 4 GiB"),
+            instance: self.options.instance,
+            copies,
+            copies_at: u32::try_from(placement.copies.unwrap_or(0)).expect("as above"),
+        };
+        header.seal(flush);
+    }
+
+    /// The write of one flush is durable. Returns the newest flush such that it and all before it
+    /// are: only that far may anything be acknowledged, for replay stops at the first flush that
+    /// is not whole.
+    pub fn written(&mut self, number: FlushNumber) -> FlushNumber {
+        assert!(
+            number <= self.placed && number > self.durable,
+            "flush {number} is not under way"
+        );
+        self.early.insert(number);
+        while self.early.first() == Some(&self.durable.next()) {
+            self.early.pop_first();
+            self.durable = self.durable.next();
+        }
+        self.durable
+    }
+
+    /// Where the record of an entry lies.
+    pub fn locate(&self, group: GroupId, index: LogIndex) -> Option<Location> {
+        self.index.get(group, index)
+    }
+}
+
+impl Placement {
+    fn body_offset(&self) -> u64 {
+        let header = if self.opens_segment { BLOCK } else { 0 };
+        self.offset + (header + head_sectors(self.blocks) * SECTOR) as u64
+    }
+}
+
+fn is_hard_state(record: &Record) -> bool {
+    matches!(record, Record::HardState { .. })
+}
+
+/// Hard states come first, so that their copies can be far from them.
+fn in_layout(records: &[Record]) -> impl Iterator<Item = &Record> {
+    let first = records.iter().filter(|record| is_hard_state(record));
+    first.chain(records.iter().filter(|record| !is_hard_state(record)))
+}
+
+/// Splits a list of locations into runs that one read each can fetch: `(first, count, bytes)`.
+pub fn contiguous(locations: &[Location]) -> Vec<(Location, usize, u32)> {
+    let mut runs: Vec<(Location, usize, u32)> = Vec::new();
+    for location in locations {
+        match runs.last_mut() {
+            Some((first, count, bytes))
+                if first.segment == location.segment
+                    && first.offset + *bytes == location.offset =>
+            {
+                *count += 1;
+                *bytes += location.bytes;
+            }
+            _ => runs.push((*location, 1, location.bytes)),
+        }
+    }
+    runs
+}

@@ -1,0 +1,390 @@
+//! What replay makes of logs that were cut, torn, reordered and rotten.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
+use std::collections::BTreeMap;
+
+use wal::{
+    BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload,
+    Placement, Record, Recovered, Replay, ReplayError, ReplicaId, SECTOR, SegmentId, Term, Writer,
+};
+
+const OPTIONS: Options = Options {
+    segment_bytes: 4 * BLOCK as u64,
+    instance: 0x1a57,
+};
+
+/// A disk: segments of bytes, zeroes where nothing was written.
+#[derive(Clone, Default)]
+struct Disk(BTreeMap<SegmentId, Vec<u8>>);
+
+impl Disk {
+    fn write(&mut self, at: &Placement, bytes: &[u8]) {
+        let segment = self
+            .0
+            .entry(at.segment)
+            .or_insert_with(|| vec![0; 4 * BLOCK]);
+        let offset = usize::try_from(at.offset).unwrap();
+        segment[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn replay(&self) -> Result<Recovered, ReplayError> {
+        let firsts = self
+            .0
+            .iter()
+            .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
+        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts)?;
+        while let Some(segment) = replay.next_segment() {
+            replay.segment(&self.0[&segment])?;
+        }
+        Ok(replay.finish())
+    }
+}
+
+/// A log being written: the disk, and what each flush acknowledged.
+struct Scribe {
+    disk: Disk,
+    writer: Writer,
+    /// Per flush: its place, and the newest index of group 1 that it holds.
+    flushes: Vec<(Placement, u64)>,
+    index: u64,
+}
+
+fn entry(index: u64, term: u64, bytes: usize) -> Record {
+    let payload = Payload::from(vec![u8::try_from(index % 251).unwrap() | 1; bytes]);
+    let (term, index) = (Term::from_raw(term), LogIndex::from_raw(index));
+    let entry = Entry {
+        term,
+        index,
+        kind: EntryKind::Batch,
+        payload,
+    };
+    Record::Entry {
+        group: GroupId::from_raw(1),
+        entry,
+    }
+}
+
+fn vote(term: u64) -> Record {
+    let vote = Some(ReplicaId::from_raw(2));
+    let state = HardState {
+        term: Term::from_raw(term),
+        vote,
+        commit: LogIndex::ZERO,
+    };
+    Record::HardState {
+        group: GroupId::from_raw(1),
+        state,
+    }
+}
+
+impl Scribe {
+    fn new() -> Self {
+        let writer = Disk::default().replay().unwrap().writer;
+        Self {
+            disk: Disk::default(),
+            writer,
+            flushes: vec![],
+            index: 0,
+        }
+    }
+
+    fn encode(&mut self, records: &[Record]) -> (Placement, Vec<u8>) {
+        let placement = self.writer.place(self.writer.next_flush(), records);
+        let mut bytes = vec![0xee; placement.bytes];
+        self.writer.encode(&placement, records, &mut bytes);
+        self.flushes.push((placement, self.index));
+        (placement, bytes)
+    }
+
+    fn flush(&mut self, records: &[Record]) {
+        let (placement, bytes) = self.encode(records);
+        self.disk.write(&placement, &bytes);
+        self.writer.written(placement.number);
+    }
+
+    fn entries(&mut self, sizes: &[usize]) {
+        let records: Vec<_> = sizes.iter().map(|&bytes| self.next_entry(bytes)).collect();
+        self.flush(&records);
+    }
+
+    fn next_entry(&mut self, bytes: usize) -> Record {
+        self.index += 1;
+        entry(self.index, 1, bytes)
+    }
+
+    /// Three segments of votes and entries; with the mark of an idle shard behind them, or not.
+    fn story(marked: bool) -> Self {
+        let mut scribe = Self::new();
+        scribe.flush(&[vote(1)]);
+        scribe.entries(&[100, 300, 0]);
+        scribe.entries(&[5000]);
+        scribe.entries(&[16]);
+        scribe.entries(&[700, 3000]);
+        scribe.entries(&[64]);
+        if marked {
+            scribe.flush(&[]);
+        }
+        scribe
+    }
+}
+
+fn last_of(recovered: &Recovered) -> u64 {
+    recovered
+        .groups
+        .get(&GroupId::from_raw(1))
+        .map_or(0, |log| log.last.to_raw())
+}
+
+#[test]
+fn a_sound_log_comes_back_whole_and_goes_on_in_a_new_segment() {
+    let mut scribe = Scribe::story(true);
+    assert!(scribe.disk.0.len() >= 3, "the story spans segments");
+    let recovered = scribe.disk.replay().unwrap();
+    let log = &recovered.groups[&GroupId::from_raw(1)];
+    assert_eq!(
+        (log.last.to_raw(), log.tail.len()),
+        (scribe.index, scribe.index as usize)
+    );
+    assert_eq!(log.hard_state.vote, Some(ReplicaId::from_raw(2)));
+    assert!(recovered.dead.is_empty());
+    for index in 1..=scribe.index {
+        let at = recovered
+            .writer
+            .locate(GroupId::from_raw(1), LogIndex::from_raw(index))
+            .unwrap();
+        let bytes = &scribe.disk.0[&at.segment][at.offset as usize..][..at.bytes as usize];
+        let read = wal::decode_entry(bytes, GroupId::from_raw(1), LogIndex::from_raw(index));
+        assert_eq!(read.unwrap(), log.tail[index as usize - 1]);
+    }
+    let segments = scribe.disk.0.len();
+    scribe.writer = recovered.writer;
+    scribe.entries(&[8]);
+    assert_eq!(scribe.disk.0.len(), segments + 1);
+    assert_eq!(last_of(&scribe.disk.replay().unwrap()), scribe.index);
+}
+
+#[test]
+fn a_later_entry_replaces_those_at_its_index_and_above() {
+    let mut scribe = Scribe::new();
+    scribe.entries(&[10, 10, 10, 10]);
+    scribe.flush(&[entry(2, 2, 20), entry(3, 3, 20)]);
+    let recovered = scribe.disk.replay().unwrap();
+    let log = &recovered.groups[&GroupId::from_raw(1)];
+    let terms: Vec<_> = log
+        .terms
+        .iter()
+        .map(|(at, term)| (at.to_raw(), term.to_raw()))
+        .collect();
+    assert_eq!(
+        (log.last.to_raw(), terms),
+        (3, vec![(1, 1), (2, 2), (3, 3)])
+    );
+    assert_eq!(
+        recovered
+            .writer
+            .locate(GroupId::from_raw(1), LogIndex::from_raw(4)),
+        None
+    );
+}
+
+#[test]
+fn a_cut_anywhere_loses_only_what_was_not_wholly_written() {
+    let scribe = Scribe::story(true);
+    for (&segment, bytes) in &scribe.disk.0 {
+        for cut in 0..=bytes.len() {
+            // Sectors are written or not: what lies in the sector of the cut was not.
+            let from = cut / SECTOR * SECTOR;
+            if cut % SECTOR > 1 {
+                continue; // the same image
+            }
+            let mut disk = scribe.disk.clone();
+            disk.0.get_mut(&segment).unwrap()[from..].fill(0);
+            disk.0.retain(|&id, _| id <= segment);
+            let whole = |(at, _): &&(Placement, u64)| {
+                let end = usize::try_from(at.offset).unwrap() + at.bytes;
+                at.segment < segment || (at.segment == segment && end <= from)
+            };
+            let acknowledged = scribe
+                .flushes
+                .iter()
+                .filter(whole)
+                .map(|(_, last)| *last)
+                .max();
+            let recovered = disk.replay();
+            let recovered = recovered.unwrap_or_else(|error| panic!("{segment} @{cut}: {error}"));
+            let found = last_of(&recovered);
+            assert_eq!(found, acknowledged.unwrap_or(0), "{segment} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_found_or_does_no_harm() {
+    for marked in [true, false] {
+        let scribe = Scribe::story(marked);
+        let mut refused = 0;
+        for (&segment, bytes) in &scribe.disk.0 {
+            for at in 0..bytes.len() {
+                for mask in [0xff, 1 << (at % 8)] {
+                    let mut disk = scribe.disk.clone();
+                    disk.0.get_mut(&segment).unwrap()[at] ^= mask;
+                    match disk.replay() {
+                        Ok(recovered) => {
+                            assert_eq!(last_of(&recovered), scribe.index, "{segment} @{at}");
+                            let log = &recovered.groups[&GroupId::from_raw(1)];
+                            assert_eq!(log.hard_state.term, Term::from_raw(1), "{segment} @{at}");
+                        }
+                        Err(error) => {
+                            let text = error.to_string();
+                            assert!(
+                                text.contains(&segment.to_string()),
+                                "{segment} @{at}: {text}"
+                            );
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(refused > 5_000, "only {refused} flips were noticed");
+    }
+}
+
+#[test]
+fn a_lost_sector_of_what_was_known_durable_is_rot() {
+    let scribe = Scribe::story(true);
+    // The mark itself is known durable to nobody.
+    for (at, _) in &scribe.flushes[..scribe.flushes.len() - 1] {
+        let start = usize::try_from(at.offset).unwrap();
+        let header = if at.opens_segment { BLOCK } else { 0 };
+        for sector in (start + header..start + at.bytes).step_by(SECTOR) {
+            for fill in [0, 0x77] {
+                let mut disk = scribe.disk.clone();
+                let lost = &mut disk.0.get_mut(&at.segment).unwrap()[sector..sector + SECTOR];
+                if lost.iter().all(|&byte| byte == fill) {
+                    continue; // nothing is lost
+                }
+                lost.fill(fill);
+                let replayed = disk.replay().map(|recovered| last_of(&recovered));
+                let place = format!("{} @{sector} filled with {fill}", at.segment);
+                let error = replayed.expect_err(&place);
+                assert!(matches!(error, ReplayError::Rot { .. }), "{place}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_is_lost_of_flushes_under_way_the_ones_before_stay() {
+    let mut random = 0x9e37_79b9_u64;
+    let mut draw = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for round in 0..3000 {
+        let mut scribe = Scribe::story(round % 2 == 0);
+        let durable = scribe.index;
+        let mut whole = true;
+        for _ in 0..=draw() % 3 {
+            let size = usize::try_from(draw() % 6000).unwrap();
+            let records = [vote(2 + round), scribe.next_entry(size)];
+            let (placement, bytes) = scribe.encode(&records);
+            let keep = draw() % 4; // none, all, or some of the sectors
+            let mut torn = bytes.clone();
+            for sector in torn.chunks_exact_mut(SECTOR) {
+                if keep == 0 || (keep > 1 && draw() % 2 == 0) {
+                    sector.fill(0);
+                }
+            }
+            whole &= torn == bytes;
+            scribe.disk.write(&placement, &torn);
+        }
+        let recovered = scribe
+            .disk
+            .replay()
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let last = last_of(&recovered);
+        assert!(
+            (durable..=scribe.index).contains(&last),
+            "round {round}: {last}"
+        );
+        assert!(
+            !whole || last == scribe.index,
+            "round {round}: whole flushes are kept"
+        );
+
+        // The log goes on, and what was torn stays out of it, however often it is read.
+        for segment in &recovered.dead {
+            scribe.disk.0.remove(segment);
+        }
+        scribe.writer = recovered.writer;
+        scribe.index = last;
+        scribe.entries(&[50]);
+        scribe.flush(&[]);
+        assert_eq!(
+            last_of(&scribe.disk.replay().unwrap()),
+            last + 1,
+            "round {round}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_or_foreign_segment_is_named() {
+    let scribe = Scribe::story(true);
+    let mut disk = scribe.disk.clone();
+    disk.0.remove(&SegmentId::from_raw(2));
+    let error = disk
+        .replay()
+        .map(|recovered| last_of(&recovered))
+        .unwrap_err();
+    let (missing, needed_by) = (SegmentId::from_raw(2), SegmentId::from_raw(3));
+    assert_eq!(error, ReplayError::Missing { missing, needed_by });
+
+    let firsts = scribe
+        .disk
+        .0
+        .iter()
+        .map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let error = Replay::new(
+        Options {
+            instance: 7,
+            ..OPTIONS
+        },
+        0,
+        firsts,
+    )
+    .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ReplayError::Instance {
+                found: 0x1a57,
+                expected: 7,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
+    let mut scribe = Scribe::new();
+    let numbers: Vec<FlushNumber> = (0..3)
+        .map(|_| {
+            let record = scribe.next_entry(10);
+            scribe.encode(&[record]).0.number
+        })
+        .collect();
+    assert_eq!(scribe.writer.written(numbers[2]), FlushNumber::ZERO);
+    assert_eq!(scribe.writer.written(numbers[0]), numbers[0]);
+    assert_eq!(scribe.writer.written(numbers[1]), numbers[2]);
+}
