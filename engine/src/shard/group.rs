@@ -515,6 +515,8 @@ impl Group {
         let apply = (next <= self.raft.commit() && self.raft.log().cached(next).is_none())
             .then(|| (next, self.raft.commit()));
         if let Some((from, to)) = apply.or_else(|| self.raft.fetch_wanted()) {
+            let to = to.min(self.raft.log().persisted());
+            assert!(from <= to, "entry {from} is neither in memory nor durable");
             self.fetching = true;
             out.reads.push(ReadLog {
                 group: self.id,
