@@ -1,0 +1,633 @@
+//! The run: a queue of events in virtual time, and what each does.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+use engine::raft::Message;
+use engine::shard::{Flush, Outcome, Output, Token};
+use wal::{Entry, FlushNumber, GroupId, NodeId};
+
+use crate::client::{Client, Histories, Request};
+use crate::faults::{Counters, Fault, Plan};
+use crate::nemesis::Nemesis;
+use crate::network::Network;
+use crate::node::{Arrival, Node, node_id, position_of};
+use crate::oracle::{Broken, Oracle};
+use crate::rng::{Rng, mix};
+
+/// Something that happens at a moment.
+pub(crate) enum Event {
+    /// A node works off its inbox.
+    Turn {
+        node: usize,
+        life: u64,
+    },
+    Alarm {
+        node: usize,
+        life: u64,
+    },
+    Message {
+        from: usize,
+        to: usize,
+        group: GroupId,
+        message: Message,
+    },
+    Flushed {
+        node: usize,
+        life: u64,
+        number: FlushNumber,
+    },
+    Log {
+        node: usize,
+        life: u64,
+        group: GroupId,
+        entries: Vec<Entry>,
+    },
+    /// A request reaches a node.
+    Request {
+        node: usize,
+        token: Token,
+        request: Rc<Request>,
+    },
+    /// An answer reaches its client.
+    Answer {
+        token: Token,
+        outcome: Outcome,
+    },
+    /// A client's patience for an attempt ends.
+    Impatience {
+        token: Token,
+    },
+    /// A client does something new.
+    Call {
+        client: usize,
+    },
+    /// A client tries again, if it still waits for that attempt.
+    Retry {
+        token: Token,
+    },
+    Crash {
+        node: usize,
+        life: u64,
+        torn: bool,
+    },
+    Start {
+        node: usize,
+    },
+    /// A fault that is an event.
+    Trouble,
+    Heal {
+        partition: u64,
+    },
+    /// Faults end, if all have happened.
+    Calm,
+    /// Histories are judged; once calm: is everything served and equal?
+    Inspect,
+}
+
+struct Scheduled {
+    at: u64,
+    /// Keeps the order of what happens at the same moment.
+    sequence: u64,
+    event: Event,
+}
+
+/// A cluster, its clients and its enemies.
+pub(crate) struct Cluster {
+    pub(crate) seed: u64,
+    pub(crate) plan: Plan,
+    /// Nanoseconds since the run began.
+    pub(crate) now: u64,
+    /// Events so far.
+    pub(crate) steps: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    sequence: u64,
+    /// Chances of disks and turns.
+    pub(crate) rng: Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) histories: Histories,
+    pub(crate) oracle: Oracle,
+    pub(crate) nemesis: Nemesis,
+    pub(crate) counters: Counters,
+    /// Folds everything that happened: equal runs have equal ones.
+    pub(crate) digest: u64,
+    /// Whether to tell every event.
+    pub(crate) told: bool,
+    /// Once calm: by when all must be served and equal.
+    pub(crate) deadline: u64,
+    pub(crate) done: bool,
+}
+
+/// A turn begins this long after the first arrival, in nanoseconds: enough for a burst to gather.
+const TURN_MAX: u64 = 40_000;
+/// The state is hashed at indexes that are a multiple of this: a hash walks the whole state.
+const HASHED_EVERY: u64 = 512;
+const FLUSH_MIN: u64 = 15_000;
+
+impl Cluster {
+    /// A cluster about to start.
+    pub(crate) fn new(seed: u64, told: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng);
+        let client = |rng: &mut Rng| Client::new(rng.fork(), plan.groups, None);
+        let mut cluster = Self {
+            seed,
+            now: 0,
+            steps: 0,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            network: Network::new(rng.fork(), plan.nodes, &plan),
+            clients: (0..plan.clients).map(|_| client(&mut rng)).collect(),
+            nemesis: Nemesis::new(rng.fork(), &plan),
+            rng: rng.fork(),
+            nodes: (0..plan.nodes)
+                .map(|position| Node::new(position, &plan))
+                .collect(),
+            histories: Histories::new(plan.groups),
+            oracle: Oracle::new(plan.nodes),
+            counters: Counters::default(),
+            digest: seed,
+            told,
+            deadline: u64::MAX,
+            done: false,
+            plan,
+        };
+        for node in 0..cluster.plan.nodes {
+            if cluster.plan.has(Fault::ClockDrift) {
+                cluster.counters.clock_drifts += 1;
+                let drift = cluster.rng.between(0, 200_000).cast_signed() - 100_000;
+                cluster.nodes[node].clocks.drift_per_million = drift;
+            }
+            let at = cluster.rng.between(0, 1_000_000);
+            cluster.plan_at(at, Event::Start { node });
+        }
+        for client in 0..cluster.plan.clients {
+            cluster.plan_at(2_000_000, Event::Call { client });
+        }
+        cluster.plan_at(cluster.plan.pause_between, Event::Trouble);
+        cluster.plan_at(cluster.plan.trouble, Event::Calm);
+        cluster.plan_at(1_000_000_000, Event::Inspect);
+        cluster
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(&mut self) -> Result<(), Broken> {
+        self.tell(|cluster| {
+            let faults: Vec<Fault> = cluster.plan.faults().collect();
+            format!("{faults:?} {:?}", cluster.plan)
+        });
+        while !self.done {
+            let Reverse(Scheduled { at, event, .. }) = self.queue.pop().expect("inspections go on");
+            self.now = at;
+            self.steps += 1;
+            crate::note_step(self.steps);
+            self.happen(event)?;
+        }
+        self.judge(true)?;
+        match self.counters.missing(&self.plan) {
+            Some(fault) => Err(format!("{fault:?} was switched on and never happened")),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Broken> {
+        match event {
+            Event::Turn { node, life } if self.lives(node, life) => self.turn(node)?,
+            Event::Alarm { node, life } if self.lives(node, life) => self.alarm(node),
+            Event::Flushed { node, life, number } if self.lives(node, life) => {
+                self.flushed(node, number);
+            }
+            Event::Log {
+                node,
+                life,
+                group,
+                entries,
+            } if self.lives(node, life) => {
+                self.arrive(node, Arrival::Log { group, entries });
+            }
+            Event::Crash { node, life, torn } if self.lives(node, life) => self.crash(node, torn),
+            Event::Turn { .. }
+            | Event::Alarm { .. }
+            | Event::Flushed { .. }
+            | Event::Log { .. }
+            | Event::Crash { .. } => {}
+            Event::Message {
+                from,
+                to,
+                group,
+                message,
+            } => self.message(from, to, group, message),
+            Event::Request {
+                node,
+                token,
+                request,
+            } => self.requested(node, token, request),
+            Event::Answer { token, outcome } => self.answered(token, outcome)?,
+            Event::Impatience { token } => self.gave_up(token),
+            Event::Call { client } => self.call(client),
+            Event::Retry { token } => self.retry(token),
+            Event::Start { node } => self.start(node)?,
+            Event::Trouble => self.trouble(),
+            Event::Heal { partition } => self.heal(partition),
+            Event::Calm => self.calm(),
+            Event::Inspect => self.inspect()?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn plan_at(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        let scheduled = Scheduled {
+            at,
+            sequence: self.sequence,
+            event,
+        };
+        self.queue.push(Reverse(scheduled));
+    }
+
+    /// A moment that orders the calls and returns of clients.
+    pub(crate) fn moment(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn lives(&self, node: usize, life: u64) -> bool {
+        let node = &self.nodes[node];
+        node.process.is_some() && node.life == life
+    }
+
+    /// Something reaches a node that runs: it will be looked at in the node's next turn.
+    pub(crate) fn arrive(&mut self, node: usize, arrival: Arrival) {
+        let at = self.now + self.rng.between(1_000, TURN_MAX);
+        let Node {
+            process,
+            life,
+            paused_until,
+            ..
+        } = &mut self.nodes[node];
+        let process = process.as_mut().expect("callers look whether it runs");
+        process.inbox.push(arrival);
+        if !process.turn_planned {
+            process.turn_planned = true;
+            let turn = Event::Turn { node, life: *life };
+            let at = at.max(*paused_until);
+            self.plan_at(at, turn);
+        }
+    }
+
+    fn start(&mut self, node: usize) -> Result<(), Broken> {
+        if self.nodes[node].process.is_some() {
+            return Ok(());
+        }
+        let found = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+        self.tell(|_| {
+            let groups = found.iter().map(|(group, (state, terms))| {
+                format!("{group}: {} entries, {state:?}", terms.len())
+            });
+            format!(
+                "node {} starts with {:?}",
+                node + 1,
+                groups.collect::<Vec<_>>()
+            )
+        });
+        self.counters.restarts += u64::from(self.nodes[node].life > 1);
+        self.oracle.recovered(node, &found)?;
+        self.arrive(node, Arrival::Wake);
+        Ok(())
+    }
+
+    fn turn(&mut self, node: usize) -> Result<(), Broken> {
+        if self.nodes[node].paused_until > self.now {
+            let (at, life) = (self.nodes[node].paused_until, self.nodes[node].life);
+            self.plan_at(at, Event::Turn { node, life });
+            return Ok(());
+        }
+        self.nodes[node].turn(self.now);
+        self.observe(node)?;
+        let process = self.nodes[node]
+            .process
+            .as_mut()
+            .expect("it just took a turn");
+        let mut out = std::mem::take(&mut process.out);
+        self.fold(out.messages.len() as u64 ^ (node as u64) << 32);
+        let cut = self.nemesis.cuts_short(&out);
+        if cut {
+            self.nemesis.thin(&mut out);
+        }
+        self.perform(node, &mut out)?;
+        if cut {
+            self.counters.crashes_amid_effects += 1;
+            self.crash(node, true);
+            return Ok(());
+        }
+        out.flushes.clear();
+        let process = self.nodes[node]
+            .process
+            .as_mut()
+            .expect("nothing stopped it");
+        process.out = out;
+        self.set_alarm(node);
+        Ok(())
+    }
+
+    fn observe(&mut self, node: usize) -> Result<(), Broken> {
+        let process = self.nodes[node].process.as_ref().expect("it runs");
+        for status in process.shard.status() {
+            self.digest = mix(self.digest ^ status.applied.to_raw() ^ status.commit.to_raw());
+            self.oracle.observe(node, &status, &mut self.counters)?;
+            if status.applied.to_raw().is_multiple_of(HASHED_EVERY) {
+                let hash = process
+                    .shard
+                    .hash(status.group)
+                    .expect("the group is there");
+                self.digest = mix(self.digest ^ hash.1);
+                self.oracle.compare(node, status.group, hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the states of all replicas that are at the same index as others were.
+    pub(crate) fn compare_states(&mut self) -> Result<(), Broken> {
+        for node in &self.nodes {
+            let Some(process) = &node.process else {
+                continue;
+            };
+            for group in (0..self.plan.groups).map(GroupId::from_raw) {
+                let hash = process.shard.hash(group).expect("the group is there");
+                self.oracle.compare(node.position, group, hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a step asks for.
+    fn perform(&mut self, node: usize, out: &mut Output) -> Result<(), Broken> {
+        for flush in &out.flushes {
+            self.flush(node, flush)?;
+        }
+        for read in out.reads.drain(..) {
+            self.counters.disk_reads += 1;
+            let entries = self.nodes[node].read(&read)?;
+            let at = self.now + self.rng.between(FLUSH_MIN, self.plan.flush_max);
+            let (life, group) = (self.nodes[node].life, read.group);
+            self.plan_at(
+                at,
+                Event::Log {
+                    node,
+                    life,
+                    group,
+                    entries,
+                },
+            );
+        }
+        for (to, group, message) in out.messages.drain(..) {
+            self.send(node, to, group, message);
+        }
+        for (token, outcome) in out.replies.drain(..) {
+            let at = self.now + self.rng.between(10_000, 300_000);
+            self.plan_at(at, Event::Answer { token, outcome });
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, node: usize, flush: &Flush) -> Result<(), Broken> {
+        self.counters.flushes += 1;
+        self.oracle.flushed(node, flush, &mut self.counters)?;
+        self.nodes[node].begin(flush);
+        let usual = self.rng.between(FLUSH_MIN, self.plan.flush_max);
+        let stalls = self.rng.chance(self.plan.flush_stalls);
+        let takes = if stalls { usual * 10 } else { usual };
+        let (life, number) = (self.nodes[node].life, flush.number);
+        self.tell(|_| {
+            let records = flush
+                .records
+                .iter()
+                .map(describe_record)
+                .collect::<Vec<_>>();
+            format!("node {} flushes {number}: {}", node + 1, records.join(", "))
+        });
+        self.plan_at(self.now + takes, Event::Flushed { node, life, number });
+        if self.nemesis.aims_at_flush() {
+            let at = self.now + self.rng.between(0, takes - 1);
+            self.plan_at(
+                at,
+                Event::Crash {
+                    node,
+                    life,
+                    torn: true,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn flushed(&mut self, node: usize, number: FlushNumber) {
+        let early = self.nodes[node].disk.complete(number);
+        self.counters.flushes_out_of_order += u64::from(early);
+        let durable = self.nodes[node].written(number);
+        self.oracle.durable(node, durable);
+        self.fold(durable.to_raw());
+        self.arrive(node, Arrival::Written { flush: durable });
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, group: GroupId, message: Message) {
+        let to = position_of(to);
+        self.fold(message.term().to_raw() << 8 | to as u64);
+        let arrivals = self.network.send(self.now, from, to, &mut self.counters);
+        self.tell(|_| {
+            let lost = if arrivals == [None, None] {
+                " (lost)"
+            } else {
+                ""
+            };
+            format!(
+                "{} -> {} group {group}{lost}: {}",
+                from + 1,
+                to + 1,
+                describe(&message)
+            )
+        });
+        match arrivals {
+            [Some(one), Some(two)] => {
+                let copy = message.clone();
+                self.plan_at(
+                    one,
+                    Event::Message {
+                        from,
+                        to,
+                        group,
+                        message,
+                    },
+                );
+                self.plan_at(
+                    two,
+                    Event::Message {
+                        from,
+                        to,
+                        group,
+                        message: copy,
+                    },
+                );
+            }
+            [Some(at), None] | [None, Some(at)] => {
+                self.plan_at(
+                    at,
+                    Event::Message {
+                        from,
+                        to,
+                        group,
+                        message,
+                    },
+                );
+            }
+            [None, None] => {}
+        }
+    }
+
+    fn message(&mut self, from: usize, to: usize, group: GroupId, message: Message) {
+        if self.nodes[to].process.is_none() || !self.network.passes(from, to) {
+            return;
+        }
+        self.tell(|_| {
+            format!(
+                "{} <- {} group {group}: {}",
+                to + 1,
+                from + 1,
+                describe(&message)
+            )
+        });
+        self.arrive(
+            to,
+            Arrival::Message {
+                from: node_id(from),
+                group,
+                message,
+            },
+        );
+    }
+
+    fn set_alarm(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        let process = self.nodes[node]
+            .process
+            .as_mut()
+            .expect("callers look whether it runs");
+        let Some(at) = process.wake_at else { return };
+        if process.alarm_at.is_none_or(|earlier| at < earlier) {
+            process.alarm_at = Some(at);
+            self.plan_at(at, Event::Alarm { node, life });
+        }
+    }
+
+    fn alarm(&mut self, node: usize) {
+        let process = self.nodes[node].process.as_mut().expect("it lives");
+        if process.alarm_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        process.alarm_at = None;
+        if process.wake_at.is_some_and(|at| at <= self.now) {
+            process.wake_at = None;
+            self.arrive(node, Arrival::Wake);
+        } else {
+            self.set_alarm(node);
+        }
+    }
+
+    pub(crate) fn fold(&mut self, number: u64) {
+        self.digest = mix(self.digest ^ self.now).wrapping_add(number);
+    }
+
+    /// Tells what happens, to whoever wants to know.
+    pub(crate) fn tell(&self, what: impl FnOnce(&Self) -> String) {
+        if self.told {
+            let (seconds, micros) = (self.now / 1_000_000_000, self.now / 1_000 % 1_000_000);
+            println!("{:>7} {seconds:>3}.{micros:06} {}", self.steps, what(self));
+        }
+    }
+
+    /// Judges the histories; at the end all of them.
+    pub(crate) fn judge(&mut self, all: bool) -> Result<(), Broken> {
+        match self.histories.judge(all) {
+            Ok(undecided) => {
+                self.counters.undecided += undecided;
+                Ok(())
+            }
+            Err(stale) => {
+                let around: Vec<String> = stale
+                    .around
+                    .iter()
+                    .map(|operation| format!("    {operation:?}"))
+                    .collect();
+                Err(format!(
+                    "history of key {} is not linearizable: nobody could have answered {:?}, among\n{}",
+                    stale.key,
+                    stale.operation,
+                    around.join("\n")
+                ))
+            }
+        }
+    }
+}
+
+fn describe(message: &Message) -> String {
+    match message {
+        Message::Append {
+            term,
+            previous_index,
+            previous_term,
+            commit,
+            entries,
+        } => {
+            let terms: Vec<u64> = entries.iter().map(|entry| entry.term.to_raw()).collect();
+            format!(
+                "Append term {term} behind {previous_index}/{previous_term} commit {commit} entries of terms {terms:?}"
+            )
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn describe_record(record: &wal::Record) -> String {
+    match record {
+        wal::Record::Entry { group, entry } => {
+            format!(
+                "{group}:{}/{} {} bytes",
+                entry.index,
+                entry.term,
+                entry.payload.len()
+            )
+        }
+        wal::Record::HardState { group, state } => {
+            let vote = state.vote.map_or(0, |vote| vote.to_raw());
+            format!(
+                "{group}: term {} vote {vote} commit {}",
+                state.term, state.commit
+            )
+        }
+        wal::Record::Floor { group, index, .. } => format!("{group}: floor {index}"),
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}

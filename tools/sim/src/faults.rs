@@ -1,0 +1,256 @@
+//! Which faults a run has, how strong they are, and what they provoked.
+//!
+//! Each seed draws a subset (swarm testing, Groce et al. 2012): a fault that is always on hides what
+//! only shows in its absence.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::rng::{MILLION, Rng};
+
+/// A kind of fault that a seed may switch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Loss,
+    Duplication,
+    Reordering,
+    Partition,
+    OneWayPartition,
+    Crash,
+    /// A crash between what a step asks for: only some of it happens.
+    CrashAmidEffects,
+    /// A crash while a flush is on its way, of which some sectors survive.
+    TornFlush,
+    /// All nodes crash at once.
+    Blackout,
+    /// A node stands still for a while and does not know it.
+    Pause,
+    ClockJump,
+    ClockDrift,
+    Transfer,
+    /// A node hands over what it leads and is stopped.
+    Drain,
+}
+
+impl Fault {
+    /// Every kind there is.
+    pub const ALL: [Self; 14] = [
+        Self::Loss,
+        Self::Duplication,
+        Self::Reordering,
+        Self::Partition,
+        Self::OneWayPartition,
+        Self::Crash,
+        Self::CrashAmidEffects,
+        Self::TornFlush,
+        Self::Blackout,
+        Self::Pause,
+        Self::ClockJump,
+        Self::ClockDrift,
+        Self::Transfer,
+        Self::Drain,
+    ];
+
+    /// Whether it is something that happens at a moment, not a rate or a state.
+    pub fn is_event(self) -> bool {
+        use Fault::{ClockDrift, Duplication, Loss, Reordering};
+        !matches!(self, Loss | Duplication | Reordering | ClockDrift)
+    }
+}
+
+/// What a seed decided about its run. Durations are nanoseconds, rates per million.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    on: [bool; Fault::ALL.len()],
+    pub(crate) nodes: usize,
+    pub(crate) groups: u32,
+    pub(crate) clients: usize,
+    pub(crate) loss: u64,
+    pub(crate) duplication: u64,
+    pub(crate) reordering: u64,
+    /// The longest usual way of a message.
+    pub(crate) delay_max: u64,
+    /// The longest usual time of a flush.
+    pub(crate) flush_max: u64,
+    /// Share of flushes that take ten times as long.
+    pub(crate) flush_stalls: u64,
+    /// Mean time between two faults that are events.
+    pub(crate) pause_between: u64,
+    /// The longest time a node is down, a partition lasts.
+    pub(crate) outage_max: u64,
+    /// The longest time a client waits between an answer and its next call.
+    pub(crate) think_max: u64,
+    /// How long the faults last.
+    pub(crate) trouble: u64,
+    pub(crate) heartbeat: Duration,
+    pub(crate) election: Duration,
+    pub(crate) segment_bytes: u64,
+    pub(crate) flush_bytes_max: usize,
+    pub(crate) flushes_in_flight_max: usize,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) window_bytes_max: usize,
+    pub(crate) window_messages_max: usize,
+    pub(crate) pending_bytes_max: usize,
+    pub(crate) cache_bytes: usize,
+    pub(crate) value_bytes_max: u64,
+    /// Share of calls that read.
+    pub(crate) reads: u64,
+    /// Share of requests that go to any node and not to the leader.
+    pub(crate) strays: u64,
+}
+
+const MILLISECOND: u64 = 1_000_000;
+
+impl Plan {
+    /// Draws everything.
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let share = *rng.pick(&[250_000, 500_000, 750_000]);
+        let heartbeat = rng.between(30, 200);
+        let size = |bytes: u64| usize::try_from(bytes).expect("small");
+        Self {
+            on: Fault::ALL.map(|_| rng.chance(share)),
+            nodes: *rng.pick(&[3, 3, 5]),
+            groups: *rng.pick(&[1, 2, 3, 4]),
+            clients: size(rng.between(3, 8)),
+            loss: rng.magnitude(2_000, 250_000),
+            duplication: rng.magnitude(2_000, 250_000),
+            reordering: rng.magnitude(2_000, 250_000),
+            delay_max: rng.magnitude(50_000, 20 * MILLISECOND),
+            flush_max: rng.magnitude(100_000, 50 * MILLISECOND),
+            flush_stalls: *rng.pick(&[0, 1_000, 50_000]),
+            pause_between: rng.magnitude(500 * MILLISECOND, 5_000 * MILLISECOND),
+            outage_max: rng.magnitude(100 * MILLISECOND, 5_000 * MILLISECOND),
+            think_max: rng.magnitude(20 * MILLISECOND, 1_000 * MILLISECOND),
+            trouble: rng.between(30_000, 90_000) * MILLISECOND,
+            heartbeat: Duration::from_millis(heartbeat),
+            election: Duration::from_millis(heartbeat * rng.between(5, 12)),
+            segment_bytes: *rng.pick(&[32, 64, 256, 1024]) * 4096,
+            flush_bytes_max: size(*rng.pick(&[4, 16, 64]) * 1024),
+            flushes_in_flight_max: size(rng.between(1, 4)),
+            batch_bytes_max: size(rng.magnitude(256, 16 * 1024)),
+            window_bytes_max: size(rng.magnitude(1024, 256 * 1024)),
+            window_messages_max: size(rng.magnitude(1, 64)),
+            pending_bytes_max: size(rng.magnitude(256, 1024 * 1024)),
+            cache_bytes: size(rng.magnitude(1024, 1024 * 1024)),
+            value_bytes_max: rng.magnitude(16, 2048),
+            reads: rng.between(20, 60) * (MILLION / 100),
+            strays: rng.between(0, 30) * (MILLION / 100),
+        }
+    }
+
+    /// Whether `fault` is switched on.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.on[fault as usize]
+    }
+
+    /// The faults switched on.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = Fault> + '_ {
+        Fault::ALL.into_iter().filter(|&fault| self.has(fault))
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a run, or many, provoked.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds what another run provoked.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Every counter by its name.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Terms of a group that got a leader.
+    elections,
+    /// Elections that another node than before won.
+    leader_changes,
+    transfers,
+    drains,
+    crashes,
+    crashes_amid_effects,
+    blackouts,
+    restarts,
+    pauses,
+    clock_jumps,
+    clock_drifts,
+    partitions,
+    partitions_one_way,
+    dropped,
+    duplicated,
+    reordered,
+    flushes,
+    /// Writes finished before one that was begun earlier.
+    flushes_out_of_order,
+    torn_flushes,
+    /// Flushes of which a crash left nothing.
+    lost_flushes,
+    /// Flushes that were whole on the disk at a crash although nobody had been told.
+    kept_flushes,
+    /// Entries replaced by one of another term.
+    truncations,
+    /// Reads of entries that had left memory.
+    disk_reads,
+    /// Entries that were applied, once per replica.
+    applied,
+    /// Answered calls that changed something.
+    writes,
+    /// Answered calls that read.
+    reads,
+    /// Calls of which nobody knows whether they took effect.
+    unknown,
+    redirects,
+    no_leader,
+    busy,
+    /// Histories with too much at once to judge.
+    undecided,
+}
+
+impl Counters {
+    /// A fault that was switched on and never happened.
+    pub(crate) fn missing(&self, plan: &Plan) -> Option<Fault> {
+        plan.faults().find(|&fault| self.of(fault) == 0)
+    }
+
+    /// How often `fault` happened.
+    pub fn of(&self, fault: Fault) -> u64 {
+        match fault {
+            Fault::Loss => self.dropped,
+            Fault::Duplication => self.duplicated,
+            Fault::Reordering => self.reordered,
+            Fault::Partition => self.partitions,
+            Fault::OneWayPartition => self.partitions_one_way,
+            Fault::Crash => self.crashes,
+            Fault::CrashAmidEffects => self.crashes_amid_effects,
+            Fault::TornFlush => self.torn_flushes,
+            Fault::Blackout => self.blackouts,
+            Fault::Pause => self.pauses,
+            Fault::ClockJump => self.clock_jumps,
+            Fault::ClockDrift => self.clock_drifts,
+            Fault::Transfer => self.transfers,
+            Fault::Drain => self.drains,
+        }
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.list().into_iter().filter(|&(_, count)| count > 0);
+        for (position, (name, count)) in shown.enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            write!(f, "{separator}{count} {}", name.replace('_', " "))?;
+        }
+        Ok(())
+    }
+}

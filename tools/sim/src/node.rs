@@ -1,0 +1,321 @@
+//! One node: a disk, clocks, and while it runs, a process with the real shard and the real log.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::raft::Message;
+use engine::shard::{
+    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, RecoveredGroup, Shard, Token,
+};
+use engine::{Clock, Time};
+use wal::{Entry, FlushNumber, GroupId, NodeId, Recovered, ReplicaId, Term, Writer, decode_entry};
+
+use crate::client::{Request, slots};
+use crate::disk::Disk;
+use crate::faults::{Fault, Plan};
+use crate::oracle::Found;
+use crate::rng::{MILLION, Rng, mix};
+
+/// A node, running or not.
+pub(crate) struct Node {
+    pub(crate) position: usize,
+    /// How often it was started: what was meant for an earlier life is dropped.
+    pub(crate) life: u64,
+    pub(crate) process: Option<Process>,
+    pub(crate) disk: Disk,
+    pub(crate) clocks: Clocks,
+    /// It takes no turn before this moment.
+    pub(crate) paused_until: u64,
+}
+
+/// What a crash takes away.
+pub(crate) struct Process {
+    pub(crate) shard: Shard,
+    writer: Writer,
+    /// What arrived since the last turn.
+    pub(crate) inbox: Vec<Arrival>,
+    /// A turn is planned.
+    pub(crate) turn_planned: bool,
+    /// The earliest alarm that is planned.
+    pub(crate) alarm_at: Option<u64>,
+    /// When the shard wants to be woken.
+    pub(crate) wake_at: Option<u64>,
+    pub(crate) out: Output,
+}
+
+/// Something that waits for the node's next turn.
+pub(crate) enum Arrival {
+    Request {
+        token: Token,
+        request: Rc<Request>,
+    },
+    Message {
+        from: NodeId,
+        group: GroupId,
+        message: Message,
+    },
+    Written {
+        flush: FlushNumber,
+    },
+    Log {
+        group: GroupId,
+        entries: Vec<Entry>,
+    },
+    Wake,
+    Transfer {
+        group: GroupId,
+        to: Option<NodeId>,
+    },
+    Drain,
+}
+
+/// How a node's clocks differ from the run's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clocks {
+    started: u64,
+    /// How much faster its time runs.
+    pub(crate) drift_per_million: i64,
+    pub(crate) unix_offset_ms: i64,
+}
+
+/// Unix time at the start of each run, in milliseconds.
+const EPOCH_MS: i64 = 1_700_000_000_000;
+
+impl Clocks {
+    /// What the node's clocks say at `now`.
+    pub(crate) fn read(&self, now: u64) -> Clock {
+        let elapsed = i128::from(now - self.started);
+        let rate = i128::from(MILLION) + i128::from(self.drift_per_million);
+        let nanos = u64::try_from(elapsed * rate / i128::from(MILLION)).expect("drift is small");
+        let unix = EPOCH_MS + i64::try_from(now / 1_000_000).expect("runs are short");
+        Clock {
+            now: Time::from_nanos(nanos),
+            unix_ms: u64::try_from(unix + self.unix_offset_ms).expect("long after 1970"),
+        }
+    }
+
+    /// The moment of the run at which the node's clock shows `time`.
+    fn moment(&self, time: Time) -> u64 {
+        let rate = i128::from(MILLION) + i128::from(self.drift_per_million);
+        let elapsed = i128::from(time.as_nanos()) * i128::from(MILLION) / rate + 1;
+        self.started + u64::try_from(elapsed).expect("drift is small")
+    }
+}
+
+impl Node {
+    /// A node that never ran.
+    pub(crate) fn new(position: usize, plan: &Plan) -> Self {
+        Self {
+            position,
+            life: 0,
+            process: None,
+            disk: Disk::new(plan.segment_bytes),
+            clocks: Clocks::default(),
+            paused_until: 0,
+        }
+    }
+
+    /// Starts the node from what is on its disk. Says what it found there.
+    pub(crate) fn start(&mut self, plan: &Plan, seed: u64, now: u64) -> Result<Found, String> {
+        assert!(self.process.is_none(), "it runs already");
+        self.life += 1;
+        self.clocks.started = now;
+        self.paused_until = 0;
+        let mut recovered = self.replay(plan, &mut Rng::new(mix(seed ^ now)))?;
+        let mut found = Found::new();
+        let groups = (0..plan.groups).map(|number| {
+            let group = GroupId::from_raw(number);
+            let log = recovered.groups.remove(&group).unwrap_or_default();
+            let recovered = RecoveredGroup {
+                hard_state: log.hard_state,
+                floor: log.floor,
+                terms: log.terms,
+                last: log.last,
+                tail: log.tail,
+            };
+            found.insert(group, (recovered.hard_state, expand(&recovered)));
+            GroupOptions {
+                group,
+                members: members(plan.nodes),
+                slots: slots(number, plan.groups),
+                preferred: Some(node_id(number as usize % plan.nodes)),
+                recovered,
+            }
+        });
+        let groups = groups.collect();
+        let options = options(plan, self.position, mix(seed ^ self.life));
+        let clock = self.clocks.read(now);
+        self.process = Some(Process {
+            shard: Shard::new(options, clock, groups, recovered.writer.next_flush()),
+            writer: recovered.writer,
+            inbox: Vec::new(),
+            turn_planned: false,
+            alarm_at: None,
+            wake_at: None,
+            out: Output::default(),
+        });
+        Ok(found)
+    }
+
+    /// Replays the log and deletes what is dead. Sometimes it dies half way and does it again.
+    fn replay(&mut self, plan: &Plan, rng: &mut Rng) -> Result<Recovered, String> {
+        loop {
+            let recovered = self.disk.replay(plan.cache_bytes);
+            let recovered = recovered
+                .map_err(|error| format!("node {} refuses its disk: {error}", self.position + 1))?;
+            let dies = plan.has(Fault::Crash) && rng.chance(100_000);
+            for &segment in &recovered.dead {
+                if !dies || rng.chance(500_000) {
+                    self.disk.delete(segment);
+                }
+            }
+            if !dies {
+                return Ok(recovered);
+            }
+        }
+    }
+
+    /// Works off the inbox. What is to be done then is in [`Process::out`].
+    pub(crate) fn turn(&mut self, now: u64) {
+        let clock = self.clocks.read(now);
+        let process = self
+            .process
+            .as_mut()
+            .expect("only a running node takes turns");
+        process.turn_planned = false;
+        let Process {
+            shard, inbox, out, ..
+        } = process;
+        for arrival in inbox.drain(..) {
+            let mut step = |input: Input<'_>| shard.step(clock, input, out);
+            match arrival {
+                Arrival::Request { token, request } => {
+                    let group = GroupId::from_raw(request.group);
+                    request.command(|command| {
+                        step(Input::Request {
+                            group,
+                            token,
+                            command,
+                        })
+                    });
+                }
+                Arrival::Message {
+                    from,
+                    group,
+                    message,
+                } => {
+                    step(Input::Message {
+                        from,
+                        group,
+                        message,
+                    });
+                }
+                Arrival::Written { flush } => step(Input::Written { flush }),
+                Arrival::Log { group, entries } => step(Input::Log { group, entries }),
+                Arrival::Wake => step(Input::Wake),
+                Arrival::Transfer { group, to } => step(Input::Transfer { group, to }),
+                Arrival::Drain => step(Input::Drain),
+            }
+        }
+        shard.settle(clock, out);
+        if let Some(time) = process.out.wake_at.take() {
+            process.wake_at = Some(self.clocks.moment(time).max(now + 1));
+        }
+    }
+
+    /// Puts a flush on its way to the disk.
+    pub(crate) fn begin(&mut self, flush: &Flush) {
+        let process = self.process.as_mut().expect("only a running node writes");
+        let placement = process.writer.place(flush.number, &flush.records);
+        let mut bytes = vec![0; placement.bytes];
+        process
+            .writer
+            .encode(&placement, &flush.records, &mut bytes);
+        self.disk.begin(&placement, bytes);
+    }
+
+    /// The disk finished a flush. Says up to which one all are durable.
+    pub(crate) fn written(&mut self, number: FlushNumber) -> FlushNumber {
+        let process = self.process.as_mut().expect("only a running node is told");
+        let durable = process.writer.written(number);
+        self.disk.preallocate(process.writer.next_segment());
+        durable
+    }
+
+    /// Reads entries back from the disk.
+    pub(crate) fn read(&self, read: &ReadLog) -> Result<Vec<Entry>, String> {
+        let process = self.process.as_ref().expect("only a running node reads");
+        let mut entries = Vec::new();
+        let (mut index, mut bytes) = (read.from, 0);
+        while index <= read.to && (entries.is_empty() || bytes < read.bytes_max) {
+            let Some(location) = process.writer.locate(read.group, index) else {
+                break;
+            };
+            let entry = decode_entry(self.disk.read(&location), read.group, index)
+                .map_err(|error| format!("node {} cannot read back: {error}", self.position + 1))?;
+            bytes += entry.payload.len();
+            entries.push(entry);
+            index = index.next();
+        }
+        if entries.is_empty() {
+            return Err(format!(
+                "node {} holds nothing of {read:?}",
+                self.position + 1
+            ));
+        }
+        Ok(entries)
+    }
+}
+
+/// The id of the node at `position`.
+pub(crate) fn node_id(position: usize) -> NodeId {
+    NodeId::from_raw(u32::try_from(position).expect("few nodes") + 1)
+}
+
+/// The position of the node with this id.
+pub(crate) fn position_of(node: NodeId) -> usize {
+    node.to_raw() as usize - 1
+}
+
+fn members(nodes: usize) -> Vec<Member> {
+    let member = |node: NodeId| Member {
+        replica: ReplicaId::from_raw(node.to_raw()),
+        node,
+        voter: true,
+    };
+    (0..nodes).map(node_id).map(member).collect()
+}
+
+fn options(plan: &Plan, position: usize, seed: u64) -> Options {
+    Options {
+        node: node_id(position),
+        heartbeat_interval: plan.heartbeat,
+        election_timeout: plan.election,
+        route_wait: plan.election * 2,
+        request_timeout: plan.election * 8,
+        mark_after: Duration::from_millis(300),
+        flushes_in_flight_max: plan.flushes_in_flight_max,
+        flush_bytes_max: plan.flush_bytes_max,
+        batch_bytes_max: plan.batch_bytes_max,
+        window_bytes_max: plan.window_bytes_max,
+        window_messages_max: plan.window_messages_max,
+        pending_bytes_max: plan.pending_bytes_max,
+        cache_bytes: plan.cache_bytes,
+        seed: mix(seed ^ position as u64),
+    }
+}
+
+/// The term of each entry, from index 1.
+fn expand(recovered: &RecoveredGroup) -> Vec<Term> {
+    let mut terms = Vec::new();
+    let ends = recovered
+        .terms
+        .iter()
+        .skip(1)
+        .map(|&(index, _)| index.to_raw());
+    let ends = ends.chain([recovered.last.to_raw() + 1]);
+    for (&(first, term), end) in recovered.terms.iter().zip(ends) {
+        terms.extend((first.to_raw()..end).map(|_| term));
+    }
+    terms
+}

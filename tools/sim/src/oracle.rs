@@ -1,0 +1,374 @@
+//! What must be true at every moment, checked from outside with more than any node can see.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+use engine::raft::Role;
+use engine::shard::{Flush, GroupStatus};
+use wal::{EntryKind, FlushNumber, GroupId, HardState, LogIndex, Record, Term};
+
+use crate::faults::Counters;
+use crate::rng;
+
+/// A broken promise, in a sentence.
+pub(crate) type Broken = String;
+
+/// What the whole cluster did, group by group, and what is on each disk.
+pub(crate) struct Oracle {
+    nodes: usize,
+    groups: BTreeMap<GroupId, Group>,
+    logs: Vec<NodeLog>,
+}
+
+#[derive(Default)]
+struct Group {
+    /// Who led each term.
+    leaders: BTreeMap<Term, usize>,
+    /// What each `(index, term)` holds, and the term of the entry before it.
+    entries: BTreeMap<(LogIndex, Term), Written>,
+    /// Per index, from 1: what was applied there first.
+    applied: Vec<Applied>,
+    /// The furthest commit that any leader claimed.
+    committed: LogIndex,
+    /// The state after each index that was seen at rest, and who was seen.
+    hashes: BTreeMap<LogIndex, (u64, usize)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Written {
+    hash: u64,
+    previous: Term,
+}
+
+#[derive(Clone, Copy)]
+struct Applied {
+    term: Term,
+    /// The term that the first replica to apply it was in: it was committed in this or an earlier one.
+    by: Term,
+}
+
+/// What a node's log holds: as durable, and with everything that is on its way.
+#[derive(Clone, Default)]
+struct NodeLog {
+    durable: Content,
+    pending: VecDeque<(FlushNumber, Vec<Change>)>,
+    placed: Content,
+    /// Per group: applied and checked up to, in this life of the node.
+    checked: BTreeMap<GroupId, LogIndex>,
+    roles: BTreeMap<GroupId, (Role, Term, LogIndex)>,
+}
+
+/// Per group: hard state, and the terms of its entries from index 1.
+type Content = BTreeMap<GroupId, (HardState, Vec<Term>)>;
+
+#[derive(Clone, Copy)]
+enum Change {
+    Entry(GroupId, LogIndex, Term),
+    HardState(GroupId, HardState),
+}
+
+/// What replay made of a group: hard state, terms from index 1.
+pub(crate) type Found = BTreeMap<GroupId, (HardState, Vec<Term>)>;
+
+impl Oracle {
+    /// Nothing has happened yet.
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self {
+            nodes,
+            groups: BTreeMap::new(),
+            logs: vec![NodeLog::default(); nodes],
+        }
+    }
+
+    /// A node puts a flush on its way.
+    pub(crate) fn flushed(
+        &mut self,
+        node: usize,
+        flush: &Flush,
+        counters: &mut Counters,
+    ) -> Result<(), Broken> {
+        let log = &mut self.logs[node];
+        let mut changes = Vec::with_capacity(flush.records.len());
+        for record in &flush.records {
+            let change = match record {
+                Record::Entry { group, entry } => {
+                    let terms = &log.placed.entry(*group).or_default().1;
+                    let at = position(entry.index);
+                    if at > terms.len() {
+                        return Err(format!(
+                            "node {} writes entry {} of group {group} behind entry {}",
+                            node + 1,
+                            entry.index,
+                            terms.len()
+                        ));
+                    }
+                    if terms.get(at).is_some_and(|&old| old != entry.term) {
+                        counters.truncations += 1;
+                    }
+                    let written = Written {
+                        hash: rng::hash(&entry.payload) ^ kind(entry.kind),
+                        previous: if at == 0 { Term::ZERO } else { terms[at - 1] },
+                    };
+                    let entries = &mut self.groups.entry(*group).or_default().entries;
+                    let first = *entries.entry((entry.index, entry.term)).or_insert(written);
+                    if first != written {
+                        return Err(format!(
+                            "logs of group {group} do not match at index {} term {}: node {} holds another entry, or the same behind another one",
+                            entry.index,
+                            entry.term,
+                            node + 1
+                        ));
+                    }
+                    Change::Entry(*group, entry.index, entry.term)
+                }
+                Record::HardState { group, state } => {
+                    let old = log.placed.entry(*group).or_default().0;
+                    let revoted =
+                        state.term == old.term && old.vote.is_some() && state.vote != old.vote;
+                    if state.term < old.term || revoted {
+                        return Err(format!(
+                            "node {} goes from {old:?} to {state:?} in group {group}",
+                            node + 1
+                        ));
+                    }
+                    Change::HardState(*group, *state)
+                }
+                Record::Floor { .. } => continue,
+            };
+            apply(&mut log.placed, change);
+            changes.push(change);
+        }
+        log.pending.push_back((flush.number, changes));
+        Ok(())
+    }
+
+    /// A node's flushes up to `number` are durable.
+    pub(crate) fn durable(&mut self, node: usize, number: FlushNumber) {
+        let log = &mut self.logs[node];
+        while log
+            .pending
+            .front()
+            .is_some_and(|(flush, _)| *flush <= number)
+        {
+            let (_, changes) = log.pending.pop_front().expect("just seen");
+            changes
+                .into_iter()
+                .for_each(|change| apply(&mut log.durable, change));
+        }
+    }
+
+    /// A node found this on its disk: all that was durable, and of the rest a beginning.
+    pub(crate) fn recovered(&mut self, node: usize, found: &Found) -> Result<(), Broken> {
+        let log = &mut self.logs[node];
+        let mut held = std::mem::take(&mut log.durable);
+        let mut pending = std::mem::take(&mut log.pending);
+        let durable = held.clone();
+        while !same(&held, found) {
+            let Some((_, changes)) = pending.pop_front() else {
+                let differs = |(group, (state, terms)): (&GroupId, &(HardState, Vec<Term>))| {
+                    let (found_state, found_terms) = found.get(group).cloned().unwrap_or_default();
+                    format!(
+                        "group {group}: {state:?} and {} entries were durable, found {found_state:?} and {} entries; ",
+                        terms.len(),
+                        found_terms.len()
+                    )
+                };
+                let differences: String = durable.iter().map(differs).collect();
+                return Err(format!(
+                    "node {} forgot what was durable: {differences}",
+                    node + 1
+                ));
+            };
+            changes
+                .into_iter()
+                .for_each(|change| apply(&mut held, change));
+        }
+        *log = NodeLog {
+            placed: held.clone(),
+            durable: held,
+            ..NodeLog::default()
+        };
+        Ok(())
+    }
+
+    /// Compares the state of a replica after an index with that of others after the same.
+    pub(crate) fn compare(
+        &mut self,
+        node: usize,
+        name: GroupId,
+        (at, hash): (LogIndex, u64),
+    ) -> Result<(), Broken> {
+        let group = self.groups.entry(name).or_default();
+        let (first, who) = *group.hashes.entry(at).or_insert((hash, node));
+        if first == hash {
+            return Ok(());
+        }
+        Err(format!(
+            "states of group {name} differ after index {at}: {first:#018x} on node {}, {hash:#018x} on node {}",
+            who + 1,
+            node + 1
+        ))
+    }
+
+    /// Looks at a group of a node after a step.
+    pub(crate) fn observe(
+        &mut self,
+        node: usize,
+        status: &GroupStatus,
+        counters: &mut Counters,
+    ) -> Result<(), Broken> {
+        let name = status.group;
+        if status.applied > status.commit || status.commit > status.last {
+            return Err(format!("node {} is confused: {status:?}", node + 1));
+        }
+        let (role, term, commit) = self.logs[node]
+            .roles
+            .insert(name, (status.role, status.term, status.commit))
+            .unwrap_or((Role::Follower, Term::ZERO, LogIndex::ZERO));
+        if status.term < term {
+            return Err(format!(
+                "term of group {name} ran backwards on node {}",
+                node + 1
+            ));
+        }
+        if status.role == Role::Leader {
+            let began = role != Role::Leader || term != status.term;
+            if began {
+                self.leads(node, status, counters)?;
+            } else if status.commit > commit {
+                self.commits(node, status)?;
+            }
+        }
+        self.applies(node, status, counters)
+    }
+
+    /// A node became leader of a term: nobody else did, and it holds all that was committed before.
+    fn leads(
+        &mut self,
+        node: usize,
+        status: &GroupStatus,
+        counters: &mut Counters,
+    ) -> Result<(), Broken> {
+        let (name, term) = (status.group, status.term);
+        let group = self.groups.entry(name).or_default();
+        let before = group.leaders.values().next_back().copied();
+        counters.elections += 1;
+        counters.leader_changes += u64::from(before.is_some_and(|before| before != node));
+        let first = *group.leaders.entry(term).or_insert(node);
+        if first != node {
+            return Err(format!(
+                "nodes {} and {} both lead group {name} in term {term}",
+                first + 1,
+                node + 1
+            ));
+        }
+        let (_, terms) = self.logs[node].placed.entry(name).or_default();
+        let lacks = group.applied.iter().zip(1u64..).find(|(applied, index)| {
+            let at = position(LogIndex::from_raw(*index));
+            applied.by < term && terms.get(at) != Some(&applied.term)
+        });
+        match lacks {
+            Some((_, index)) => Err(format!(
+                "node {} leads group {name} in term {term} without entry {index}, which was committed before",
+                node + 1
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A leader moved its commit: onto an entry of its own term (Raft §5.4.2) that a quorum holds.
+    fn commits(&mut self, node: usize, status: &GroupStatus) -> Result<(), Broken> {
+        let (name, commit) = (status.group, status.commit);
+        let group = self.groups.entry(name).or_default();
+        if commit <= group.committed {
+            return Ok(());
+        }
+        group.committed = commit;
+        let at = position(commit);
+        let holders = self.logs.iter().filter(|log| {
+            let terms = log.durable.get(&name).map(|(_, terms)| terms.get(at));
+            terms.flatten() == Some(&status.term)
+        });
+        let holders = holders.count();
+        if holders * 2 <= self.nodes {
+            return Err(format!(
+                "node {} commits entry {commit} of group {name} in term {}, and {holders} of {} disks hold it in that term",
+                node + 1,
+                status.term,
+                self.nodes
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a node applied is what everyone applied there.
+    fn applies(
+        &mut self,
+        node: usize,
+        status: &GroupStatus,
+        counters: &mut Counters,
+    ) -> Result<(), Broken> {
+        let name = status.group;
+        let group = self.groups.entry(name).or_default();
+        let log = &mut self.logs[node];
+        // The log on the disk tells what was applied as soon as it has caught up with memory.
+        let until = status.applied.min(status.persisted);
+        let checked = log.checked.entry(name).or_default();
+        let Some((_, terms)) = log.durable.get(&name) else {
+            return Ok(());
+        };
+        while *checked < until {
+            let index = checked.next();
+            let at = position(index);
+            let Some(&term) = terms.get(at) else { break };
+            match group.applied.get(at) {
+                None => group.applied.push(Applied {
+                    term,
+                    by: status.term,
+                }),
+                Some(applied) if applied.term == term => {}
+                Some(applied) => {
+                    return Err(format!(
+                        "node {} applied the entry of term {term} at index {index} of group {name}; others applied that of term {}",
+                        node + 1,
+                        applied.term
+                    ));
+                }
+            }
+            *checked = index;
+            counters.applied += 1;
+        }
+        Ok(())
+    }
+}
+
+fn apply(content: &mut Content, change: Change) {
+    match change {
+        Change::Entry(group, index, term) => {
+            let terms = &mut content.entry(group).or_default().1;
+            terms.truncate(position(index));
+            terms.push(term);
+        }
+        Change::HardState(group, state) => content.entry(group).or_default().0 = state,
+    }
+}
+
+/// Whether term, vote and entries are the same; commit is only a hint.
+fn same(one: &Content, two: &Content) -> bool {
+    let nothing = Default::default();
+    one.keys().chain(two.keys()).all(|group| {
+        let (one, two) = (
+            one.get(group).unwrap_or(&nothing),
+            two.get(group).unwrap_or(&nothing),
+        );
+        (one.0.term, one.0.vote, &one.1) == (two.0.term, two.0.vote, &two.1)
+    })
+}
+
+fn position(index: LogIndex) -> usize {
+    usize::try_from(index.to_raw() - 1).expect("a log that fits memory")
+}
+
+fn kind(kind: EntryKind) -> u64 {
+    rng::mix(kind as u64 + 1)
+}
