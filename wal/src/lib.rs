@@ -8,6 +8,8 @@ mod codec;
 mod coordinates;
 mod flush;
 mod index;
+#[cfg(feature = "io")]
+pub mod io;
 mod record;
 mod replay;
 mod segment;

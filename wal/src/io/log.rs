@@ -1,0 +1,228 @@
+//! A shard's log: appends that are durable when they return, and reads of what was appended.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::segments::Segments;
+use crate::writer::contiguous;
+use crate::{
+    BLOCK, Cut, Entry, FlushNumber, GroupId, LogIndex, Options, Record, RecordError, RecoveredLog,
+    Replay, ReplayError, SegmentId, Writer, decode_entry,
+};
+
+/// Why the log cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    #[error("cannot {what} {path}: {error}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error("segment {segment} @{offset}: {error}")]
+    Record {
+        segment: SegmentId,
+        offset: u32,
+        error: RecordError,
+    },
+    #[error("entry {index} of group {group} is not in the log")]
+    Absent { group: GroupId, index: LogIndex },
+    #[error("the log has failed before and takes nothing any more: restart the node")]
+    Failed,
+}
+
+impl LogError {
+    pub(super) fn io(what: &'static str, path: &Path, error: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            error: error.into(),
+        }
+    }
+}
+
+/// What a log held when it was opened.
+#[derive(Debug)]
+pub struct Found {
+    pub groups: BTreeMap<GroupId, RecoveredLog>,
+    /// The number of the flush to append next.
+    pub next_flush: FlushNumber,
+    /// The flush that was cut off because it had been under way.
+    pub cut: Option<Cut>,
+}
+
+/// The log of one shard, on the glommio executor that opened it.
+pub struct Log {
+    writer: RefCell<Writer>,
+    segments: Rc<Segments>,
+    failed: Cell<bool>,
+}
+
+impl Log {
+    /// Opens the log in a directory, or begins one. Keeps up to `cache_bytes` of each group's newest
+    /// payload in what it returns.
+    pub async fn open(
+        directory: &Path,
+        options: Options,
+        cache_bytes: usize,
+    ) -> Result<(Rc<Self>, Found), LogError> {
+        std::fs::create_dir_all(directory).map_err(|e| LogError::io("create", directory, e))?;
+        let parent = directory.parent().unwrap_or(directory);
+        let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+        synced.map_err(|error| LogError::io("sync", parent, error))?;
+
+        let segments = Rc::new(Segments::new(directory, options.segment_bytes));
+        let mut firsts = Vec::new();
+        for segment in segments.list()? {
+            firsts.push((segment, segments.read(segment, BLOCK as u64).await?));
+        }
+        let blocks = firsts
+            .iter()
+            .map(|(segment, block)| (*segment, block.as_slice()));
+        let mut replay = Replay::new(options, cache_bytes, blocks)?;
+        while let Some(segment) = replay.next_segment() {
+            replay.segment(&segments.read(segment, options.segment_bytes).await?)?;
+        }
+        let recovered = replay.finish();
+        for &segment in &recovered.unsynced {
+            segments.sync(segment).await?;
+        }
+        for &segment in &recovered.dead {
+            segments.remove(segment)?;
+        }
+        segments
+            .prepare(recovered.writer.next_segment())
+            .await
+            .map_err(|error| {
+                let cause = segments.failure().and_then(Rc::into_inner);
+                cause.unwrap_or(error)
+            })?;
+        let next_flush = recovered.writer.next_flush();
+        let found = Found {
+            groups: recovered.groups,
+            next_flush,
+            cut: recovered.cut,
+        };
+        let writer = RefCell::new(recovered.writer);
+        Ok((
+            Rc::new(Self {
+                writer,
+                segments,
+                failed: Cell::new(false),
+            }),
+            found,
+        ))
+    }
+
+    /// Appends a flush. Its place is taken now, so calls must come in the order of the numbers; once
+    /// the future is done the flush is durable, and so is everything up to the number it returns.
+    /// After an error nothing is ever appended again: what reached the disk is unknown.
+    pub fn append(
+        self: &Rc<Self>,
+        number: FlushNumber,
+        records: &[Record],
+    ) -> impl Future<Output = Result<FlushNumber, LogError>> + use<> {
+        let prepared = (!self.failed.get()).then(|| {
+            let mut writer = self.writer.borrow_mut();
+            let placement = writer.place(number, records);
+            let mut buffer = self.segments.buffer(placement.bytes);
+            writer.encode(&placement, records, buffer.as_bytes_mut());
+            if placement.opens_segment {
+                let (segments, next) = (self.segments.clone(), writer.next_segment());
+                // Whoever waits for the segment is told of a failure there.
+                glommio::spawn_local(async move { drop(segments.prepare(next).await) }).detach();
+            }
+            (placement, buffer)
+        });
+        let log = self.clone();
+        async move {
+            let (placement, buffer) = prepared.ok_or(LogError::Failed)?;
+            let result = async {
+                let file = log.segments.ready(placement.segment).await?;
+                let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
+                let written = file.write_at(buffer, placement.offset).await;
+                match written.map_err(|error| LogError::io("write", &path(), error))? {
+                    bytes if bytes == placement.bytes => Ok(()),
+                    _ => Err(LogError::io(
+                        "write all of",
+                        &path(),
+                        io::ErrorKind::WriteZero,
+                    )),
+                }
+            };
+            if let Err(error) = result.await {
+                log.failed.set(true);
+                return Err(error);
+            }
+            if log.failed.get() {
+                return Err(LogError::Failed);
+            }
+            Ok(log.writer.borrow_mut().written(number))
+        }
+    }
+
+    /// Reads entries of a group from `from` on, up to `to` and about `bytes_max`, at least one.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        from: LogIndex,
+        to: LogIndex,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        assert!(from <= to, "range runs backwards: {from}..{to}");
+        let mut places = Vec::new();
+        let mut bytes = 0;
+        let mut index = from;
+        while index <= to && (places.is_empty() || bytes < bytes_max) {
+            let Some(place) = self.writer.borrow().locate(group, index) else {
+                break;
+            };
+            bytes += place.bytes as usize;
+            places.push(place);
+            index = index.next();
+        }
+        let mut entries = Vec::with_capacity(places.len());
+        let mut places_left = places.iter();
+        for (first, count, bytes) in contiguous(&places) {
+            let file = self.segments.existing(first.segment).await?;
+            let read = file.read_at(u64::from(first.offset), bytes as usize).await;
+            let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
+            let read = read.map_err(|error| LogError::io("read", &path(), error))?;
+            for place in places_left.by_ref().take(count) {
+                let start = (place.offset - first.offset) as usize;
+                let record = read
+                    .get(start..start + place.bytes as usize)
+                    .unwrap_or_default();
+                let index = from.plus(entries.len() as u64);
+                let entry =
+                    decode_entry(record, group, index).map_err(|error| LogError::Record {
+                        segment: place.segment,
+                        offset: place.offset,
+                        error,
+                    })?;
+                entries.push(entry);
+            }
+        }
+        if entries.is_empty() {
+            return Err(LogError::Absent { group, index: from });
+        }
+        Ok(entries)
+    }
+
+    /// Why appends fail, if a segment could not be made ready.
+    pub fn failure(&self) -> Option<Rc<LogError>> {
+        self.segments.failure()
+    }
+
+    /// Closes the files.
+    pub async fn close(&self) {
+        self.segments.close().await;
+    }
+}

@@ -1,0 +1,8 @@
+//! The log on a real disk: a data directory that one process owns, and a shard's log on io_uring.
+
+mod directory;
+mod log;
+mod segments;
+
+pub use directory::{DataDirectory, DirectoryError, Identity};
+pub use log::{Found, Log, LogError};

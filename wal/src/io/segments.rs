@@ -1,0 +1,215 @@
+//! The files of a log: preallocated, written with zeroes once, opened for direct and durable I/O.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
+
+use super::log::LogError;
+use crate::{BLOCK, SegmentId};
+
+/// How much is zeroed, or read at open, at once.
+const CHUNK: usize = 1 << 20;
+
+/// The segment files of one log.
+pub(super) struct Segments {
+    directory: PathBuf,
+    segment_bytes: u64,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeMap<SegmentId, Rc<DmaFile>>,
+    /// Why no segment could be made ready.
+    failure: Option<Rc<LogError>>,
+    waiting: Vec<Waker>,
+}
+
+impl Segments {
+    pub(super) fn new(directory: &Path, segment_bytes: u64) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            segment_bytes,
+            state: RefCell::default(),
+        }
+    }
+
+    /// The segments that there are, oldest first.
+    pub(super) fn list(&self) -> Result<Vec<SegmentId>, LogError> {
+        let failed = |error| LogError::io("list", &self.directory, error);
+        let mut found = Vec::new();
+        for file in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+            if let Some(raw) = number.and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
+                found.push(SegmentId::from_raw(raw));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn path(&self, segment: SegmentId) -> PathBuf {
+        self.directory.join(format!("{segment}.seg"))
+    }
+
+    /// Reads the first bytes of a segment past every cache; fewer if the file is shorter.
+    pub(super) async fn read(&self, segment: SegmentId, bytes: u64) -> Result<Vec<u8>, LogError> {
+        let path = self.path(segment);
+        let file = OpenOptions::new().read(true).dma_open(&path).await;
+        let file = file.map_err(|error| LogError::io("open", &path, error))?;
+        let result = read_all(&file, bytes).await;
+        let closed = file.close().await;
+        closed.map_err(|error| LogError::io("close", &path, error))?;
+        result.map_err(|error| LogError::io("read", &path, error))
+    }
+
+    /// Makes durable what was written to a segment before this process began.
+    pub(super) async fn sync(&self, segment: SegmentId) -> Result<(), LogError> {
+        let file = self.existing(segment).await?;
+        let synced = file.fdatasync().await;
+        synced.map_err(|error| LogError::io("sync", &self.path(segment), error))
+    }
+
+    pub(super) fn remove(&self, segment: SegmentId) -> Result<(), LogError> {
+        let path = self.path(segment);
+        std::fs::remove_file(&path).map_err(|error| LogError::io("remove", &path, error))
+    }
+
+    /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
+    pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
+        let path = self.path(segment);
+        let result = self.create(&path).await;
+        let mut state = self.state.borrow_mut();
+        let outcome = match result {
+            Ok(file) => {
+                state.open.insert(segment, Rc::new(file));
+                Ok(())
+            }
+            Err(error) => {
+                let error = LogError::io("make", &path, error);
+                state.failure = Some(Rc::new(error));
+                Err(LogError::Failed)
+            }
+        };
+        state.waiting.drain(..).for_each(Waker::wake);
+        outcome
+    }
+
+    async fn create(&self, path: &Path) -> Result<DmaFile, glommio::GlommioError<()>> {
+        // glommio asks the device whether it can poll by reading from the first file it opens; on an
+        // empty file that always works, and every later read of a device that cannot would fail.
+        let mut file = File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&[0; BLOCK])?;
+        file.sync_all()?;
+        drop(file);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = options.custom_flags(dsync()).dma_open(path).await?;
+        file.pre_allocate(self.segment_bytes, false).await?;
+        let mut at = 0;
+        while at < self.segment_bytes {
+            let bytes = CHUNK.min(usize::try_from(self.segment_bytes - at).unwrap_or(CHUNK));
+            let mut zeroes = file.alloc_dma_buffer(bytes);
+            zeroes.as_bytes_mut().fill(0);
+            at += file.write_at(zeroes, at).await? as u64;
+        }
+        file.fdatasync().await?;
+        let directory = Directory::open(&self.directory).await?;
+        directory.sync().await?;
+        directory.close().await?;
+        Ok(file)
+    }
+
+    /// A segment that is being made ready, once it is.
+    pub(super) async fn ready(&self, segment: SegmentId) -> Result<Rc<DmaFile>, LogError> {
+        poll_fn(|context| {
+            let mut state = self.state.borrow_mut();
+            if let Some(file) = state.open.get(&segment) {
+                return Poll::Ready(Ok(file.clone()));
+            }
+            if state.failure.is_some() {
+                return Poll::Ready(Err(LogError::Failed));
+            }
+            state.waiting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// A segment that was written earlier.
+    pub(super) async fn existing(&self, segment: SegmentId) -> Result<Rc<DmaFile>, LogError> {
+        let open = self.state.borrow().open.get(&segment).cloned();
+        if let Some(file) = open {
+            return Ok(file);
+        }
+        let path = self.path(segment);
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .custom_flags(dsync())
+            .dma_open(&path)
+            .await;
+        let file = Rc::new(file.map_err(|error| LogError::io("open", &path, error))?);
+        self.state.borrow_mut().open.insert(segment, file.clone());
+        Ok(file)
+    }
+
+    /// An aligned buffer for a write to any of the segments.
+    pub(super) fn buffer(&self, bytes: usize) -> DmaBuffer {
+        let state = self.state.borrow();
+        let (_, file) = state
+            .open
+            .last_key_value()
+            .expect("a spare is open from the start");
+        file.alloc_dma_buffer(bytes)
+    }
+
+    /// What kept a segment from being made ready.
+    pub(super) fn failure(&self) -> Option<Rc<LogError>> {
+        self.state.borrow().failure.clone()
+    }
+
+    /// Closes the files that nobody uses any more.
+    pub(super) async fn close(&self) {
+        let open = std::mem::take(&mut self.state.borrow_mut().open);
+        for file in open.into_values() {
+            // Everything that matters is durable: what a close could still report is not news.
+            drop(file.close_rc().await);
+        }
+    }
+}
+
+fn dsync() -> i32 {
+    i32::try_from(rustix::fs::OFlags::DSYNC.bits()).expect("a flag of open(2) is an int")
+}
+
+async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::GlommioError<()>> {
+    let size = file.file_size().await?.min(bytes);
+    let size = usize::try_from(size).expect("a segment fits memory");
+    let mut all = Vec::with_capacity(size);
+    while all.len() < size {
+        let part = file
+            .read_at_aligned(all.len() as u64, CHUNK.min(size - all.len()))
+            .await?;
+        if part.is_empty() {
+            break;
+        }
+        let wanted = part.len().min(size - all.len());
+        all.extend_from_slice(&part[..wanted]);
+    }
+    Ok(all)
+}

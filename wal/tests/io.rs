@@ -1,0 +1,187 @@
+//! The log on a real file system, through io_uring and O_DIRECT.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::LocalExecutorBuilder;
+use wal::io::{DataDirectory, DirectoryError, Identity, Log, LogError};
+use wal::{
+    Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record,
+    ReplayError, Term,
+};
+
+const OPTIONS: Options = Options {
+    segment_bytes: 256 << 10,
+    instance: 7,
+};
+const GROUP: GroupId = GroupId::from_raw(3);
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("drakkar-wal-{name}-{}", std::process::id()));
+        drop(std::fs::remove_dir_all(&path));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
+    LocalExecutorBuilder::default().make().unwrap().run(test)
+}
+
+fn entry(index: u64, bytes: usize) -> Record {
+    let (term, index) = (Term::from_raw(1), LogIndex::from_raw(index));
+    let payload = Payload::from(vec![3; bytes]);
+    Record::Entry {
+        group: GROUP,
+        entry: Entry {
+            term,
+            index,
+            kind: EntryKind::Batch,
+            payload,
+        },
+    }
+}
+
+async fn fill(log: &Rc<Log>, first: FlushNumber, flushes: u64) {
+    let mut number = first;
+    let mut under_way = Vec::new();
+    for _ in 0..flushes {
+        under_way.push(log.append(number, &[entry(number.to_raw(), 9000)]));
+        number = number.next();
+    }
+    let mut durable = FlushNumber::ZERO;
+    for flush in under_way {
+        durable = flush.await.unwrap();
+    }
+    assert_eq!(durable.next(), number);
+}
+
+#[test]
+fn what_was_appended_is_there_after_reopening_and_can_be_read() {
+    let scratch = Scratch::new("reopen");
+    let path = scratch.0.join("shard-0");
+    for round in 0..3 {
+        let path = path.clone();
+        run(async move {
+            let (log, found) = Log::open(&path, OPTIONS, 20_000).await.unwrap();
+            let last = round * 100;
+            assert_eq!(found.next_flush.to_raw(), last + 1);
+            if round > 0 {
+                let group = &found.groups[&GROUP];
+                assert_eq!(group.last.to_raw(), last);
+                assert!(group.tail.len() < 4, "the cache is bounded");
+            }
+            fill(&log, found.next_flush, 100).await;
+            let mut index = LogIndex::from_raw(1);
+            let to = LogIndex::from_raw(last + 100);
+            while index <= to {
+                for entry in log.read(GROUP, index, to, 100_000).await.unwrap() {
+                    assert_eq!((entry.index, entry.payload.len()), (index, 9000));
+                    index = index.next();
+                }
+            }
+            log.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_log_that_rotted_is_not_opened() {
+    let scratch = Scratch::new("rot");
+    let path = scratch.0.join("shard-0");
+    let opened = path.clone();
+    run(async move {
+        let (log, found) = Log::open(&opened, OPTIONS, 0).await.unwrap();
+        fill(&log, found.next_flush, 10).await;
+        log.close().await;
+    });
+    damage(&path.join("00000001.seg"), 5 * 4096 + 700);
+    let error = run(async move { Log::open(&path, OPTIONS, 0).await.map(|_| ()).unwrap_err() });
+    let LogError::Replay(ReplayError::Rot { .. }) = &error else {
+        panic!("{error}")
+    };
+    assert!(error.to_string().contains("segment 00000001 @"), "{error}");
+}
+
+fn damage(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 0x40;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_data_directory_has_one_owner_and_one_identity() {
+    let scratch = Scratch::new("identity");
+    let path = scratch.0.join("data");
+    let own = Identity {
+        cluster_id: "test".to_owned(),
+        node: NodeId::from_raw(1),
+        address: "127.0.0.1:7379".to_owned(),
+        shards: 2,
+    };
+    let instance = {
+        let directory = DataDirectory::open(&path, &own).unwrap();
+        let error = DataDirectory::open(&path, &own).unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(matches!(&error, DirectoryError::Locked { pid: found, .. } if *found == pid));
+        directory.instance()
+    };
+    assert_eq!(
+        DataDirectory::open(&path, &own).unwrap().instance(),
+        instance
+    );
+
+    let refused = |identity: Identity| {
+        DataDirectory::open(&path, &identity)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        refused(Identity {
+            cluster_id: "other".to_owned(),
+            ..own.clone()
+        }),
+        "data dir belongs to cluster test, config says other: use the right directory or cluster id"
+    );
+    assert_eq!(
+        refused(Identity {
+            node: NodeId::from_raw(2),
+            ..own.clone()
+        }),
+        "data dir belongs to node 1, config says 2: use the right directory or node id"
+    );
+    assert_eq!(
+        refused(Identity {
+            address: "127.0.0.1:9".to_owned(),
+            ..own.clone()
+        }),
+        "data dir belongs to 127.0.0.1:7379, config says 127.0.0.1:9: restore the old address, \
+         or replace the node under a new id"
+    );
+    assert_eq!(
+        refused(Identity {
+            shards: 3,
+            ..own.clone()
+        }),
+        "data dir has 2 shards, config says 3: the number of shards cannot be changed while there \
+         is data"
+    );
+    damage(&path.join("identity"), 12);
+    assert!(refused(own.clone()).contains("does not pass its check"));
+    std::fs::remove_file(path.join("identity")).unwrap();
+    std::fs::create_dir(path.join("shard-0")).unwrap();
+    assert!(refused(own).contains("no identity file"));
+}
