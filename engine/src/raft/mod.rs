@@ -310,7 +310,10 @@ impl Raft {
                 round,
             } => {
                 self.hear_leader(from);
-                self.advance_commit(commit.min(self.log.last_index()).min(self.verified));
+                // The leader names only what this replica has acknowledged in this term: it is
+                // durable here, even if a restart forgot who vouched for it.
+                self.verified = self.verified.max(commit.min(self.log.last_index()));
+                self.advance_commit(commit.min(self.verified));
                 out.push((from, Message::HeartbeatAck { term, round }));
             }
             Message::Appended { matched, .. } => self.appended(from, matched, out),
