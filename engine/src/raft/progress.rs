@@ -95,8 +95,9 @@ impl Progress {
         if matched < self.matched {
             return;
         }
-        // An answer to an older append must not end a probe that looks further back.
-        let news = matched > self.matched || matches!(self.mode, Mode::Probe { .. });
+        // An answer that says nothing new must not end a probe that looks further on: it may belong
+        // to another append, or to a message of an older term.
+        let news = matched > self.matched || matched == self.next.previous();
         self.matched = matched;
         self.next = self.next.max(matched.next());
         if news && matches!(self.mode, Mode::Probe { .. }) {
