@@ -380,7 +380,7 @@ impl History {
             if read.round > confirmed {
                 return true;
             }
-            let seen = read.index.to_raw() as usize;
+            let seen = usize::try_from(read.index.to_raw()).expect("small");
             assert!(
                 seen >= read.must_see,
                 "a read at {seen} misses what was committed before it was asked: {}",
@@ -452,7 +452,7 @@ impl History {
     }
 
     fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        usize::try_from(self.next() % end as u64).expect("below a usize")
     }
 
     fn one_in(&mut self, count: usize) -> bool {

@@ -34,7 +34,6 @@ pub(crate) struct Replica {
 }
 
 impl Disk {
-    #[allow(dead_code, reason = "scripts start from given logs")]
     /// A disk with one entry for each of `terms`, from position 1 on.
     pub(crate) fn with_log(terms: &[u64], term: Term) -> Self {
         let entry = |(position, &term): (usize, &u64)| Entry {
@@ -109,7 +108,7 @@ impl Replica {
             self.disk.hard_state,
             self.disk.log(),
             now,
-            self.settings.election_timeout + Duration::from_nanos(self.settings.seed % 1000),
+            self.settings.election_timeout + Duration::from_millis(self.settings.seed % 100),
         ));
     }
 
