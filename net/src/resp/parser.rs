@@ -314,3 +314,35 @@ impl From<ProtocolError> for crate::Reply {
         Self::Error(crate::ErrorReply::Other(text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declared_length_allocates_nothing() {
+        for claim in [
+            "*1048576\r\n",
+            "*1048576\r\n$16777216\r\n",
+            "*2\r\n$16777216\r\nab",
+        ] {
+            let mut parser = Parser::new(Limits::default());
+            assert_eq!(parser.parse(claim.as_bytes()), Ok(None));
+            assert_eq!(parser.ranges.capacity(), 0, "{claim:?}");
+            assert!(parser.missing_bytes(claim.as_bytes()) <= (16 << 20) + 2);
+        }
+    }
+
+    #[test]
+    fn the_ranges_of_a_huge_command_are_given_back() {
+        let mut parser = Parser::new(Limits::default());
+        let mut huge = b"*100000\r\n".to_vec();
+        for _ in 0..100_000 {
+            huge.extend_from_slice(b"$0\r\n\r\n");
+        }
+        assert_eq!(parser.parse(&huge), Ok(Some(huge.len())));
+        assert_eq!(parser.arguments(&huge).len(), 100_000);
+        assert_eq!(parser.parse(b"PING\n"), Ok(Some(5)));
+        assert!(parser.ranges.capacity() <= RANGES_KEPT);
+    }
+}
