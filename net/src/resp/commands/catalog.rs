@@ -40,6 +40,9 @@ pub(in crate::resp) fn answer_command(arguments: &[&[u8]]) -> Reply {
     } else if is("LIST") {
         list(rest)
     } else if is("GETKEYS") {
+        if rest.len() < 2 {
+            return wrong_arity("command|getkeys");
+        }
         keys(rest)
     } else {
         unknown_subcommand("command", name)
@@ -135,10 +138,7 @@ pub(in crate::resp) fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 fn keys(command: &[&[u8]]) -> Reply {
-    let Some(&name) = command.first() else {
-        return wrong_arity("command|getkeys");
-    };
-    let Some(spec) = find(name) else {
+    let Some(spec) = find(command[0]) else {
         return error("ERR Invalid command specified");
     };
     if spec.first_key == 0 {

@@ -111,5 +111,10 @@ pub(super) fn error(text: impl Into<String>) -> Reply {
 }
 
 fn echo(argument: &[u8], bytes_max: usize) -> Cow<'_, str> {
-    String::from_utf8_lossy(&argument[..argument.len().min(bytes_max)])
+    // A NUL ends it, as Redis prints it as a C string.
+    let end = argument
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(argument.len());
+    String::from_utf8_lossy(&argument[..end.min(bytes_max)])
 }

@@ -29,6 +29,7 @@ const SUBCOMMANDS: &[(&str, i8)] = &[
     ("setinfo", 4),
     ("setname", 3),
     ("tracking", -3),
+    ("unblock", -3),
     ("unpause", 2),
 ];
 
@@ -128,6 +129,7 @@ impl Session {
                      mode with OPTIN or OPTOUT mode enabled";
                 return Err(error(text));
             }
+            "unblock" => Reply::Integer(0), // nobody ever waits
             "getredir" => Reply::Integer(-1),
             _ => Reply::Ok,
         };
@@ -167,7 +169,9 @@ impl Session {
                 }
             }
             [by, ids @ ..] if by.eq_ignore_ascii_case(b"ID") && !ids.is_empty() => {
-                let ids = ids.iter().map(|text| client_id(text));
+                // Ids that nobody can have are found with nobody.
+                let ids = ids.iter().map(|text| parse_integer(text));
+                let ids = ids.map(|id| id.map(|id| u64::try_from(id).unwrap_or(0)));
                 ids.collect::<Option<_>>()
                     .ok_or_else(|| error("ERR Invalid client ID"))?
             }

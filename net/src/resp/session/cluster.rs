@@ -12,7 +12,7 @@ use core::fmt::Write;
 use crate::resp::commands::{Shape, error};
 use crate::resp::number::parse_integer;
 use crate::resp::view::{Endpoint, ServerView, SlotRange, Topology};
-use crate::{Command, Reply, SLOTS, Slot};
+use crate::{Command, ErrorReply, Reply, SLOTS, Slot};
 
 use super::{Action, Session, clustered, subcommand};
 
@@ -36,10 +36,11 @@ impl Session {
         arguments: &[&[u8]],
         view: &ServerView<'_>,
     ) -> Result<Action<'a>, Reply> {
+        let name = subcommand("cluster", SUBCOMMANDS, arguments)?;
         clustered(view)?;
         let topology = view.topology;
         let unix_ms = view.unix_micros / 1000;
-        let reply = match subcommand("cluster", SUBCOMMANDS, arguments)? {
+        let reply = match name {
             "slots" => slots(topology),
             "shards" => shards(topology, view),
             "nodes" => Reply::Text(nodes(topology, unix_ms)),
@@ -51,10 +52,9 @@ impl Session {
             },
             "links" => links(topology, unix_ms),
             "countkeysinslot" => {
-                let slot = parse_integer(arguments[2])
-                    .and_then(|number| u16::try_from(number).ok())
-                    .and_then(Slot::new)
-                    .ok_or_else(|| error("ERR Invalid slot"))?;
+                let slot = parse_integer(arguments[2]).ok_or(ErrorReply::NotAnInteger)?;
+                let slot = u16::try_from(slot).ok().and_then(Slot::new);
+                let slot = slot.ok_or_else(|| error("ERR Invalid slot"))?;
                 let command = Command::CountInSlot {
                     slot: slot.number(),
                 };

@@ -303,8 +303,11 @@ fn ping(arguments: &[&[u8]]) -> Result<Reply, Reply> {
 }
 
 fn select(database: &[u8], view: &ServerView<'_>) -> Result<Reply, Reply> {
-    match super::number::parse_integer(database).and_then(|number| i32::try_from(number).ok()) {
+    match super::number::parse_integer(database) {
         None => Err(ErrorReply::NotAnInteger.into()),
+        Some(..-0x8000_0000 | 0x8000_0000..) => Err(error(
+            "ERR value is out of range, value must between -2147483648 and 2147483647",
+        )),
         Some(0) => Ok(Reply::Ok),
         Some(_) if view.cluster => Err(error("ERR SELECT is not allowed in cluster mode")),
         Some(_) => Err(error("ERR DB index is out of range")),
@@ -320,12 +323,16 @@ fn clustered(view: &ServerView<'_>) -> Result<Reply, Reply> {
 }
 
 /// The subcommand in `arguments[1]`, from a table of names and arities that count the container too.
+/// `Err` is the answer if it is none of them, `HELP` included.
 fn subcommand(
     container: &str,
     table: &[(&'static str, i8)],
     arguments: &[&[u8]],
 ) -> Result<&'static str, Reply> {
     let name = arguments[1];
+    if arguments.len() == 2 && name.eq_ignore_ascii_case(b"HELP") {
+        return Err(help(container, table));
+    }
     let known = table
         .iter()
         .find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
@@ -341,4 +348,13 @@ fn subcommand(
     } else {
         Err(wrong_arity(&alloc::format!("{container}|{known}")))
     }
+}
+
+fn help(container: &str, table: &[(&'static str, i8)]) -> Reply {
+    let container = container.to_ascii_uppercase();
+    let title = alloc::format!("{container} <subcommand> [<arg> ...]. Subcommands are:");
+    let names = table
+        .iter()
+        .map(|(name, _)| Reply::bulk(name.to_ascii_uppercase()));
+    Reply::Array([Reply::bulk(title)].into_iter().chain(names).collect())
 }

@@ -86,7 +86,10 @@ pub(super) fn wait(arguments: &[&[u8]], view: &ServerView<'_>) -> Result<Reply, 
 pub(super) fn slow_log(arguments: &[&[u8]]) -> Result<Reply, Reply> {
     let table = &[("get", -2), ("len", 2), ("reset", 2)];
     Ok(match subcommand("slowlog", table, arguments)? {
-        "get" => Reply::Array(Vec::new()),
+        "get" => match arguments.get(2).map(|count| parse_integer(count)) {
+            None | Some(Some(-1..)) => Reply::Array(Vec::new()),
+            Some(_) => return Err(error("ERR count should be greater than or equal to -1")),
+        },
         "len" => Reply::Integer(0),
         _ => Reply::Ok,
     })
@@ -130,6 +133,7 @@ pub(super) fn function(arguments: &[&[u8]]) -> Result<Reply, Reply> {
 pub(super) fn acl(arguments: &[&[u8]], view: &ServerView<'_>) -> Result<Reply, Reply> {
     let table = &[
         ("cat", -2),
+        ("getuser", 3),
         ("list", 2),
         ("log", -2),
         ("users", 2),
@@ -137,6 +141,8 @@ pub(super) fn acl(arguments: &[&[u8]], view: &ServerView<'_>) -> Result<Reply, R
     ];
     Ok(match subcommand("acl", table, arguments)? {
         "whoami" => Reply::bulk("default"),
+        "getuser" if arguments[2] != b"default" => Reply::Nil,
+        "getuser" => user(view),
         "users" => Reply::Array(vec![Reply::bulk("default")]),
         "list" => {
             let password = if view.password.is_some() {
@@ -144,12 +150,30 @@ pub(super) fn acl(arguments: &[&[u8]], view: &ServerView<'_>) -> Result<Reply, R
             } else {
                 "nopass "
             };
-            let line = format!("user default on {password}sanitize-payload ~* &* +@all");
+            let line = format!("user default on {password}~* &* +@all");
             Reply::Array(vec![Reply::bulk(line)])
         }
         "log" => Reply::Array(Vec::new()),
         _ => categories(&arguments[2..])?,
     })
+}
+
+fn user(view: &ServerView<'_>) -> Reply {
+    let bulks =
+        |texts: &[&str]| Reply::Array(texts.iter().map(|&text| Reply::bulk(text)).collect());
+    let flags = if view.password.is_some() {
+        bulks(&["on"])
+    } else {
+        bulks(&["on", "nopass"])
+    };
+    Reply::Map(vec![
+        (Reply::bulk("flags"), flags),
+        (Reply::bulk("passwords"), bulks(&[])),
+        (Reply::bulk("commands"), Reply::bulk("+@all")),
+        (Reply::bulk("keys"), Reply::bulk("~*")),
+        (Reply::bulk("channels"), Reply::bulk("&*")),
+        (Reply::bulk("selectors"), bulks(&[])),
+    ])
 }
 
 fn categories(of: &[&[u8]]) -> Result<Reply, Reply> {
