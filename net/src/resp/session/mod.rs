@@ -32,7 +32,8 @@ pub enum Action<'a> {
         command: Command<'a>,
         form: Form,
     },
-    /// Ask every group of the cluster; answer once, with what [`Gather`] makes of their replies.
+    /// Ask every group of the cluster that [`Gather::asks`]; answer once, with what
+    /// [`Gather::gather`] makes of their replies.
     EveryGroup {
         command: Command<'static>,
         gather: Gather,
@@ -60,11 +61,19 @@ impl Action<'_> {
 pub enum Gather {
     /// The sum of the integers.
     Sum,
+    /// The same of the groups that the client's endpoint leads: in cluster mode `DBSIZE` is of one
+    /// endpoint, and clients add up those of all masters.
+    SumLed,
     /// `OK`
     Ok,
 }
 
 impl Gather {
+    /// Whether a group is asked at all, that the client's endpoint leads or not.
+    pub fn asks(self, led_here: bool) -> bool {
+        led_here || self != Self::SumLed
+    }
+
     /// The one reply.
     pub fn gather(self, replies: impl IntoIterator<Item = Reply>) -> Reply {
         let mut sum = 0i64;
@@ -76,7 +85,7 @@ impl Gather {
             }
         }
         match self {
-            Self::Sum => Reply::Integer(sum),
+            Self::Sum | Self::SumLed => Reply::Integer(sum),
             Self::Ok => Reply::Ok,
         }
     }
@@ -214,10 +223,15 @@ impl Session {
     ) -> Result<Action<'a>, Reply> {
         let reply = match spec.verb {
             Verb::DbSize => {
+                let gather = if view.cluster {
+                    Gather::SumLed
+                } else {
+                    Gather::Sum
+                };
                 let form = self.form(Shape::Same);
                 return Ok(Action::EveryGroup {
                     command: Command::Size,
-                    gather: Gather::Sum,
+                    gather,
                     form,
                 });
             }
