@@ -118,7 +118,9 @@ impl Progress {
                 true
             }
             Mode::Probe { .. } => {
-                if self.next.previous() != rejected {
+                // At or before what it once acknowledged: an old message, or a replica that lost
+                // what it had promised to keep. Asking again at once would never end.
+                if self.next.previous() != rejected || rejected <= self.matched {
                     return false;
                 }
                 self.next = rejected.min(hint.next()).max(self.matched.next());
