@@ -80,6 +80,7 @@ impl Cluster {
                 .retain(|id| !args.contains(&id.to_string().as_str())),
             "persist" => assert!(self.replica(number(args[0])).written(), "nothing to write"),
             "crash" => self.replica(number(args[0])).crash(0),
+            "wipe" => self.replica(number(args[0])).disk = Disk::default(),
             "restart" => {
                 let now = self.now;
                 self.replica(number(args[0])).start(now);

@@ -12,7 +12,7 @@ use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 use super::promises::Promises;
 use super::replica::{Disk, Replica};
 
-const HISTORIES: u64 = 200;
+const HISTORIES: u64 = 500;
 const STEPS: u64 = 2500;
 const HEARTBEAT: Duration = Duration::from_millis(10);
 const ELECTION: Duration = Duration::from_millis(100);
@@ -47,6 +47,8 @@ struct History {
     network: Vec<(ReplicaId, ReplicaId, Message)>,
     cut: Vec<(ReplicaId, ReplicaId)>,
     reads: BTreeMap<usize, Vec<Read>>,
+    /// Entries on their way from a replica's disk.
+    fetches: BTreeMap<usize, Vec<Entry>>,
     promises: Promises,
     proposed: u64,
     provoked: Provoked,
@@ -118,6 +120,7 @@ impl History {
             network: Vec::new(),
             cut: Vec::new(),
             reads: BTreeMap::new(),
+            fetches: BTreeMap::new(),
             promises: Promises::default(),
             proposed: 0,
             provoked: Provoked::default(),
@@ -281,6 +284,7 @@ impl History {
         self.provoked.crashes += 1;
         self.provoked.lost_writes += under_way - reached;
         self.reads.remove(&at);
+        self.fetches.remove(&at);
         self.commits[at] = LogIndex::ZERO;
         self.truncations[at] = 0;
     }
@@ -339,18 +343,24 @@ impl History {
             return;
         }
         let tell_commit = self.one_in(2);
+        let disk_answers = self.one_in(4);
         let replica = &mut self.replicas[at];
         let entries = replica.disk.entries.clone();
         let (raft, said) = replica.raft();
         raft.replicate(tell_commit, said);
-        if let Some((from, to)) = raft.fetch_wanted() {
+        if disk_answers && let Some(fetched) = self.fetches.remove(&at) {
+            raft.fetched(&fetched, said);
+        }
+        if let Some((from, to)) = raft.fetch_wanted()
+            && !self.fetches.contains_key(&at)
+        {
             let wanted = |entry: &&Entry| entry.index >= from && entry.index <= to;
             let fetched: Vec<Entry> = entries.iter().filter(wanted).take(2).cloned().collect();
             assert!(
                 !fetched.is_empty(),
                 "{from} is neither in memory nor on disk"
             );
-            raft.fetched(&fetched, said);
+            self.fetches.insert(at, fetched);
             self.provoked.fetches += 1;
         }
         let truncations = raft.truncations();
@@ -397,8 +407,63 @@ impl History {
         for at in 0..self.replicas.len() {
             self.restart(at);
         }
+        self.expect_service("the group does not serve again");
+
+        // Nothing new is said after that, and still it must learn what is committed.
+        let leader = self.leader().expect("it serves");
+        let other = self.below(self.replicas.len());
+        if other != leader {
+            self.crash(other);
+            self.restart(other);
+            let commit = self.commits[leader];
+            let knows = |history: &mut Self| history.commits[other] >= commit;
+            self.wait_for("a restarted replica does not learn the commit", knows);
+        }
+
+        let leader = self.leader().expect("it serves");
+        let to = self.voter();
+        let to = self.replicas[to].id;
+        let (raft, said) = self.replicas[leader].raft();
+        raft.transfer(to, said);
+        let leads = |history: &mut Self| {
+            let leader = history.leader();
+            leader.is_some_and(|leader| history.replicas[leader].id == to)
+        };
+        if self.replicas[leader].id != to {
+            self.wait_for("leadership is not handed over", leads);
+        }
+        for _ in 0..20 {
+            self.expect_service("the group serves no more");
+        }
+    }
+
+    fn voter(&mut self) -> usize {
+        let voters = self.replicas[0].members.voters.len();
+        self.below(voters)
+    }
+
+    /// A proposal reaches everyone.
+    fn expect_service(&mut self, promise: &str) {
         let mut goal: Option<(Term, LogIndex)> = None;
+        self.wait_for(promise, |history| {
+            let Some(leader) = history.leader() else {
+                return false;
+            };
+            let (raft, _) = history.replicas[leader].raft();
+            if goal.is_none_or(|(term, _)| term != raft.term()) {
+                let index = raft.propose(EntryKind::Batch, Payload::from(*b"more"));
+                goal = index.map(|index| (raft.term(), index));
+            }
+            goal.is_some_and(|(_, index)| history.commits.iter().all(|&commit| commit >= index))
+        });
+    }
+
+    /// Without faults, `promise` must be kept soon.
+    fn wait_for(&mut self, promise: &str, mut kept: impl FnMut(&mut Self) -> bool) {
         for _ in 0..600 {
+            if kept(self) {
+                return;
+            }
             self.let_time_pass(Duration::from_millis(5));
             for _ in 0..4 {
                 for at in 0..self.replicas.len() {
@@ -409,26 +474,11 @@ impl History {
                     self.deliver(from, to, message);
                 }
             }
-            let Some(leader) = self.leader() else {
-                continue;
-            };
-            let (raft, _) = self.replicas[leader].raft();
-            if goal.is_none_or(|(term, _)| term != raft.term()) {
-                let index = raft.propose(EntryKind::Batch, Payload::from(*b"the last"));
-                goal = index.map(|index| (raft.term(), index));
-            }
-            let Some((_, index)) = goal else { continue };
-            let everyone = (0..self.replicas.len()).all(|at| self.commits[at] >= index);
-            if everyone {
-                return;
-            }
         }
-        let report: Vec<String> = self
-            .replicas
-            .iter()
-            .map(|replica| format!("{:#?}", replica.raft))
-            .collect();
-        panic!("the group does not serve again: {}", report.join("\n"));
+        for replica in &self.replicas {
+            println!("{:#?}", replica.raft);
+        }
+        panic!("{promise}");
     }
 
     fn leader(&mut self) -> Option<usize> {

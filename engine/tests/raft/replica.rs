@@ -23,7 +23,7 @@ pub(crate) struct Disk {
 
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
-    members: Members,
+    pub(crate) members: Members,
     settings: Settings,
     pub(crate) disk: Disk,
     pub(crate) writes: VecDeque<Write>,
