@@ -105,7 +105,10 @@ impl Server {
         let mut out = Vec::new();
         let mut at = 0;
         let script = format!("{script}\n");
-        while let Some(used) = parser.parse(&script.as_bytes()[at..]).unwrap() {
+        while let Some(used) = parser
+            .parse(&script.as_bytes()[at..])
+            .expect("scripts are well-formed")
+        {
             let arguments = parser.arguments(&script.as_bytes()[at..]);
             at += used;
             match session.handle(&arguments, &self.view()) {
@@ -142,7 +145,7 @@ impl Server {
                 }
             }
         }
-        String::from_utf8(out).unwrap()
+        String::from_utf8(out).expect("scripts are ASCII")
     }
 }
 

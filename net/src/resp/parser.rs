@@ -145,6 +145,7 @@ impl Parser {
     }
 
     /// The arguments of the command that [`Parser::parse`] just found in the same `buffer`.
+    #[inline]
     pub fn arguments<'b>(&'b self, buffer: &'b [u8]) -> Arguments<'b> {
         assert!(self.phase == Phase::Done, "no command was found");
         let bytes = if self.inline { &self.line } else { buffer };
@@ -222,6 +223,11 @@ impl Parser {
         buffer: &[u8],
         too_big: ProtocolError,
     ) -> Result<Option<Option<i64>>, ProtocolError> {
+        if let Some((number, length)) = short_header(&buffer[self.at..]) {
+            self.at += length;
+            self.scanned = self.at;
+            return Ok(Some(Some(number)));
+        }
         let end = buffer[self.scanned..]
             .iter()
             .position(|&byte| byte == b'\r');
@@ -279,6 +285,22 @@ impl Parser {
     }
 }
 
+/// The number of a whole header line and the length of the line, for those that clients really send:
+/// up to eight digits. Everything else takes the long way.
+fn short_header(line: &[u8]) -> Option<(i64, usize)> {
+    let mut number = 0i64;
+    for (at, &byte) in line.iter().enumerate().take(10).skip(1) {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + i64::from(byte - b'0'),
+            b'\r' if at > 1 && line.len() > at + 1 && (line[1] != b'0' || at == 2) => {
+                return Some((number, at + 2));
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// A range of a command. Its bytes were counted against [`Limits::command_bytes`], below 4 GiB.
 pub(super) fn range(start: usize, length: usize) -> Range {
     let narrow = |number| u32::try_from(number).expect("a command is shorter than 4 GiB");
@@ -299,6 +321,7 @@ pub struct Arguments<'b> {
 impl<'b> Deref for Arguments<'b> {
     type Target = [&'b [u8]];
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         if self.many.is_empty() {
             &self.few[..self.count]

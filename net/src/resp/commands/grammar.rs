@@ -21,6 +21,7 @@ pub(in crate::resp) enum Shape {
 
 /// The command that `arguments` spell. `spec` is theirs and accepts their number; `unix_ms` bounds
 /// how far away an expiry may be.
+#[inline]
 pub(in crate::resp) fn data_command<'a>(
     spec: &'static Spec,
     arguments: &'a [&'a [u8]],

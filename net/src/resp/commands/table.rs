@@ -203,6 +203,7 @@ const fn bucket(folded: u64) -> usize {
 }
 
 /// The row of a name in any case.
+#[inline]
 pub(in crate::resp) fn find(name: &[u8]) -> Option<&'static Spec> {
     if name.is_empty() || name.len() > NAME_MAX {
         return None;

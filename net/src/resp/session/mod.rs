@@ -167,16 +167,28 @@ impl Session {
 
     /// Decides about one command. No arguments: an empty line, which is ignored.
     pub fn handle<'a>(&mut self, arguments: &'a [&'a [u8]], view: &ServerView<'_>) -> Action<'a> {
-        let Some(&name) = arguments.first() else {
+        if arguments.is_empty() {
             return Action::Nothing;
-        };
+        }
+        if self.answers == Answers::On {
+            self.decide(arguments, view)
+        } else {
+            self.handle_silently(arguments, view)
+        }
+    }
+
+    /// Handles a command while `CLIENT REPLY` is not `ON`.
+    #[cold]
+    fn handle_silently<'a>(
+        &mut self,
+        arguments: &'a [&'a [u8]],
+        view: &ServerView<'_>,
+    ) -> Action<'a> {
         if self.answers == Answers::SkipNext {
             self.answers = Answers::Skip;
         }
-        let action = self
-            .decide(name, arguments, view)
-            .unwrap_or_else(Action::Reply);
-        let silent = self.is_silent();
+        let action = self.decide(arguments, view);
+        let silent = self.answers != Answers::On;
         if self.answers == Answers::Skip {
             self.answers = Answers::On;
         }
@@ -187,31 +199,41 @@ impl Session {
         }
     }
 
-    fn decide<'a>(
-        &mut self,
-        name: &[u8],
-        arguments: &'a [&'a [u8]],
-        view: &ServerView<'_>,
-    ) -> Result<Action<'a>, Reply> {
+    #[inline]
+    fn decide<'a>(&mut self, arguments: &'a [&'a [u8]], view: &ServerView<'_>) -> Action<'a> {
         self.identity.seen(view.unix_micros);
-        let spec = commands::find(name).ok_or_else(|| commands::unknown_command(arguments))?;
+        let spec = match self.admit(arguments, view) {
+            Ok(spec) => spec,
+            Err(reply) => return Action::Reply(reply),
+        };
+        if spec.first_key == 0 {
+            return self
+                .answer(spec, arguments, view)
+                .unwrap_or_else(Action::Reply);
+        }
+        let data = commands::data_command(spec, arguments, view.unix_micros / 1000);
+        match data.and_then(|data| Ok((data, spec.slot(arguments, view)?))) {
+            Ok(((command, shape), slot)) => Action::Data {
+                slot,
+                command,
+                form: self.form(shape),
+            },
+            Err(error) => Action::Reply(error.into()),
+        }
+    }
+
+    /// Whether there is such a command and the client may give it.
+    #[inline]
+    fn admit(&self, arguments: &[&[u8]], view: &ServerView<'_>) -> Result<&'static Spec, Reply> {
+        let spec =
+            commands::find(arguments[0]).ok_or_else(|| commands::unknown_command(arguments))?;
         if !spec.accepts(arguments.len()) {
             return Err(wrong_arity(spec.name));
         }
         if !self.authenticated && view.password.is_some() && !spec.flags.contains("no_auth") {
             return Err(error("NOAUTH Authentication required."));
         }
-        if spec.first_key > 0 {
-            let (command, shape) =
-                commands::data_command(spec, arguments, view.unix_micros / 1000)?;
-            let slot = spec.slot(arguments, view)?;
-            return Ok(Action::Data {
-                slot,
-                command,
-                form: self.form(shape),
-            });
-        }
-        self.answer(spec, arguments, view)
+        Ok(spec)
     }
 
     /// A command that is not about one key.
@@ -295,16 +317,9 @@ impl Session {
     fn form(&self, shape: Shape) -> Form {
         Form {
             version: self.version,
-            silent: self.is_silent(),
+            silent: self.answers != Answers::On,
             shape,
         }
-    }
-
-    fn is_silent(&self) -> bool {
-        matches!(
-            self.answers,
-            Answers::Off | Answers::Skip | Answers::SkipNext
-        )
     }
 }
 
