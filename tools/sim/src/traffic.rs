@@ -269,12 +269,9 @@ impl Cluster {
                 let end = &mut ends[status.group.to_raw() as usize];
                 let end = *end.get_or_insert(status.last);
                 if status.applied != status.last || status.last != end {
-                    let group = status.group;
+                    let node = node.position + 1;
                     return Some(format!(
-                        "group {group} ends at {end} elsewhere, on node {} at {}, of which {} are applied",
-                        node.position + 1,
-                        status.last,
-                        status.applied
+                        "log ends at {end} elsewhere, on node {node}: {status:?}"
                     ));
                 }
             }
