@@ -107,6 +107,9 @@ fn catch_panics() {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     /// If this fails, no other seed means anything: find the clock, the hash map or the thread.
@@ -142,5 +145,42 @@ mod tests {
             let rare = matches!(name, "busy" | "undecided");
             assert!(count > 0 || rare, "{name} never happened: {counters}");
         }
+    }
+
+    /// A patch that does not apply plants nothing: run.sh has to be able to use each.
+    #[test]
+    fn the_planted_bugs_fit_the_code() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut patches = 0;
+        for file in fs::read_dir(here.join("planted")).unwrap() {
+            let path = file.unwrap().path();
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "patch")
+            {
+                continue;
+            }
+            patches += 1;
+            let patch = fs::read_to_string(&path).unwrap();
+            let mut target = String::new();
+            for hunk in patch.split("\n@@ ") {
+                let after = |line: &str| line.strip_prefix("--- a/").map(str::to_owned);
+                if let Some(name) = hunk.lines().find_map(after) {
+                    target = fs::read_to_string(here.join("../..").join(name)).unwrap();
+                    continue;
+                }
+                let old = hunk
+                    .lines()
+                    .skip(1)
+                    .filter(|line| line.starts_with([' ', '-']));
+                let old: Vec<&str> = old.map(|line| &line[1..]).collect();
+                assert!(
+                    target.contains(&old.join("\n")),
+                    "{} does not fit",
+                    path.display()
+                );
+            }
+        }
+        assert!(patches >= 5, "there are {patches} planted bugs");
     }
 }
