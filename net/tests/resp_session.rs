@@ -508,6 +508,19 @@ fn a_reply_takes_the_form_its_command_was_asked_in() {
 }
 
 #[test]
+fn what_a_client_says_about_itself_is_bounded() {
+    let server = Server::new();
+    let name = "n".repeat(1025);
+    let expected = "-ERR Client names cannot be longer than 1024 bytes\r\n";
+    assert_eq!(server.answers(&format!("client setname {name}")), expected);
+    assert_eq!(server.answers(&format!("hello 3 setname {name}")), expected);
+    let many = "get ".repeat(1025);
+    let expected = "-ERR more than 1024 command names\r\n";
+    assert_eq!(server.answers(&format!("command info {many}")), expected);
+    assert_eq!(server.answers(&format!("command docs {many}")), expected);
+}
+
+#[test]
 fn random_commands_never_panic() {
     let words: Vec<&[u8]> =
         "get set setex psetex setnx getset mget mset del exists expire pexpire \

@@ -1,11 +1,16 @@
 //! `COMMAND`: the table as clients read it, to learn where keys are.
 
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::Reply;
 
 use super::{Spec, TABLE, error, find, unknown_subcommand, wrong_arity};
+
+/// Names in one request. A description is far longer than a name: without a limit, few bytes in would
+/// be many bytes out.
+const NAMES_MAX: usize = 1024;
 
 /// Answers `COMMAND` and its subcommands.
 pub(in crate::resp) fn answer_command(arguments: &[&[u8]]) -> Reply {
@@ -22,6 +27,9 @@ pub(in crate::resp) fn answer_command(arguments: &[&[u8]]) -> Reply {
         if rest.is_empty() {
             return Reply::Array(TABLE.iter().map(info).collect());
         }
+        if rest.len() > NAMES_MAX {
+            return too_many_names();
+        }
         Reply::Array(
             rest.iter()
                 .map(|name| find(name).map_or(Reply::Nil, info))
@@ -30,6 +38,9 @@ pub(in crate::resp) fn answer_command(arguments: &[&[u8]]) -> Reply {
     } else if is("DOCS") {
         if rest.is_empty() {
             return Reply::Map(TABLE.iter().map(docs).collect());
+        }
+        if rest.len() > NAMES_MAX {
+            return too_many_names();
         }
         Reply::Map(
             rest.iter()
@@ -47,6 +58,10 @@ pub(in crate::resp) fn answer_command(arguments: &[&[u8]]) -> Reply {
     } else {
         unknown_subcommand("command", name)
     }
+}
+
+fn too_many_names() -> Reply {
+    error(format!("ERR more than {NAMES_MAX} command names"))
 }
 
 fn info(spec: &'static Spec) -> Reply {

@@ -106,7 +106,8 @@ fn plain_set<'a>(
     }
 }
 
-/// An expiry as it was written: read only once all options are known to fit together.
+/// The options that say how long a value lives. Their numbers are read only once all options are
+/// known to fit together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Ex,
@@ -114,6 +115,21 @@ enum Lifetime {
     ExAt,
     PxAt,
     KeepTtl,
+}
+
+impl Lifetime {
+    fn named(option: &[u8]) -> Option<Self> {
+        let names = [
+            ("EX", Self::Ex),
+            ("PX", Self::Px),
+            ("EXAT", Self::ExAt),
+            ("PXAT", Self::PxAt),
+            ("KEEPTTL", Self::KeepTtl),
+        ];
+        let mut names = names.into_iter();
+        let named = names.find(|(name, _)| option.eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|(_, lifetime)| lifetime)
+    }
 }
 
 fn set<'a>(arguments: &'a [&'a [u8]], unix_ms: u64) -> Result<Command<'a>, ErrorReply> {
@@ -131,14 +147,7 @@ fn set<'a>(arguments: &'a [&'a [u8]], unix_ms: u64) -> Result<Command<'a>, Error
         } else if is("GET") {
             get = true;
         } else {
-            let option = match () {
-                () if is("KEEPTTL") => Lifetime::KeepTtl,
-                () if is("EX") => Lifetime::Ex,
-                () if is("PX") => Lifetime::Px,
-                () if is("EXAT") => Lifetime::ExAt,
-                () if is("PXAT") => Lifetime::PxAt,
-                () => return Err(ErrorReply::Syntax),
-            };
+            let option = Lifetime::named(option).ok_or(ErrorReply::Syntax)?;
             // The same one again is fine and the last one counts; two different ones are not.
             if lifetime.is_some_and(|(earlier, _)| earlier != option) {
                 return Err(ErrorReply::Syntax);

@@ -12,8 +12,8 @@ use crate::{ErrorReply, Reply};
 
 use super::{Action, Answers, Session, subcommand};
 
-pub(super) const BAD_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
+/// What a connection may say about itself is kept as long as it lasts.
+const NAME_BYTES_MAX: usize = 1024;
 
 const SUBCOMMANDS: &[(&str, i8)] = &[
     ("caching", 3),
@@ -109,10 +109,7 @@ impl Session {
             "getname" if self.identity.name.is_empty() => Reply::Nil,
             "getname" => Reply::bulk(self.identity.name.as_bytes()),
             "setname" => {
-                if !is_printable(rest[0]) {
-                    return Err(error(BAD_NAME));
-                }
-                self.identity.name = String::from_utf8_lossy(rest[0]).into_owned();
+                self.identity.name = client_name(rest[0])?;
                 Reply::Ok
             }
             "setinfo" => self.set_info(rest[0], rest[1])?,
@@ -145,11 +142,7 @@ impl Session {
             let option = String::from_utf8_lossy(option);
             return Err(error(format!("ERR Unrecognized option '{option}'")));
         };
-        if !is_printable(value) {
-            let text = format!("ERR {name} cannot contain spaces, newlines or special characters.");
-            return Err(error(text));
-        }
-        *place = String::from_utf8_lossy(value).into_owned();
+        *place = printable(name, value)?;
         Ok(Reply::Ok)
     }
 
@@ -246,7 +239,22 @@ fn on_or_off(text: &[u8]) -> Result<bool, Reply> {
     }
 }
 
-/// Whether a name keeps `CLIENT LIST` readable.
-pub(super) fn is_printable(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+/// A name that a client gives itself.
+pub(super) fn client_name(name: &[u8]) -> Result<String, Reply> {
+    printable("Client names", name)
+}
+
+/// A text that keeps `CLIENT LIST` readable. `what` is how the refusal calls it.
+fn printable(what: &str, text: &[u8]) -> Result<String, Reply> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(error(format!(
+            "ERR {what} cannot be longer than {NAME_BYTES_MAX} bytes"
+        )));
+    }
+    if !text.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err(error(format!(
+            "ERR {what} cannot contain spaces, newlines or special characters."
+        )));
+    }
+    Ok(String::from_utf8_lossy(text).into_owned())
 }

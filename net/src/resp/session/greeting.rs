@@ -12,7 +12,7 @@ use crate::resp::view::ServerView;
 use crate::{ErrorReply, Reply};
 
 use super::Session;
-use super::client::is_printable;
+use super::client::client_name;
 
 /// The version of Redis whose replies these are: clients decide by it what they may ask for.
 pub(super) const REDIS_VERSION: &str = "7.0.15";
@@ -80,10 +80,7 @@ impl Session {
                     rest
                 }
                 [wanted, rest @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
-                    if !is_printable(wanted) {
-                        return Err(error(super::client::BAD_NAME));
-                    }
-                    name = Some(String::from_utf8_lossy(wanted).into_owned());
+                    name = Some(client_name(wanted)?);
                     rest
                 }
                 _ => {
