@@ -12,8 +12,8 @@ use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 use super::promises::Promises;
 use super::replica::{Disk, Replica};
 
-const HISTORIES: u64 = 500;
-const STEPS: u64 = 2500;
+const HISTORIES: u64 = 400;
+const STEPS: u64 = 4000;
 const HEARTBEAT: Duration = Duration::from_millis(10);
 const ELECTION: Duration = Duration::from_millis(100);
 
@@ -129,7 +129,7 @@ impl History {
             provoked: Provoked::default(),
             truncations: Vec::new(),
         };
-        history.pace = [10, 20, 40][history.below(3)];
+        history.pace = [10, 30, 60][history.below(3)];
         let voters = [1, 2, 3, 3, 4, 5][history.below(6)];
         let observers = u32::from(history.one_in(3));
         let (pre_vote, check_quorum) = (history.one_in(2), history.one_in(2));
@@ -178,9 +178,9 @@ impl History {
             930..933 => self.crash(at),
             933..960 => self.restart(at),
             960..964 => self.transfer(at),
-            964..968 => self.cut_any(),
-            968..971 => self.cut.clear(),
-            971..978 => self.hurry(at),
+            964..967 => self.cut_any(),
+            967..968 => self.cut.clear(),
+            968..978 => self.hurry(at),
             _ => self.evict(at),
         }
         self.after(at);
@@ -321,10 +321,11 @@ impl History {
         }
     }
 
-    /// Cuts a pair, one way or both, or a replica from all others.
+    /// Cuts a pair, one way or both, or a replica from all others; what was cut before is whole.
     fn cut_any(&mut self) {
+        self.cut.clear();
         let lonely = self.below(self.replicas.len());
-        let (lonely, isolated) = (self.replicas[lonely].id, self.one_in(2));
+        let (lonely, isolated) = (self.replicas[lonely].id, !self.one_in(3));
         let both_ways = isolated || self.one_in(2);
         let other = self.below(self.replicas.len());
         for (at, replica) in self.replicas.iter().enumerate() {
