@@ -10,7 +10,7 @@ pub mod io;
 pub mod kv;
 pub mod raft;
 pub mod shard;
-pub mod state_machine;
 mod time;
+pub mod wire;
 
 pub use time::{Clock, Time};

@@ -1,3 +1,24 @@
-//! The node: everything of the engine that touches the kernel.
+//! The node: everything of the engine that touches the kernel. One thread per shard drives the
+//! shard's function; fibers on it bring what clients, peers, the disk and other threads have to say.
 
+mod admin;
+mod client;
+mod clock;
 pub mod config_file;
+mod executor;
+mod handle;
+mod mailbox;
+mod node;
+mod peer;
+mod preflight;
+mod requests;
+mod routes;
+mod signal;
+mod socket;
+mod status;
+mod view;
+
+pub use handle::{Commands, Handle, Rejected};
+pub use node::{Node, NodeError, OpenError};
+pub use preflight::PreflightError;
+pub use status::{PeerStatus, ShardStatus, role_name};

@@ -19,7 +19,7 @@ pub struct Hello {
     pub version_min: u16,
     pub version_max: u16,
     /// Drawn when the dialling node's data directory was made.
-    pub instance: u128,
+    pub instance: u64,
     /// Hash of the options that must be equal on all nodes of a cluster.
     pub fingerprint: u64,
 }
@@ -30,7 +30,7 @@ pub enum HelloReply {
     Welcome {
         /// The format both will speak.
         version: u16,
-        instance: u128,
+        instance: u64,
     },
     /// Close, log the reason, try again much later.
     Refused { reason: String },
@@ -111,7 +111,7 @@ impl Hello {
             shard: reader.u32().ok_or(missing("the shard"))?,
             version_min: reader.u16().ok_or(missing("the lowest format"))?,
             version_max: reader.u16().ok_or(missing("the highest format"))?,
-            instance: reader.u128().ok_or(missing("the instance"))?,
+            instance: reader.u64().ok_or(missing("the instance"))?,
             fingerprint: reader.u64().ok_or(missing("the fingerprint"))?,
             cluster: text(reader).ok_or(missing("the cluster id"))?,
         })
@@ -201,7 +201,7 @@ impl HelloReply {
                 reader.u8().ok_or(missing("the format"))?;
                 Ok(Self::Welcome {
                     version: reader.u16().ok_or(missing("the format"))?,
-                    instance: reader.u128().ok_or(missing("the instance"))?,
+                    instance: reader.u64().ok_or(missing("the instance"))?,
                 })
             }
             Some(0) => Ok(Self::Refused {
@@ -232,7 +232,7 @@ mod tests {
             shard: 2,
             version_min: 1,
             version_max: 3,
-            instance: 7 << 100,
+            instance: 7 << 50,
             fingerprint: 99,
         }
     }

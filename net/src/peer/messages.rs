@@ -105,9 +105,10 @@ impl Outgoing {
         self.envelopes.is_empty()
     }
 
-    /// Bytes of payload so far.
-    pub fn payload_bytes(&self) -> usize {
-        self.payloads.len()
+    /// The bytes of the body so far, nearly.
+    pub fn weight(&self) -> usize {
+        const ENVELOPE_BYTES: usize = 64;
+        self.payloads.len() + self.envelopes.len() * ENVELOPE_BYTES
     }
 
     /// Appends the body of a frame and forgets the messages.

@@ -8,7 +8,9 @@ mod messages;
 mod reader;
 mod reply;
 
-pub use forward::{Answer, Answers, Forward, Forwards, Verdict, push_answer, push_forward};
+pub use forward::{
+    Answer, Answers, Forward, Forwards, RecordError, Verdict, push_answer, push_forward,
+};
 pub use frame::{Frame, FrameError, FrameKind, FrameReader, HEADER_BYTES, VERSION, frame};
 pub use handshake::{Hello, HelloError, HelloReply, Refusal};
 pub use messages::{EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads};

@@ -35,10 +35,6 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(super) fn u128(&mut self) -> Option<u128> {
-        self.array().map(u128::from_le_bytes)
-    }
-
     /// A `u32` length and so many bytes.
     pub(super) fn blob(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()?;

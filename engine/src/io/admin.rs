@@ -1,0 +1,178 @@
+//! The admin port: status and health over HTTP, on the first shard's thread.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use glommio::net::TcpListener;
+use glommio::timer::{Timer, sleep, timeout};
+use net::http::{Request, RequestError, Response};
+
+use super::executor::Executor;
+use super::mailbox::Letter;
+use super::socket::Socket;
+use super::status::{self, ShardStatus};
+
+const CONNECTIONS_MAX: usize = 64;
+const IDLE_MAX: Duration = Duration::from_secs(10);
+const GATHER_MAX: Duration = Duration::from_secs(1);
+
+/// Answers requests, for ever.
+pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
+    let connections = Rc::new(Cell::new(0));
+    loop {
+        match listener.accept().await {
+            Ok(stream) if connections.get() < CONNECTIONS_MAX => {
+                let (executor, connections) = (executor.clone(), connections.clone());
+                connections.set(connections.get() + 1);
+                glommio::spawn_local(async move {
+                    let socket = Socket::new(stream);
+                    // Silence and broken connections end alike: nobody is there to be told.
+                    drop(timeout(IDLE_MAX, async { Ok(serve(&executor, &socket).await) }).await);
+                    socket.close();
+                    connections.set(connections.get() - 1);
+                })
+                .detach();
+            }
+            Ok(stream) => drop(stream),
+            Err(error) => {
+                tracing::warn!(event = "admin.accept_failed", %error);
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(executor: &Executor, socket: &Socket) -> std::io::Result<()> {
+    let mut buffer = vec![0; net::http::HEAD_BYTES_MAX];
+    let mut end = 0;
+    loop {
+        let (response, keep_alive, used) = match Request::parse(&buffer[..end]) {
+            Ok(Some(request)) => (
+                respond(executor, &request).await,
+                request.keep_alive,
+                request.bytes,
+            ),
+            Ok(None) if end == buffer.len() => {
+                let error = RequestError::TooLarge;
+                (
+                    Response::text(error.status(), format!("{error}\n")),
+                    false,
+                    end,
+                )
+            }
+            Ok(None) => {
+                let bytes = socket.read(&mut buffer[end..]).await?;
+                if bytes == 0 {
+                    return Ok(());
+                }
+                end += bytes;
+                continue;
+            }
+            Err(error) => (
+                Response::text(error.status(), format!("{error}\n")),
+                false,
+                end,
+            ),
+        };
+        let mut bytes = Vec::new();
+        response.write(keep_alive, &mut bytes);
+        socket.write_all(&bytes).await?;
+        if !keep_alive {
+            return Ok(());
+        }
+        buffer.copy_within(used..end, 0);
+        end -= used;
+    }
+}
+
+async fn respond(executor: &Executor, request: &Request) -> Response {
+    if request.method != "GET" {
+        return Response::text(405, "only GET is answered here\n");
+    }
+    match request.path.as_str() {
+        "/healthz" | "/livez" => Response::text(200, "ok\n"),
+        "/readyz" => ready(executor, &gather(executor).await),
+        "/v1/status" => {
+            let shards = gather(executor).await;
+            let config = &executor.config;
+            Response::json(
+                200,
+                status::json(&config.cluster.id, config.node(), &shards) + "\n",
+            )
+        }
+        _ => Response::text(404, "not found; try /healthz, /readyz, /v1/status\n"),
+    }
+}
+
+/// Ready: not stopping, every shard answers, and every group has a leader.
+fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
+    let mut lines = String::new();
+    let mut check = |name: &str, trouble: Option<String>| match trouble {
+        None => lines.push_str(&format!("[+]{name} ok\n")),
+        Some(why) => lines.push_str(&format!("[-]{name} failed: {why}\n")),
+    };
+    let stopping = executor.stopping.get();
+    check(
+        "running",
+        stopping.then(|| "the node is stopping".to_owned()),
+    );
+    let wanted = usize::from(executor.config.cluster.shards);
+    let silent = wanted - shards.len();
+    check(
+        "shards",
+        (silent > 0).then(|| format!("{silent} of {wanted} do not answer")),
+    );
+    let groups = shards.iter().flat_map(|shard| &shard.groups);
+    let leaderless: Vec<String> = groups
+        .filter(|(group, _)| group.leader.is_none())
+        .map(|(group, _)| group.group.to_string())
+        .collect();
+    let none = leaderless.is_empty();
+    check(
+        "leaders",
+        (!none).then(|| format!("no leader in groups {}", leaderless.join(", "))),
+    );
+    let well = !stopping && silent == 0 && none;
+    Response::text(if well { 200 } else { 503 }, lines)
+}
+
+#[derive(Default)]
+struct Gathering {
+    shards: Vec<ShardStatus>,
+    waiter: Option<Waker>,
+}
+
+/// The status of all shards that answer in time.
+async fn gather(executor: &Executor) -> Vec<ShardStatus> {
+    let gathering = Arc::new(Mutex::new(Gathering::default()));
+    for mailbox in executor.mailboxes.iter() {
+        let gathering = gathering.clone();
+        let inspect = move |status| {
+            let mut inside = gathering.lock().unwrap_or_else(PoisonError::into_inner);
+            inside.shards.push(status);
+            if let Some(waker) = inside.waiter.take() {
+                waker.wake();
+            }
+        };
+        // A shard that has ended is missing from the answer.
+        drop(mailbox.post(Letter::Inspect(Box::new(inspect))));
+    }
+    let wanted = executor.mailboxes.len();
+    let mut timer = Timer::new(GATHER_MAX);
+    poll_fn(|context| {
+        let mut inside = gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = std::pin::Pin::new(&mut timer);
+        if inside.shards.len() == wanted || Future::poll(late, context).is_ready() {
+            let mut shards = std::mem::take(&mut inside.shards);
+            shards.sort_by_key(|status| status.shard);
+            return Poll::Ready(shards);
+        }
+        inside.waiter = Some(context.waker().clone());
+        Poll::Pending
+    })
+    .await
+}

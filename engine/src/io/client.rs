@@ -1,0 +1,576 @@
+//! Client connections: one fiber reads and parses in place, another writes whole batches of answers.
+//! Answers leave in the order of the commands, whoever gave them and whenever.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::Task;
+use glommio::net::TcpListener;
+use glommio::timer::sleep;
+use net::resp::{
+    Action, Counters, Form, Gather, Limits, Parser, RaftFacts, ServerView, Session, Topology,
+    Version, encode,
+};
+use net::{ErrorReply, Reply};
+
+use crate::config::Config;
+use crate::shard::Outcome;
+use crate::{Clock, Time};
+
+use super::clock::unix_micros;
+use super::executor::Executor;
+use super::requests::Asker;
+use super::signal::Signal;
+use super::socket::Socket;
+use super::view;
+
+const BUFFER_BYTES_MIN: usize = 16 * 1024;
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// Longest line without a length in front of it.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// How old the figures and the topology that clients are shown may be.
+const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
+/// How long a stopping node waits for clients to take their last answers.
+const FINISH_MAX: Duration = Duration::from_secs(1);
+
+/// The connections of one shard, and what their sessions know about the server.
+pub(super) struct Clients {
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_id: Cell<u64>,
+    id_step: u64,
+    acceptor: RefCell<Option<Task<()>>>,
+    pub(super) seen: RefCell<Seen>,
+}
+
+/// What sessions are shown; made anew when it is older than [`VIEW_AGE_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) topology: Topology,
+    pub(super) raft: RaftFacts,
+    pub(super) counters: Counters,
+    epoch: u64,
+    at: Option<Time>,
+}
+
+/// One client.
+pub(super) struct Connection {
+    socket: Socket,
+    session: RefCell<Session>,
+    queue: RefCell<Queue>,
+    out: RefCell<Vec<u8>>,
+    /// Wakes the fiber that writes.
+    written: Signal,
+    /// Wakes the fiber that reads when it waits for answers to leave.
+    room: Signal,
+    /// Close once all that was asked has been answered.
+    closing: Cell<bool>,
+    /// Nothing can be written any more.
+    dead: Cell<bool>,
+}
+
+/// Commands that have not been answered, in order.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Number of the command at the front.
+    first: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    look: Look,
+    state: State,
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Form(Form),
+    Version(Version),
+}
+
+#[derive(Debug)]
+enum State {
+    /// For the group of a slot.
+    Slot(u16),
+    /// For so many more groups.
+    Groups {
+        missing: usize,
+        gather: Gather,
+        replies: Vec<Reply>,
+    },
+    Ready(Reply),
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clients({})", self.len())
+    }
+}
+
+impl Clients {
+    pub(super) fn new(config: &Config, index: u16) -> Self {
+        let seen = Seen {
+            counters: view::counters(config),
+            ..Seen::default()
+        };
+        Self {
+            connections: RefCell::default(),
+            next_id: Cell::new(u64::from(index) + 1),
+            id_step: u64::from(config.cluster.shards),
+            acceptor: RefCell::new(None),
+            seen: RefCell::new(seen),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Keeps the fiber that accepts, so that it can be ended.
+    pub(super) fn accept_by(&self, acceptor: Task<()>) {
+        *self.acceptor.borrow_mut() = Some(acceptor);
+    }
+
+    /// Accepts nobody any more and lets those who are there take their last answers.
+    pub(super) async fn finish(&self) {
+        let acceptor = self.acceptor.borrow_mut().take();
+        if let Some(acceptor) = acceptor {
+            acceptor.cancel().await;
+        }
+        let step = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while waited < FINISH_MAX && self.connections.borrow().values().any(|c| c.owes()) {
+            sleep(step).await;
+            waited += step;
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + self.id_step);
+        id
+    }
+
+    /// Makes what sessions are shown young enough.
+    fn refresh(&self, executor: &Executor, now: Time) {
+        let seen = &mut *self.seen.borrow_mut();
+        let epoch = executor.routes.epoch();
+        let young = seen.at.is_some_and(|at| now.since(at) < VIEW_AGE_MAX);
+        if young && seen.epoch == epoch {
+            return;
+        }
+        seen.topology = view::topology(executor);
+        seen.raft = view::raft(executor);
+        view::refresh_counters(executor, now, self.len(), &mut seen.counters);
+        seen.epoch = epoch;
+        seen.at = Some(now);
+    }
+}
+
+impl Connection {
+    fn new(socket: Socket, id: u64) -> Self {
+        let session = Session::new(id, socket.peer(), socket.local());
+        Self {
+            socket,
+            session: RefCell::new(session),
+            queue: RefCell::default(),
+            out: RefCell::default(),
+            written: Signal::default(),
+            room: Signal::default(),
+            closing: Cell::new(false),
+            dead: Cell::new(false),
+        }
+    }
+
+    /// The outcome of a command, or of one group's part of it.
+    pub(super) fn answer(&self, sequence: u64, outcome: Outcome, config: &Config) {
+        let mut queue = self.queue.borrow_mut();
+        let at = sequence
+            .checked_sub(queue.first)
+            .and_then(|at| usize::try_from(at).ok())
+            .expect("a command is answered once");
+        let waiting = &mut queue.waiting[at];
+        match &mut waiting.state {
+            State::Slot(slot) => waiting.state = State::Ready(reply(outcome, *slot, config)),
+            State::Groups {
+                missing,
+                gather,
+                replies,
+            } => {
+                replies.push(reply(outcome, 0, config));
+                *missing -= 1;
+                if *missing > 0 {
+                    return;
+                }
+                let gathered = gather.gather(replies.drain(..));
+                waiting.state = State::Ready(gathered);
+            }
+            State::Ready(_) => unreachable!("a command is answered once"),
+        }
+        if at == 0 {
+            self.write_ready(&mut queue);
+            drop(queue);
+            self.check_output(config.limits.output_bytes_max);
+        }
+    }
+
+    /// An answer that needed no group.
+    fn answer_here(&self, reply: Reply, version: Version) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.waiting.is_empty() {
+            encode(&reply, version, &mut self.out.borrow_mut());
+            self.written.raise();
+        } else {
+            self.push(&mut queue, Look::Version(version), State::Ready(reply));
+        }
+    }
+
+    /// A later answer that is known already.
+    fn answer_form(&self, reply: Reply, form: Form) {
+        let mut queue = self.queue.borrow_mut();
+        self.push(&mut queue, Look::Form(form), State::Ready(reply));
+        self.write_ready(&mut queue);
+    }
+
+    /// The number of the command whose answer is to come.
+    fn push(&self, queue: &mut Queue, look: Look, state: State) -> u64 {
+        queue.waiting.push_back(Waiting { look, state });
+        queue.first + queue.waiting.len() as u64 - 1
+    }
+
+    fn write_ready(&self, queue: &mut Queue) {
+        let out = &mut *self.out.borrow_mut();
+        while let Some(Waiting {
+            look,
+            state: State::Ready(reply),
+        }) = queue.waiting.front()
+        {
+            match look {
+                Look::Form(form) => form.encode(reply, out),
+                Look::Version(version) => encode(reply, *version, out),
+            }
+            queue.waiting.pop_front();
+            queue.first += 1;
+        }
+        self.written.raise();
+        self.room.raise();
+    }
+
+    /// Disconnects a client that does not read its answers.
+    fn check_output(&self, bytes_max: usize) {
+        if self.out.borrow().len() > bytes_max && !self.dead.get() {
+            tracing::warn!(event = "client.slow", from = self.socket.peer());
+            self.die();
+        }
+    }
+
+    fn die(&self) {
+        self.dead.set(true);
+        self.closing.set(true);
+        self.out.borrow_mut().clear();
+        self.socket.close();
+        self.written.raise();
+        self.room.raise();
+    }
+
+    /// Whether an answer is still to be given or written.
+    fn owes(&self) -> bool {
+        !self.dead.get()
+            && (!self.out.borrow().is_empty() || !self.queue.borrow().waiting.is_empty())
+    }
+}
+
+/// What a client is told of an outcome.
+fn reply(outcome: Outcome, slot: u16, config: &Config) -> Reply {
+    let error = match outcome {
+        Outcome::Reply(reply) => return reply,
+        Outcome::NoLeader => ErrorReply::NoLeader,
+        Outcome::Busy => ErrorReply::Busy,
+        Outcome::Unknown => ErrorReply::OutcomeUnknown,
+        Outcome::Redirect { leader, .. } => match config.address(leader) {
+            Some(address) => ErrorReply::Moved {
+                slot,
+                host: address.host.clone(),
+                port: config.client_port(address, config.group_of_slot(slot)),
+            },
+            None => ErrorReply::NoLeader,
+        },
+    };
+    Reply::Error(error)
+}
+
+/// Lets clients in until it is cancelled.
+pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let socket = Socket::new(stream);
+                let clients = &executor.clients;
+                clients.seen.borrow_mut().counters.connections_received += 1;
+                if clients.len() >= executor.config.limits.connections_max {
+                    clients.seen.borrow_mut().counters.connections_rejected += 1;
+                    glommio::spawn_local(refuse(socket)).detach();
+                    continue;
+                }
+                let connection = Rc::new(Connection::new(socket, clients.next_id()));
+                glommio::spawn_local(serve(executor.clone(), connection)).detach();
+            }
+            Err(error) => {
+                tracing::warn!(event = "client.accept_failed", shard = executor.index, %error);
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn refuse(socket: Socket) {
+    // The client may be gone already.
+    drop(
+        socket
+            .write_all(b"-ERR max number of clients reached\r\n")
+            .await,
+    );
+    socket.close();
+}
+
+async fn serve(executor: Rc<Executor>, connection: Rc<Connection>) {
+    let id = connection.session.borrow().id();
+    let clients = &executor.clients;
+    clients
+        .connections
+        .borrow_mut()
+        .insert(id, connection.clone());
+    let writer = glommio::spawn_local(write(connection.clone()));
+    if let Err(error) = read(&executor, &connection).await {
+        tracing::debug!(event = "client.lost", id, %error);
+        connection.die();
+    }
+    connection.closing.set(true);
+    connection.written.raise();
+    writer.await;
+    connection.socket.close();
+    clients.connections.borrow_mut().remove(&id);
+}
+
+/// Writes what has gathered, all of it at once.
+async fn write(connection: Rc<Connection>) {
+    let mut bytes = Vec::new();
+    while !connection.dead.get() {
+        std::mem::swap(&mut bytes, &mut *connection.out.borrow_mut());
+        if bytes.is_empty() {
+            if connection.closing.get() && !connection.owes() {
+                return;
+            }
+            connection.written.wait().await;
+            continue;
+        }
+        if connection.socket.write_all(&bytes).await.is_err() {
+            connection.die();
+        }
+        bytes.clear();
+        bytes.shrink_to(BUFFER_BYTES_KEPT);
+    }
+}
+
+/// Reads and understands what the client sends, until it ends, or must end.
+async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::Result<()> {
+    let limits = &executor.config.limits;
+    let mut parser = Parser::new(Limits {
+        bulk_bytes: limits.key_bytes_max.max(limits.value_bytes_max),
+        arguments: limits.arguments_max,
+        inline_bytes: INLINE_BYTES_MAX,
+        command_bytes: limits.request_bytes_max,
+    });
+    let mut buffer = vec![0; BUFFER_BYTES_MIN];
+    let mut end = 0;
+    loop {
+        let bytes = connection.socket.read(&mut buffer[end..]).await?;
+        if bytes == 0 || executor.stopping.get() || connection.closing.get() {
+            return Ok(());
+        }
+        executor.clients.seen.borrow_mut().counters.bytes_in += bytes as u64;
+        end += bytes;
+        let mut start = 0;
+        loop {
+            start += understand(executor, connection, &mut parser, &buffer[start..end]);
+            if connection.closing.get() {
+                return Ok(());
+            }
+            if !is_full(executor, connection) {
+                break;
+            }
+            connection.room.wait().await;
+        }
+        buffer.copy_within(start..end, 0);
+        end -= start;
+        if end == buffer.len() {
+            // Doubles only as the client really sends; the parser's limits bound it.
+            buffer.resize(buffer.len() * 2, 0);
+        } else if end == 0 && buffer.len() > BUFFER_BYTES_KEPT {
+            buffer.truncate(BUFFER_BYTES_MIN);
+            buffer.shrink_to_fit();
+        }
+        glommio::yield_if_needed().await;
+    }
+}
+
+fn is_full(executor: &Executor, connection: &Connection) -> bool {
+    let limits = &executor.config.limits;
+    connection.queue.borrow().waiting.len() >= limits.requests_per_connection_max
+        || connection.out.borrow().len() > limits.output_bytes_max / 2
+}
+
+/// Takes whole commands from the start of `bytes`: how many bytes they were.
+fn understand(
+    executor: &Rc<Executor>,
+    connection: &Rc<Connection>,
+    parser: &mut Parser,
+    bytes: &[u8],
+) -> usize {
+    let clock = executor.clock();
+    executor.clients.refresh(executor, clock.now);
+    let now_micros = unix_micros();
+    let mut used = 0;
+    let mut commands = 0;
+    while !connection.closing.get() && !is_full(executor, connection) {
+        match parser.parse(&bytes[used..]) {
+            Ok(Some(length)) => {
+                let arguments = parser.arguments(&bytes[used..]);
+                handle(executor, connection, clock, now_micros, &arguments);
+                used += length;
+                commands += 1;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let version = connection.session.borrow().version();
+                connection.answer_here(error.into(), version);
+                connection.closing.set(true);
+            }
+        }
+    }
+    executor
+        .clients
+        .seen
+        .borrow_mut()
+        .counters
+        .commands_processed += commands;
+    used
+}
+
+fn handle(
+    executor: &Rc<Executor>,
+    connection: &Rc<Connection>,
+    clock: Clock,
+    now_micros: u64,
+    arguments: &[&[u8]],
+) {
+    let clients = &executor.clients;
+    let mut session = connection.session.borrow_mut();
+    let action = {
+        let seen = clients.seen.borrow();
+        let view = ServerView {
+            cluster: true,
+            password: None,
+            topology: &seen.topology,
+            counters: &seen.counters,
+            raft: &seen.raft,
+            unix_micros: now_micros,
+        };
+        session.handle(arguments, &view)
+    };
+    let version = session.version();
+    drop(session);
+    match action {
+        Action::Reply(reply) => connection.answer_here(reply, version),
+        Action::Nothing => {}
+        Action::Data {
+            slot,
+            command,
+            form,
+        } => {
+            if let Some(refusal) = beyond_limits(&executor.config, arguments) {
+                return connection.answer_form(refusal, form);
+            }
+            let config = &executor.config;
+            let group = config.group_of_slot(slot.number());
+            let state = State::Slot(slot.number());
+            let asker = asker(connection, Look::Form(form), state);
+            executor.request(clock, asker, group, config.proxy, command);
+        }
+        Action::EveryGroup {
+            command,
+            gather,
+            form,
+        } => {
+            let groups = executor.config.cluster.groups;
+            let state = State::Groups {
+                missing: groups as usize,
+                gather,
+                replies: Vec::new(),
+            };
+            let asker = asker(connection, Look::Form(form), state);
+            for group in (0..groups).map(wal::GroupId::from_raw) {
+                executor.request(clock, asker.clone(), group, true, command);
+            }
+        }
+        Action::ListClients { ids, form } => {
+            let connections = clients.connections.borrow();
+            let lines: String = connections
+                .iter()
+                .filter(|(id, _)| ids.is_empty() || ids.contains(id))
+                .map(|(_, other)| other.session.borrow().describe(now_micros))
+                .collect();
+            connection.answer_form(Reply::Text(lines), form);
+        }
+        Action::KillClient { id, form } => {
+            let other = clients.connections.borrow().get(&id).cloned();
+            let reply = match other {
+                Some(other) => {
+                    other.die();
+                    Reply::Ok
+                }
+                None => Action::no_such_client(),
+            };
+            connection.answer_form(reply, form);
+        }
+        Action::Close(reply) => {
+            if let Some(reply) = reply {
+                connection.answer_here(reply, version);
+            }
+            connection.closing.set(true);
+        }
+    }
+}
+
+fn asker(connection: &Rc<Connection>, look: Look, state: State) -> Asker {
+    let sequence = connection.push(&mut connection.queue.borrow_mut(), look, state);
+    Asker::Client {
+        connection: connection.clone(),
+        sequence,
+    }
+}
+
+/// The refusal of a command whose key is too long; values are bounded by the parser.
+fn beyond_limits(config: &Config, arguments: &[&[u8]]) -> Option<Reply> {
+    let limit = config.limits.key_bytes_max;
+    let key = arguments.get(1)?;
+    (key.len() > limit).then(|| {
+        let text = format!(
+            "ERR key of {} bytes is longer than the limit of {limit}",
+            key.len()
+        );
+        Reply::Error(ErrorReply::Other(text))
+    })
+}

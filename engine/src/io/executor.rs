@@ -1,0 +1,606 @@
+//! One shard on its thread: fibers bring inputs, one fiber settles the shard after each burst of
+//! them and hands out what it wants done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use glommio::timer::Timer;
+use net::Command;
+use net::peer::{Hello, Refusal, VERSION};
+use wal::io::Log;
+use wal::{GroupId, NodeId};
+
+use crate::config::Config;
+use crate::shard::{Flush, Input, Outcome, Output, ReadLog, Shard, Token};
+use crate::{Clock, Time};
+
+use super::client::Clients;
+use super::clock::Origin;
+use super::handle::Batch;
+use super::mailbox::{Carried, Letter, Mailbox};
+use super::node::{Fate, NodeError};
+use super::peer::Link;
+use super::requests::{Asker, Request, Requests};
+use super::routes::Routes;
+use super::signal::Signal;
+use super::status::{PeerStatus, ShardStatus};
+
+/// Nodes a request is sent to, one after the other, while leaders change.
+const HOPS_MAX: u8 = 4;
+/// How often leaders are told to the other shards.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What the fibers of one shard share.
+pub(super) struct Executor {
+    pub(super) config: Arc<Config>,
+    pub(super) index: u16,
+    /// Drawn when the data directory was made.
+    pub(super) instance: u64,
+    pub(super) origin: Origin,
+    pub(super) settle: Signal,
+    pub(super) clients: Clients,
+    pub(super) routes: Arc<Routes>,
+    pub(super) mailboxes: Arc<[Mailbox]>,
+    pub(super) links: BTreeMap<NodeId, Rc<Link>>,
+    shard: RefCell<Shard>,
+    output: RefCell<Output>,
+    log: Rc<Log>,
+    requests: RefCell<Requests>,
+    /// Letters being written, by shard.
+    carried: RefCell<Vec<Vec<Carried>>>,
+    answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
+    groups: Vec<GroupId>,
+    published: Cell<Time>,
+    /// Instances of the peers that called since the start.
+    instances: RefCell<BTreeMap<u32, u64>>,
+    random: Cell<u64>,
+    pub(super) stopping: Cell<bool>,
+    ended: Signal,
+    fate: Arc<Fate>,
+}
+
+/// What the thread that opens the node gives to each shard.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) instance: u64,
+    pub(super) origin: Origin,
+    pub(super) routes: Arc<Routes>,
+    pub(super) mailboxes: Arc<[Mailbox]>,
+    pub(super) fate: Arc<Fate>,
+}
+
+impl Executor {
+    pub(super) fn new(shared: Shared, index: u16, shard: Shard, log: Rc<Log>, seed: u64) -> Self {
+        let config = shared.config;
+        let own = config.node();
+        let limits = &config.limits;
+        let links = config
+            .cluster
+            .nodes
+            .iter()
+            .filter(|address| address.id != own.to_raw())
+            .map(|address| Link::new(address.clone(), limits.peer_queue_bytes_max))
+            .map(|link| (link.node, Rc::new(link)))
+            .collect();
+        let shards = usize::from(config.cluster.shards);
+        Self {
+            clients: Clients::new(&config, index),
+            groups: config.groups_of_shard(index).collect(),
+            config,
+            index,
+            instance: shared.instance,
+            origin: shared.origin,
+            settle: Signal::default(),
+            routes: shared.routes,
+            mailboxes: shared.mailboxes,
+            links,
+            shard: RefCell::new(shard),
+            output: RefCell::default(),
+            log,
+            requests: RefCell::default(),
+            carried: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
+            answers: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
+            published: Cell::new(Time::default()),
+            instances: RefCell::default(),
+            random: Cell::new(seed | 1),
+            stopping: Cell::new(false),
+            ended: Signal::default(),
+            fate: shared.fate,
+        }
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.origin.clock()
+    }
+
+    /// Gives the shard an input; what comes of it is handed out when the burst ends.
+    pub(super) fn step(&self, clock: Clock, input: Input<'_>) {
+        let output = &mut *self.output.borrow_mut();
+        self.shard.borrow_mut().step(clock, input, output);
+        self.settle.raise();
+    }
+
+    /// Takes a request to its group, wherever that is. Another node is asked only if `proxy`.
+    pub(super) fn request(
+        &self,
+        clock: Clock,
+        asker: Asker,
+        group: GroupId,
+        proxy: bool,
+        command: Command<'_>,
+    ) {
+        let token = self.requests.borrow_mut().insert(Request {
+            asker,
+            group,
+            write: command.is_write(),
+            proxy,
+            hops: 0,
+            asked: None,
+        });
+        let home = self.config.shard_of_group(group);
+        if home == self.index {
+            let input = Input::Request {
+                group,
+                token,
+                command,
+            };
+            self.step(clock, input);
+        } else {
+            let mut encoded = Vec::new();
+            command.encode(&mut encoded);
+            self.carried.borrow_mut()[usize::from(home)].push(Carried {
+                token,
+                group,
+                proxy,
+                command: encoded,
+            });
+            self.settle.raise();
+        }
+    }
+
+    /// The same for a command that was encoded by another thread or node.
+    pub(super) fn request_encoded(
+        &self,
+        clock: Clock,
+        asker: Asker,
+        group: GroupId,
+        proxy: bool,
+        command: &[u8],
+    ) {
+        match Command::decode(command) {
+            Ok(command) if group.to_raw() < self.config.cluster.groups => {
+                self.request(clock, asker, group, proxy, command);
+            }
+            // Only a build with other commands could have sent it: nothing happened.
+            _ => self.deliver(asker, Outcome::NoLeader),
+        }
+    }
+
+    pub(super) fn open_requests(&self) -> usize {
+        self.requests.borrow().len()
+    }
+
+    pub(super) fn is_open(&self, token: Token) -> bool {
+        self.requests.borrow_mut().get_mut(token).is_some()
+    }
+
+    /// Settles the shard whenever there was an input or its time has come.
+    pub(super) async fn drive(self: Rc<Self>) {
+        let mut timer: Option<(Time, Timer)> = None;
+        let mut output = Output::default();
+        loop {
+            poll_fn(|context| {
+                let rang = match &mut timer {
+                    Some((_, timer)) => Pin::new(timer).poll(context).is_ready(),
+                    None => false,
+                };
+                if self.settle.poll(context).is_ready() || rang {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            let clock = self.clock();
+            let wake_at = self.settle_shard(clock, &mut output);
+            self.hand_out(&mut output);
+            self.publish(clock);
+            self.give_up_overdue(clock.now);
+            self.post_letters();
+            timer = match (timer.take(), wake_at) {
+                (_, None) => None,
+                // It rings too early at worst.
+                (Some((at, timer)), Some(wake_at)) if at <= wake_at && at > clock.now => {
+                    Some((at, timer))
+                }
+                (_, Some(wake_at)) => Some((wake_at, Timer::new(wake_at.since(clock.now)))),
+            };
+        }
+    }
+
+    fn settle_shard(&self, clock: Clock, output: &mut Output) -> Option<Time> {
+        let mut shard = self.shard.borrow_mut();
+        let mut gathered = self.output.borrow_mut();
+        if gathered.wake_at.is_some_and(|at| at <= clock.now) {
+            shard.step(clock, Input::Wake, &mut gathered);
+        }
+        shard.settle(clock, &mut gathered);
+        // The lists change places, so that both keep their memory.
+        std::mem::swap(&mut *gathered, output);
+        gathered.wake_at = output.wake_at;
+        output.wake_at
+    }
+
+    fn hand_out(self: &Rc<Self>, output: &mut Output) {
+        for flush in output.flushes.drain(..) {
+            self.append(flush);
+        }
+        for read in output.reads.drain(..) {
+            self.read(read);
+        }
+        for (node, group, message) in output.messages.drain(..) {
+            match self.links.get(&node) {
+                Some(link) => link.send(group, message),
+                None => debug_assert!(false, "a message to node {node}, which is no peer"),
+            }
+        }
+        for (token, outcome) in output.replies.drain(..) {
+            self.finish(token, outcome);
+        }
+    }
+
+    fn append(self: &Rc<Self>, flush: Flush) {
+        // Laid out in the log now, in the order of the flushes; written by the fiber.
+        let written = self.log.append(flush.number, &flush.records);
+        let executor = self.clone();
+        glommio::spawn_local(async move {
+            match written.await {
+                Ok(flush) => executor.step(executor.clock(), Input::Written { flush }),
+                Err(error) => executor.fail(&error),
+            }
+        })
+        .detach();
+    }
+
+    fn read(self: &Rc<Self>, read: ReadLog) {
+        let executor = self.clone();
+        glommio::spawn_local(async move {
+            let ReadLog {
+                group,
+                from,
+                to,
+                bytes_max,
+            } = read;
+            match executor.log.read(group, from, to, bytes_max).await {
+                Ok(entries) => executor.step(executor.clock(), Input::Log { group, entries }),
+                Err(error) => executor.fail(&error),
+            }
+        })
+        .detach();
+    }
+
+    /// The end of a request, unless another node can still be asked.
+    pub(super) fn finish(&self, token: Token, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Redirect { leader, command } => match self.ask_node(token, leader, command) {
+                Some(outcome) => outcome,
+                None => return,
+            },
+            outcome => outcome,
+        };
+        let request = self.requests.borrow_mut().remove(token);
+        if let Some(request) = request {
+            self.deliver(request.asker, outcome);
+        }
+    }
+
+    /// Forwards a request to the node that leads; the outcome if that cannot be.
+    fn ask_node(&self, token: Token, leader: NodeId, command: Vec<u8>) -> Option<Outcome> {
+        let mut requests = self.requests.borrow_mut();
+        let request = requests.get_mut(token)?;
+        if !request.proxy {
+            return Some(Outcome::Redirect { leader, command });
+        }
+        let Some(link) = self.links.get(&leader) else {
+            // Somebody thinks that this node leads, which just said that it does not.
+            return Some(Outcome::NoLeader);
+        };
+        if request.hops >= HOPS_MAX {
+            return Some(Outcome::NoLeader);
+        }
+        let group = request.group;
+        request.hops += 1;
+        request.asked = Some(leader);
+        drop(requests);
+        let patience = self.config.request_timeout + self.config.cluster.election_timeout;
+        let give_up = self.origin.time().after(patience);
+        if link.forward(token, group, &command, give_up) {
+            None
+        } else {
+            Some(Outcome::NoLeader)
+        }
+    }
+
+    /// A node answered a forwarded request.
+    pub(super) fn answered(&self, token: Token, from: NodeId, outcome: Outcome) {
+        let asked = self
+            .requests
+            .borrow_mut()
+            .get_mut(token)
+            .and_then(|request| request.asked);
+        // Otherwise the answer came after it had been given up.
+        if asked == Some(from) {
+            self.finish(token, outcome);
+        }
+    }
+
+    /// The answer to a forwarded request will not come any more.
+    pub(super) fn lost(&self, token: Token, node: NodeId) {
+        let mut requests = self.requests.borrow_mut();
+        let lost = match requests.get_mut(token) {
+            Some(request) if request.asked == Some(node) => requests.remove(token),
+            _ => None,
+        };
+        drop(requests);
+        if let Some(request) = lost {
+            let outcome = if request.write {
+                Outcome::Unknown
+            } else {
+                Outcome::NoLeader
+            };
+            self.deliver(request.asker, outcome);
+        }
+    }
+
+    fn give_up_overdue(&self, now: Time) {
+        for link in self.links.values() {
+            link.overdue(Some(now), |token| self.lost(token, link.node));
+        }
+    }
+
+    /// Gives an outcome to whoever asked.
+    fn deliver(&self, asker: Asker, outcome: Outcome) {
+        match asker {
+            Asker::Client {
+                connection,
+                sequence,
+            } => connection.answer(sequence, outcome, &self.config),
+            Asker::Peer { inbound, request } => inbound.answer(request, outcome),
+            Asker::Embedder { batch, at } => batch.answer(at, outcome),
+            Asker::Shard { from, token } => {
+                self.answers.borrow_mut()[usize::from(from)].push((token, outcome));
+                self.settle.raise();
+            }
+        }
+    }
+
+    fn post_letters(&self) {
+        for (shard, carried) in self.carried.borrow_mut().iter_mut().enumerate() {
+            if carried.is_empty() {
+                continue;
+            }
+            let requests = std::mem::take(carried);
+            let letter = Letter::Requests {
+                from: self.index,
+                requests,
+            };
+            if let Err(Letter::Requests { requests, .. }) = self.mailboxes[shard].post(letter) {
+                for carried in requests {
+                    self.finish(carried.token, Outcome::Busy);
+                }
+            }
+        }
+        for (shard, answers) in self.answers.borrow_mut().iter_mut().enumerate() {
+            if !answers.is_empty() {
+                let letter = Letter::Answers(std::mem::take(answers));
+                // A shard that has ended has no clients left that wait.
+                drop(self.mailboxes[shard].post(letter));
+            }
+        }
+    }
+
+    /// Takes letters out of this shard's mailbox, for ever.
+    pub(super) async fn read_mail(self: Rc<Self>) {
+        let mut letters = Vec::new();
+        loop {
+            self.mailboxes[usize::from(self.index)]
+                .take(&mut letters)
+                .await;
+            for letter in letters.drain(..) {
+                self.open(letter);
+                glommio::yield_if_needed().await;
+            }
+        }
+    }
+
+    fn open(self: &Rc<Self>, letter: Letter) {
+        let clock = self.clock();
+        match letter {
+            Letter::Requests { from, requests } => {
+                for carried in requests {
+                    let asker = Asker::Shard {
+                        from,
+                        token: carried.token,
+                    };
+                    let Carried { group, proxy, .. } = carried;
+                    self.request_encoded(clock, asker, group, proxy, &carried.command);
+                }
+            }
+            Letter::Answers(answers) => {
+                for (token, outcome) in answers {
+                    let request = self.requests.borrow_mut().remove(token);
+                    if let Some(request) = request {
+                        self.deliver(request.asker, outcome);
+                    }
+                }
+            }
+            Letter::Commands {
+                group,
+                commands,
+                completion,
+            } => {
+                let batch = Rc::new(Batch::new(commands.len(), completion));
+                for (at, command) in commands.iter().enumerate() {
+                    let batch = batch.clone();
+                    let asker = Asker::Embedder { batch, at };
+                    self.request_encoded(clock, asker, group, true, command);
+                }
+            }
+            Letter::Inspect(answer) => answer(self.status()),
+            Letter::Stop => {
+                if !self.stopping.replace(true) {
+                    glommio::spawn_local(self.clone().stop()).detach();
+                }
+            }
+            Letter::Abort => self.ended.raise(),
+        }
+    }
+
+    /// Hands over, finishes what was begun, and ends.
+    async fn stop(self: Rc<Self>) {
+        self.step(self.clock(), Input::Drain);
+        // Leaderships move within a few round trips, or not at all.
+        let handing_over = self
+            .origin
+            .time()
+            .after(self.config.cluster.election_timeout * 2);
+        let finishing = self.origin.time().after(self.config.request_timeout);
+        loop {
+            let now = self.origin.time();
+            let leads = now < handing_over && self.leads_any();
+            let waits = now < finishing && self.requests.borrow().len() > 0;
+            if !leads && !waits {
+                break;
+            }
+            glommio::timer::sleep(Duration::from_millis(5)).await;
+        }
+        // Long enough for the last answers to leave.
+        self.clients.finish().await;
+        self.ended.raise();
+    }
+
+    fn leads_any(&self) -> bool {
+        if self.links.is_empty() {
+            return false;
+        }
+        let shard = self.shard.borrow();
+        let own = Some(self.config.node());
+        self.groups.iter().any(|&group| shard.leader(group) == own)
+    }
+
+    pub(super) async fn close_log(&self) {
+        self.log.close().await;
+    }
+
+    pub(super) async fn ended(&self) {
+        self.ended.wait().await;
+    }
+
+    /// Ends the whole node: what was written may not be what is on the disk.
+    fn fail(&self, error: &dyn std::fmt::Display) {
+        let error = NodeError::Log {
+            shard: self.index,
+            reason: error.to_string(),
+        };
+        tracing::error!(event = "node.failed", shard = self.index, reason = %error);
+        self.fate.fail(error);
+        for mailbox in self.mailboxes.iter() {
+            // A shard that has ended already is what is wanted.
+            drop(mailbox.post(Letter::Abort));
+        }
+    }
+
+    fn publish(&self, clock: Clock) {
+        if clock.now < self.published.get().after(PUBLISH_INTERVAL) {
+            return;
+        }
+        self.published.set(clock.now);
+        let shard = self.shard.borrow();
+        for &group in &self.groups {
+            self.routes.set(group, shard.leader(group));
+        }
+    }
+
+    pub(super) fn group_statuses(&self) -> Vec<crate::shard::GroupStatus> {
+        self.shard.borrow().status()
+    }
+
+    pub(super) fn status(&self) -> ShardStatus {
+        let shard = self.shard.borrow();
+        let groups = shard
+            .status()
+            .into_iter()
+            .map(|status| {
+                let hash = shard.hash(status.group).unwrap_or_default();
+                (status, hash)
+            })
+            .collect();
+        let peers = self.links.values().map(|link| PeerStatus {
+            node: link.node,
+            connected: link.connected.get(),
+            queue_bytes: link.queue_bytes(),
+            dropped: link.dropped.get(),
+        });
+        ShardStatus {
+            shard: self.index,
+            groups,
+            peers: peers.collect(),
+            connections: self.clients.len(),
+            requests: self.requests.borrow().len(),
+        }
+    }
+
+    /// What this shard says when it dials `to`.
+    pub(super) fn hello(&self, to: NodeId) -> Hello {
+        Hello {
+            cluster: self.config.cluster.id.clone(),
+            from: self.config.node().to_raw(),
+            to: to.to_raw(),
+            shard: u32::from(self.index),
+            version_min: 1,
+            version_max: VERSION,
+            instance: self.instance,
+            fingerprint: self.config.fingerprint(),
+        }
+    }
+
+    /// Whether a peer that dialled is let in, and the format both speak.
+    pub(super) fn admit(&self, hello: &Hello) -> Result<u16, Refusal> {
+        let here = self.hello(NodeId::from_raw(hello.from));
+        let nodes: Vec<u32> = self
+            .config
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| node.id)
+            .collect();
+        let version = hello.admit(&here, &nodes)?;
+        let mut instances = self.instances.borrow_mut();
+        match instances.insert(hello.from, hello.instance) {
+            Some(known) if known != hello.instance => {
+                instances.insert(hello.from, known);
+                Err(Refusal::Instance { caller: hello.from })
+            }
+            _ => Ok(version),
+        }
+    }
+
+    /// Between half and all of `duration`: nodes that lost each other do not all return at once.
+    pub(super) fn jitter(&self, duration: Duration) -> Duration {
+        // xorshift64 (Marsaglia 2003).
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        let share = u32::try_from(x & 0xffff).expect("masked to 16 bits");
+        duration / 2 + duration / 2 * share / 0x1_0000
+    }
+}

@@ -1,0 +1,264 @@
+//! The node as the program that embeds it sees it: commands in batches from any thread.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use net::{Command, ErrorReply, Reply, Slot};
+use wal::{GroupId, NodeId};
+
+use crate::config::Config;
+use crate::shard::Outcome;
+
+use super::mailbox::{Letter, Mailbox};
+use super::routes::Routes;
+use super::status::ShardStatus;
+
+/// Commands in their encoding, one behind the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commands {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Commands {
+    /// Adds a command.
+    pub fn push(&mut self, command: &Command<'_>) {
+        command.encode(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<usize>() + size_of::<Self>()
+    }
+}
+
+/// Called once with the outcome of every command of a batch, in order.
+pub(super) struct Completion {
+    call: Option<Box<dyn FnOnce(Vec<Outcome>) + Send>>,
+    commands: usize,
+}
+
+impl Completion {
+    fn new(commands: usize, call: impl FnOnce(Vec<Outcome>) + Send + 'static) -> Self {
+        Self {
+            call: Some(Box::new(call)),
+            commands,
+        }
+    }
+
+    fn complete(mut self, outcomes: Vec<Outcome>) {
+        assert_eq!(outcomes.len(), self.commands, "an outcome for each command");
+        if let Some(call) = self.call.take() {
+            call(outcomes);
+        }
+    }
+}
+
+impl Drop for Completion {
+    /// The shard ended with the batch in its hands: nobody knows what became of it.
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call(vec![Outcome::Unknown; self.commands]);
+        }
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Completion({} commands)", self.commands)
+    }
+}
+
+/// A batch whose outcomes are being gathered on the shard.
+#[derive(Debug)]
+pub(super) struct Batch {
+    outcomes: RefCell<Vec<Outcome>>,
+    missing: Cell<usize>,
+    completion: RefCell<Option<Completion>>,
+}
+
+impl Batch {
+    pub(super) fn new(commands: usize, completion: Completion) -> Self {
+        let batch = Self {
+            outcomes: RefCell::new(vec![Outcome::Unknown; commands]),
+            missing: Cell::new(commands),
+            completion: RefCell::new(Some(completion)),
+        };
+        if commands == 0 {
+            batch.complete();
+        }
+        batch
+    }
+
+    pub(super) fn answer(&self, at: usize, outcome: Outcome) {
+        self.outcomes.borrow_mut()[at] = outcome;
+        self.missing.set(self.missing.get() - 1);
+        if self.missing.get() == 0 {
+            self.complete();
+        }
+    }
+
+    fn complete(&self) {
+        if let Some(completion) = self.completion.borrow_mut().take() {
+            completion.complete(self.outcomes.take());
+        }
+    }
+}
+
+/// Why commands were not taken. Nothing happened.
+#[derive(Debug, thiserror::Error)]
+#[error("the shard's mailbox is full, or the node has stopped: try again later")]
+pub struct Rejected;
+
+/// A way into a running node. Cheap to clone, usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) config: Arc<Config>,
+    pub(super) mailboxes: Arc<[Mailbox]>,
+    pub(super) routes: Arc<Routes>,
+}
+
+impl Handle {
+    /// The configuration the node runs with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The group that owns a key.
+    pub fn group_of(&self, key: &[u8]) -> GroupId {
+        self.config.group_of_slot(Slot::of(key).number())
+    }
+
+    /// The node that was last known to lead a group.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.routes.leader(group)
+    }
+
+    /// Gives commands to a group, on whichever node leads it. `completion` is called on the
+    /// shard's thread once all have ended, with their outcomes in order, and must not block. Its
+    /// outcomes are never [`Outcome::Redirect`].
+    ///
+    /// # Errors
+    ///
+    /// When the shard cannot take them; `completion` is then called with [`Outcome::Busy`] for each.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such group.
+    pub fn submit(
+        &self,
+        group: GroupId,
+        commands: Commands,
+        completion: impl FnOnce(Vec<Outcome>) + Send + 'static,
+    ) -> Result<(), Rejected> {
+        assert!(
+            group.to_raw() < self.config.cluster.groups,
+            "no group {group}"
+        );
+        let shard = usize::from(self.config.shard_of_group(group));
+        let completion = Completion::new(commands.len(), completion);
+        let letter = Letter::Commands {
+            group,
+            commands,
+            completion,
+        };
+        match self.mailboxes[shard].post(letter) {
+            Ok(()) => Ok(()),
+            Err(letter) => {
+                if let Letter::Commands { completion, .. } = letter {
+                    let commands = completion.commands;
+                    completion.complete(vec![Outcome::Busy; commands]);
+                }
+                Err(Rejected)
+            }
+        }
+    }
+
+    /// Runs one command on the group and waits for its outcome: as a client of the Redis protocol
+    /// would. Blocks the calling thread; never call it in a completion.
+    ///
+    /// # Errors
+    ///
+    /// What the client would be answered as an error.
+    pub fn execute(&self, group: GroupId, command: &Command<'_>) -> Result<Reply, ErrorReply> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let mut commands = Commands::default();
+        commands.push(command);
+        let call = move |mut outcomes: Vec<Outcome>| {
+            // The other end waits below.
+            drop(sender.send(outcomes.pop()));
+        };
+        // A refusal is completed as busy.
+        drop(self.submit(group, commands, call));
+        match receiver.recv().ok().flatten() {
+            Some(Outcome::Reply(Reply::Error(error))) => Err(error),
+            Some(Outcome::Reply(reply)) => Ok(reply),
+            Some(Outcome::Busy) => Err(ErrorReply::Busy),
+            Some(Outcome::NoLeader | Outcome::Redirect { .. }) => Err(ErrorReply::NoLeader),
+            Some(Outcome::Unknown) | None => Err(ErrorReply::OutcomeUnknown),
+        }
+    }
+
+    /// How the shards are; those that do not answer within a second are missing.
+    pub fn status(&self) -> Vec<ShardStatus> {
+        let (sender, receiver) = mpsc::channel();
+        for mailbox in self.mailboxes.iter() {
+            let sender = sender.clone();
+            let inspect = move |status| drop(sender.send(status));
+            // A shard that has ended is missing from the answer.
+            drop(mailbox.post(Letter::Inspect(Box::new(inspect))));
+        }
+        drop(sender);
+        let mut shards = Vec::new();
+        while let Ok(status) = receiver.recv_timeout(Duration::from_secs(1)) {
+            shards.push(status);
+        }
+        shards.sort_by_key(|status: &ShardStatus| status.shard);
+        shards
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_completes_once_when_the_last_outcome_is_there() {
+        let (sender, receiver) = mpsc::channel();
+        let completion = Completion::new(2, move |outcomes| sender.send(outcomes).unwrap());
+        let batch = Batch::new(2, completion);
+        batch.answer(1, Outcome::Busy);
+        assert!(receiver.try_recv().is_err());
+        batch.answer(0, Outcome::Reply(Reply::Ok));
+        let outcomes = receiver.recv().unwrap();
+        assert_eq!(outcomes, [Outcome::Reply(Reply::Ok), Outcome::Busy]);
+    }
+
+    #[test]
+    fn a_batch_that_is_dropped_has_an_unknown_outcome() {
+        let (sender, receiver) = mpsc::channel();
+        drop(Completion::new(1, move |outcomes| {
+            sender.send(outcomes).unwrap()
+        }));
+        assert_eq!(receiver.recv().unwrap(), [Outcome::Unknown]);
+    }
+}

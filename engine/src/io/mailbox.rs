@@ -1,0 +1,149 @@
+//! What other threads put before a shard. A letter wakes the shard only if it sleeps on its mailbox;
+//! while it works, letters gather and are taken all at once.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use wal::GroupId;
+
+use crate::shard::{Outcome, Token};
+
+use super::handle::{Commands, Completion};
+use super::status::ShardStatus;
+
+/// One letter to a shard.
+pub(super) enum Letter {
+    /// Requests of clients that are connected to another shard of this node.
+    Requests { from: u16, requests: Vec<Carried> },
+    /// How requests that this shard sent ended.
+    Answers(Vec<(Token, Outcome)>),
+    /// Commands of an embedder.
+    Commands {
+        group: GroupId,
+        commands: Commands,
+        completion: Completion,
+    },
+    /// Asks how the shard is.
+    Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
+    /// Finish and end.
+    Stop,
+    /// End at once: another shard failed.
+    Abort,
+}
+
+/// A request on its way between two shards.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// The sender's name for it.
+    pub(super) token: Token,
+    pub(super) group: GroupId,
+    /// Whether another node may be asked.
+    pub(super) proxy: bool,
+    /// In the encoding of [`net::Command`].
+    pub(super) command: Vec<u8>,
+}
+
+impl Letter {
+    /// What counts against the mailbox's limit: only what asks for work.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Requests { requests, .. } => requests
+                .iter()
+                .map(|carried| carried.command.len() + size_of::<Carried>())
+                .sum(),
+            Self::Commands { commands, .. } => commands.bytes(),
+            Self::Answers(_) | Self::Inspect(_) | Self::Stop | Self::Abort => 0,
+        }
+    }
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requests { .. } => "Requests",
+            Self::Answers(_) => "Answers",
+            Self::Commands { .. } => "Commands",
+            Self::Inspect(_) => "Inspect",
+            Self::Stop => "Stop",
+            Self::Abort => "Abort",
+        })
+    }
+}
+
+/// The letters of one shard.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    inside: Mutex<Inside>,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    letters: Vec<Letter>,
+    bytes: usize,
+    /// The shard's fiber, while it waits for letters.
+    sleeper: Option<Waker>,
+    closed: bool,
+}
+
+impl Mailbox {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            inside: Mutex::default(),
+            bytes_max,
+        }
+    }
+
+    /// Puts a letter in, or gives it back if the box is full or its shard has ended.
+    pub(super) fn post(&self, letter: Letter) -> Result<(), Letter> {
+        let bytes = letter.bytes();
+        let mut inside = self.lock();
+        // One letter always fits, however large.
+        let full = inside.bytes > 0 && inside.bytes + bytes > self.bytes_max;
+        if inside.closed || (bytes > 0 && full) {
+            return Err(letter);
+        }
+        inside.letters.push(letter);
+        inside.bytes += bytes;
+        let sleeper = inside.sleeper.take();
+        drop(inside);
+        if let Some(waker) = sleeper {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Swaps all letters into `to`, which is empty; waits while there are none.
+    pub(super) async fn take(&self, to: &mut Vec<Letter>) {
+        assert!(to.is_empty(), "letters would be mixed up");
+        poll_fn(|context| self.poll_take(context, to)).await;
+    }
+
+    fn poll_take(&self, context: &Context<'_>, to: &mut Vec<Letter>) -> Poll<()> {
+        let mut inside = self.lock();
+        if inside.letters.is_empty() {
+            inside.sleeper = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut inside.letters, to);
+        inside.bytes = 0;
+        Poll::Ready(())
+    }
+
+    /// Refuses further letters and drops those inside: their senders see them dropped.
+    pub(super) fn close(&self) {
+        let mut inside = self.lock();
+        inside.closed = true;
+        let letters = std::mem::take(&mut inside.letters);
+        inside.sleeper = None;
+        drop(inside);
+        drop(letters);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        // Nothing that runs under the lock can leave the letters half moved.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

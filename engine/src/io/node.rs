@@ -1,0 +1,425 @@
+//! Opens a node: one pinned thread per shard, and the handle on all of them.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use wal::NodeId;
+use wal::io::{DataDirectory, Identity, Log};
+
+use crate::config::Config;
+use crate::shard::{self, GroupOptions, RecoveredGroup, Shard};
+
+use super::clock::{Origin, unix_micros};
+use super::executor::{Executor, Shared};
+use super::handle::Handle;
+use super::mailbox::{Letter, Mailbox};
+use super::preflight::{self, PreflightError};
+use super::routes::Routes;
+use super::{admin, client, peer, socket};
+
+/// Completions are seen only when a thread returns to its reactor; work yields this often.
+const PREEMPT_TIMER: Duration = Duration::from_micros(150);
+const RING_DEPTH: usize = 512;
+/// Flushes on their way to the disk at once: two hide its latency, more only make them smaller.
+const FLUSHES_IN_FLIGHT_MAX: usize = 3;
+const WINDOW_BYTES_MAX: usize = 4 << 20;
+const WINDOW_MESSAGES_MAX: usize = 256;
+const MARK_AFTER: Duration = Duration::from_millis(20);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The data directory belongs to somebody else, or cannot be used.
+    #[error("{reason}")]
+    DataDirectory { reason: String },
+    /// The log cannot be replayed without losing something.
+    #[error("shard {shard}: {reason}")]
+    Log { shard: u16, reason: String },
+    #[error("shard {shard}: its thread does not start: {reason}")]
+    Thread { shard: u16, reason: String },
+}
+
+/// Why a node ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Nothing that was acknowledged is lost; what the disk holds is found out at the next start.
+    #[error("shard {shard}: the log failed, so the node stopped: {reason}")]
+    Log { shard: u16, reason: String },
+    #[error("shard {shard}: its thread ended: {reason}")]
+    Thread { shard: u16, reason: String },
+}
+
+/// The first failure of any shard.
+#[derive(Debug, Default)]
+pub(super) struct Fate(Mutex<Option<NodeError>>);
+
+impl Fate {
+    pub(super) fn fail(&self, error: NodeError) {
+        let mut fate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fate.get_or_insert(error);
+    }
+
+    fn get(&self) -> Option<NodeError> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// A running node. Dropping it stops it at once, as losing its power would.
+#[derive(Debug)]
+pub struct Node {
+    shared: Shared,
+    threads: Mutex<Vec<(u16, ExecutorJoinHandle<()>)>>,
+    directory: DataDirectory,
+}
+
+/// What one shard's thread starts with.
+struct Start {
+    shared: Shared,
+    index: u16,
+    directory: PathBuf,
+    clients: std::net::TcpListener,
+    peers: std::net::TcpListener,
+    admin: Option<std::net::TcpListener>,
+    ready: mpsc::Sender<Result<u16, OpenError>>,
+}
+
+impl Node {
+    /// Starts a node and returns once its shards have replayed their logs and serve.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way, and how to get rid of it. Nothing runs then.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let shards = config.cluster.shards;
+        preflight::check(shards)?;
+        let address = config.own_address().clone();
+        let ip = preflight::listen_address(&address.host, config.listen)?;
+        let mut listeners = Vec::new();
+        for shard in 0..shards {
+            let clients = preflight::listen("client port", ip, address.client_port + shard)?;
+            let peers = preflight::listen("peer port", ip, address.peer_port + shard)?;
+            listeners.push((clients, peers));
+        }
+        let mut admin = match address.admin_port {
+            0 => None,
+            port => Some(preflight::listen("admin port", ip, port)?),
+        };
+        let directory = open_directory(&config)?;
+        let instance = directory.instance();
+
+        let limits = &config.limits;
+        let mailboxes: Vec<Mailbox> = (0..shards)
+            .map(|_| Mailbox::new(limits.mailbox_bytes_max))
+            .collect();
+        let shared = Shared {
+            instance,
+            origin: Origin::now(),
+            routes: Arc::new(Routes::new(config.cluster.groups)),
+            mailboxes: mailboxes.into(),
+            fate: Arc::default(),
+            config: Arc::new(config),
+        };
+        let node = Self {
+            shared: shared.clone(),
+            threads: Mutex::default(),
+            directory,
+        };
+        let (ready, opened) = mpsc::channel();
+        for (index, (clients, peers)) in (0..shards).zip(listeners) {
+            let start = Start {
+                shared: shared.clone(),
+                index,
+                directory: node.directory.shard(index),
+                clients,
+                peers,
+                admin: admin.take(),
+                ready: ready.clone(),
+            };
+            let thread = spawn(start)?;
+            node.lock().push((index, thread));
+        }
+        drop(ready);
+        for _ in 0..shards {
+            match opened.recv() {
+                Ok(Ok(shard)) => tracing::debug!(event = "shard.ready", shard),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    let reason = "it ended before it was ready".to_owned();
+                    return Err(OpenError::Thread { shard: 0, reason });
+                }
+            }
+        }
+        tracing::info!(
+            event = "node.ready",
+            node = shared.config.node_id,
+            shards,
+            client_port = address.client_port,
+            peer_port = address.peer_port,
+        );
+        Ok(node)
+    }
+
+    /// A way in for the program that embeds the node.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            config: self.shared.config.clone(),
+            mailboxes: self.shared.mailboxes.clone(),
+            routes: self.shared.routes.clone(),
+        }
+    }
+
+    /// Asks the node to stop: it accepts nobody any more, hands over what it leads, finishes what
+    /// was begun and ends. [`Node::wait`] returns then. May be called from any thread, repeatedly.
+    pub fn stop(&self) {
+        self.post_all(|| Letter::Stop);
+    }
+
+    /// Waits until the node has ended.
+    ///
+    /// # Errors
+    ///
+    /// If it ended by itself: exit with a status other than zero then.
+    pub fn wait(&self) -> Result<(), NodeError> {
+        let threads = std::mem::take(&mut *self.lock());
+        for (shard, thread) in threads {
+            if let Err(error) = thread.join() {
+                let reason = error.to_string();
+                self.shared.fate.fail(NodeError::Thread { shard, reason });
+                self.post_all(|| Letter::Abort);
+            }
+        }
+        match self.shared.fate.get() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn post_all(&self, letter: impl Fn() -> Letter) {
+        for mailbox in self.shared.mailboxes.iter() {
+            // A shard that has ended already is what is wanted.
+            drop(mailbox.post(letter()));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u16, ExecutorJoinHandle<()>)>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.post_all(|| Letter::Abort);
+        // Whoever wanted to know how it ended has waited.
+        drop(self.wait());
+    }
+}
+
+fn open_directory(config: &Config) -> Result<DataDirectory, OpenError> {
+    let address = config.own_address();
+    let identity = Identity {
+        cluster_id: config.cluster.id.clone(),
+        node: config.node(),
+        address: format!("{}:{}", address.host, address.peer_port),
+        shards: config.cluster.shards,
+    };
+    DataDirectory::open(Path::new(&config.data_dir), &identity).map_err(|error| {
+        OpenError::DataDirectory {
+            reason: error.to_string(),
+        }
+    })
+}
+
+/// The core a shard is pinned to; nodes that share a machine start at different ones.
+fn placement(config: &Config, index: u16) -> Placement {
+    let allowed = preflight::cores();
+    let wanted: Vec<usize> = config
+        .cores
+        .iter()
+        .map(|&core| core as usize)
+        .filter(|core| allowed.contains(core))
+        .collect();
+    let position = config
+        .cluster
+        .nodes
+        .iter()
+        .position(|node| node.id == config.node_id)
+        .unwrap_or(0);
+    let index = usize::from(index);
+    let (cores, at) = if wanted.is_empty() {
+        (
+            allowed,
+            position * usize::from(config.cluster.shards) + index,
+        )
+    } else {
+        (wanted, index)
+    };
+    match cores.len() {
+        0 => Placement::Unbound,
+        count => Placement::Fixed(cores[at % count]),
+    }
+}
+
+fn spawn(start: Start) -> Result<ExecutorJoinHandle<()>, OpenError> {
+    let index = start.index;
+    let config = &start.shared.config;
+    let builder = LocalExecutorBuilder::new(placement(config, index))
+        .name(&format!("n{}s{index}", config.node_id))
+        .preempt_timer(PREEMPT_TIMER)
+        .ring_depth(RING_DEPTH);
+    builder
+        .spawn(move || run(start))
+        .map_err(|error| OpenError::Thread {
+            shard: index,
+            reason: error.to_string(),
+        })
+}
+
+/// Closes the mailbox however the thread ends, so that nobody waits for it.
+struct Closing(Shared, u16);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.mailboxes[usize::from(self.1)].close();
+        if std::thread::panicking() {
+            let reason = "it panicked".to_owned();
+            self.0.fate.fail(NodeError::Thread {
+                shard: self.1,
+                reason,
+            });
+            for mailbox in self.0.mailboxes.iter() {
+                // A shard that has ended already is what is wanted.
+                drop(mailbox.post(Letter::Abort));
+            }
+        }
+    }
+}
+
+async fn run(start: Start) {
+    let Start {
+        shared,
+        index,
+        directory,
+        clients,
+        peers,
+        admin,
+        ready,
+    } = start;
+    let _closing = Closing(shared.clone(), index);
+    let executor = match open_shard(shared, index, &directory).await {
+        Ok(executor) => Rc::new(executor),
+        Err(error) => {
+            // The thread that opens the node waits for it, or has given up for another's sake.
+            drop(ready.send(Err(error)));
+            return;
+        }
+    };
+    let mut fibers = vec![
+        glommio::spawn_local(executor.clone().drive()),
+        glommio::spawn_local(executor.clone().read_mail()),
+        glommio::spawn_local(peer::accept(executor.clone(), socket::adopt(peers))),
+    ];
+    for link in executor.links.values() {
+        fibers.push(glommio::spawn_local(link.clone().run(executor.clone())));
+    }
+    let accept = client::accept(executor.clone(), socket::adopt(clients));
+    executor.clients.accept_by(glommio::spawn_local(accept));
+    if let Some(admin) = admin {
+        let accept = admin::accept(executor.clone(), socket::adopt(admin));
+        fibers.push(glommio::spawn_local(accept));
+    }
+    executor.settle.raise();
+    // As above.
+    drop(ready.send(Ok(index)));
+    executor.ended().await;
+    drop(fibers);
+    executor.close_log().await;
+}
+
+async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Executor, OpenError> {
+    let config = &shared.config;
+    let failed = |reason: String| OpenError::Log {
+        shard: index,
+        reason,
+    };
+    let options = wal::Options {
+        segment_bytes: config.segment_bytes,
+        instance: shared.instance,
+    };
+    let (log, mut recovered) = Log::open(directory, options, config.cache_bytes)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(cut) = recovered.cut.filter(|cut| cut.torn) {
+        tracing::warn!(
+            event = "log.cut",
+            shard = index,
+            segment = %cut.segment,
+            offset = cut.offset,
+            flush = cut.number.to_raw(),
+        );
+    }
+    let groups = config
+        .groups_of_shard(index)
+        .map(|group| {
+            let found = recovered.groups.remove(&group);
+            GroupOptions {
+                group,
+                members: config.members(),
+                slots: config.slots_of_group(group),
+                preferred: Some(config.preferred_leader(group)),
+                recovered: found.map_or_else(RecoveredGroup::default, |log| RecoveredGroup {
+                    hard_state: log.hard_state,
+                    floor: log.floor,
+                    terms: log.terms,
+                    last: log.last,
+                    tail: log.tail,
+                }),
+            }
+        })
+        .collect();
+    if let Some((group, _)) = recovered.groups.first_key_value() {
+        return Err(failed(format!(
+            "its log holds group {group}, which does not live here: cluster.shards and \
+             cluster.groups cannot be changed while there is data"
+        )));
+    }
+    let seed = seed(config.node(), index, shared.instance);
+    let options = shard_options(config, seed);
+    let clock = shared.origin.clock();
+    let shard = Shard::new(options, clock, groups, recovered.next_flush);
+    Ok(Executor::new(shared, index, shard, log, seed))
+}
+
+fn shard_options(config: &Config, seed: u64) -> shard::Options {
+    shard::Options {
+        node: config.node(),
+        heartbeat_interval: config.cluster.heartbeat_interval,
+        election_timeout: config.cluster.election_timeout,
+        route_wait: config.route_wait,
+        request_timeout: config.request_timeout,
+        mark_after: MARK_AFTER,
+        flushes_in_flight_max: FLUSHES_IN_FLIGHT_MAX,
+        flush_bytes_max: config.flush_bytes_max(),
+        batch_bytes_max: config.batch_bytes_max(),
+        window_bytes_max: WINDOW_BYTES_MAX,
+        window_messages_max: WINDOW_MESSAGES_MAX,
+        pending_bytes_max: config.limits.pending_bytes_max,
+        cache_bytes: config.cache_bytes,
+        seed,
+    }
+}
+
+/// Differs between shards, nodes and starts, so that elections do not collide again and again.
+fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
+    let place = u64::from(node.to_raw()) << 16 | u64::from(index);
+    (instance ^ unix_micros()).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}

@@ -1,0 +1,543 @@
+//! The connections between nodes, shard to shard. Each side dials for what it has to say: messages
+//! and forwarded commands go out on a [`Link`], answers to forwarded commands come back on it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::{sleep, timeout};
+use net::peer::{
+    Answers, Forward, Forwards, FrameError, FrameKind, FrameReader, Hello, HelloError, HelloReply,
+    Messages, MessagesError, Outgoing, RecordError, Refusal, VERSION, Verdict, frame, push_answer,
+    push_forward,
+};
+use wal::{GroupId, NodeId};
+
+use crate::Time;
+use crate::config::NodeAddress;
+use crate::raft::Message;
+use crate::shard::{Input, Outcome, Token};
+use crate::wire;
+
+use super::executor::Executor;
+use super::requests::Asker;
+use super::signal::Signal;
+use super::socket::Socket;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+const BACK_OFF_MIN: Duration = Duration::from_millis(20);
+const BACK_OFF_MAX: Duration = Duration::from_millis(500);
+
+/// Why a connection to or from a peer ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Hello(#[from] HelloError),
+    #[error("{0}")]
+    Messages(#[from] MessagesError),
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("refused by the peer: {reason}")]
+    Refused { reason: String },
+    #[error("refused: {0}")]
+    Refusal(#[from] Refusal),
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer did not say hello in time")]
+    Silent,
+    #[error("the peer sent a frame of kind {kind:?} where it does not belong")]
+    Unexpected { kind: FrameKind },
+    #[error("the peer sent a message that this build does not know")]
+    Unknown,
+}
+
+impl<T> From<glommio::GlommioError<T>> for PeerError {
+    fn from(error: glommio::GlommioError<T>) -> Self {
+        match error {
+            glommio::GlommioError::IoError(error) => Self::Io(error),
+            glommio::GlommioError::TimedOut(_) => Self::Silent,
+            other => Self::Io(io::Error::other(other.to_string())),
+        }
+    }
+}
+
+/// What this shard has to say to the same shard of one other node.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) node: NodeId,
+    address: NodeAddress,
+    queue: RefCell<Queue>,
+    bytes_max: usize,
+    signal: Signal,
+    pub(super) connected: Cell<bool>,
+    broken: Cell<bool>,
+    pub(super) dropped: Cell<u64>,
+    /// Forwarded requests and when they are given up, oldest first.
+    waiting: RefCell<VecDeque<(Time, Token)>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<(GroupId, Message)>,
+    /// Body of the next frame of forwarded commands.
+    forwards: Vec<u8>,
+    bytes: usize,
+}
+
+impl Link {
+    pub(super) fn new(address: NodeAddress, bytes_max: usize) -> Self {
+        Self {
+            node: NodeId::from_raw(address.id),
+            address,
+            queue: RefCell::default(),
+            bytes_max,
+            signal: Signal::default(),
+            connected: Cell::new(false),
+            broken: Cell::new(false),
+            dropped: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue.borrow().bytes
+    }
+
+    /// Queues a message; drops the oldest ones when the queue is full: consensus repeats what
+    /// matters.
+    pub(super) fn send(&self, group: GroupId, message: Message) {
+        if !self.connected.get() {
+            self.dropped.set(self.dropped.get() + 1);
+            return;
+        }
+        let mut queue = self.queue.borrow_mut();
+        queue.bytes += weight(&message);
+        queue.messages.push_back((group, message));
+        while queue.bytes > self.bytes_max && queue.messages.len() > 1 {
+            if let Some((_, oldest)) = queue.messages.pop_front() {
+                queue.bytes -= weight(&oldest);
+                self.dropped.set(self.dropped.get() + 1);
+            }
+        }
+        self.signal.raise();
+    }
+
+    /// Queues a command for the peer's shard; false if nobody is connected or too much waits.
+    pub(super) fn forward(
+        &self,
+        token: Token,
+        group: GroupId,
+        command: &[u8],
+        give_up: Time,
+    ) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        if !self.connected.get() || queue.bytes > self.bytes_max {
+            return false;
+        }
+        let before = queue.forwards.len();
+        let forward = Forward {
+            request: token.0,
+            group: group.to_raw(),
+            command,
+        };
+        push_forward(&forward, &mut queue.forwards);
+        queue.bytes += queue.forwards.len() - before;
+        self.waiting.borrow_mut().push_back((give_up, token));
+        self.signal.raise();
+        true
+    }
+
+    /// Forwarded requests whose time is over; all of them when the connection is gone.
+    pub(super) fn overdue(&self, now: Option<Time>, mut each: impl FnMut(Token)) {
+        loop {
+            let token = match self.waiting.borrow().front() {
+                Some(&(at, token)) if now.is_none_or(|now| at <= now) => token,
+                _ => return,
+            };
+            self.waiting.borrow_mut().pop_front();
+            each(token);
+        }
+    }
+
+    /// Forgets answered requests at the front, so that the list stays as long as what is open.
+    fn forget_answered(&self, executor: &Executor) {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(&(_, token)) = waiting.front()
+            && !executor.is_open(token)
+        {
+            waiting.pop_front();
+        }
+    }
+
+    /// Connects, says what there is to say, and connects again, for ever.
+    pub(super) async fn run(self: Rc<Self>, executor: Rc<Executor>) {
+        let mut back_off = BACK_OFF_MIN;
+        let mut told = String::new();
+        loop {
+            let error = match self.connect(&executor).await {
+                Ok((socket, frames)) => {
+                    tracing::info!(
+                        event = "peer.connected",
+                        shard = executor.index,
+                        peer = self.node.to_raw()
+                    );
+                    back_off = BACK_OFF_MIN;
+                    told.clear();
+                    self.talk(&executor, Rc::new(socket), frames).await
+                }
+                Err(error) => error,
+            };
+            self.connected.set(false);
+            *self.queue.borrow_mut() = Queue::default();
+            self.overdue(None, |token| executor.lost(token, self.node));
+            let text = error.to_string();
+            // Each reason once: a peer that is down is retried many times a minute.
+            if text != told {
+                tracing::warn!(event = "peer.disconnected", shard = executor.index, peer = self.node.to_raw(), reason = %text);
+                told = text;
+            }
+            sleep(executor.jitter(back_off)).await;
+            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    async fn connect(&self, executor: &Executor) -> Result<(Socket, FrameReader), PeerError> {
+        let port = self.address.peer_port + executor.index;
+        let target = std::net::ToSocketAddrs::to_socket_addrs(&(self.address.host.as_str(), port))?
+            .next()
+            .ok_or(io::ErrorKind::NotFound)
+            .map_err(io::Error::from)?;
+        let stream = TcpStream::connect_timeout(target, CONNECT_TIMEOUT).await?;
+        let socket = Socket::new(stream);
+        let mut bytes = Vec::new();
+        let hello = executor.hello(self.node);
+        frame(FrameKind::Hello, &mut bytes, |to| hello.encode(to));
+        socket.write_all(&bytes).await?;
+
+        let mut frames = FrameReader::new(executor.config.limits.frame_bytes_max);
+        let reply = timeout(HANDSHAKE_TIMEOUT, async {
+            Ok(handshake(
+                &socket,
+                &mut frames,
+                FrameKind::HelloReply,
+                HelloReply::decode,
+            )
+            .await)
+        })
+        .await??;
+        match reply {
+            HelloReply::Welcome { .. } => Ok((socket, frames)),
+            HelloReply::Refused { reason } => Err(PeerError::Refused { reason }),
+        }
+    }
+
+    /// Until the connection ends.
+    async fn talk(
+        self: &Rc<Self>,
+        executor: &Rc<Executor>,
+        socket: Rc<Socket>,
+        frames: FrameReader,
+    ) -> PeerError {
+        self.broken.set(false);
+        self.connected.set(true);
+        let failure = Rc::new(RefCell::new(None));
+        let reader = glommio::spawn_local({
+            let (link, executor, socket) = (self.clone(), executor.clone(), socket.clone());
+            let failure = failure.clone();
+            async move {
+                let error = link.read_answers(&executor, &socket, frames).await;
+                *failure.borrow_mut() = error.err();
+                link.broken.set(true);
+                link.signal.raise();
+            }
+        });
+        let error = self.write(executor, &socket).await;
+        socket.close();
+        reader.cancel().await;
+        let read = failure.borrow_mut().take();
+        read.or(error.err()).unwrap_or(PeerError::Closed)
+    }
+
+    async fn write(&self, executor: &Executor, socket: &Socket) -> Result<(), PeerError> {
+        let mut bytes = Vec::new();
+        let mut outgoing = Outgoing::default();
+        while !self.broken.get() {
+            self.fill(executor, &mut outgoing, &mut bytes);
+            if bytes.is_empty() {
+                self.signal.wait().await;
+            } else {
+                socket.write_all(&bytes).await?;
+                bytes.clear();
+                bytes.shrink_to(1 << 20);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what is queued into frames, as far as a few frames go.
+    fn fill(&self, executor: &Executor, outgoing: &mut Outgoing, bytes: &mut Vec<u8>) {
+        let frame_bytes_max = executor.config.limits.frame_bytes_max;
+        let mut queue = self.queue.borrow_mut();
+        if !queue.forwards.is_empty() {
+            let forwards = std::mem::take(&mut queue.forwards);
+            queue.bytes -= forwards.len();
+            frame(FrameKind::Forward, bytes, |to| {
+                to.extend_from_slice(&forwards)
+            });
+        }
+        while bytes.len() < frame_bytes_max
+            && let Some((group, message)) = queue.messages.pop_front()
+        {
+            let weight = weight(&message);
+            queue.bytes -= weight;
+            outgoing.push(wire::envelope(group, &message), wire::payloads(&message));
+            // The next message might not fit any more: this frame is done.
+            let next = queue
+                .messages
+                .front()
+                .map_or(0, |(_, next)| self::weight(next));
+            if outgoing.weight() + next > frame_bytes_max / 2 || queue.messages.is_empty() {
+                frame(FrameKind::Messages, bytes, |to| outgoing.write(to));
+            }
+        }
+        if !outgoing.is_empty() {
+            frame(FrameKind::Messages, bytes, |to| outgoing.write(to));
+        }
+    }
+
+    async fn read_answers(
+        &self,
+        executor: &Executor,
+        socket: &Socket,
+        mut frames: FrameReader,
+    ) -> Result<(), PeerError> {
+        loop {
+            while let Some(frame) = frames.next_frame()? {
+                if frame.kind != FrameKind::ForwardReply {
+                    return Err(PeerError::Unexpected { kind: frame.kind });
+                }
+                for answer in Answers::new(frame.body) {
+                    let answer = answer?;
+                    executor.answered(Token(answer.request), self.node, outcome(answer.verdict));
+                }
+                self.forget_answered(executor);
+                executor.settle.raise();
+            }
+            if !read_some(socket, &mut frames).await? {
+                return Err(PeerError::Closed);
+            }
+        }
+    }
+}
+
+/// The bytes a message takes on its way, nearly.
+fn weight(message: &Message) -> usize {
+    const ENVELOPE_BYTES: usize = 80;
+    const HEAD_BYTES: usize = 32;
+    wire::payloads(message)
+        .map(|payload| payload.len().next_multiple_of(8) + HEAD_BYTES)
+        .sum::<usize>()
+        + ENVELOPE_BYTES
+}
+
+async fn read_some(socket: &Socket, frames: &mut FrameReader) -> Result<bool, PeerError> {
+    let bytes = socket.read(frames.space()).await?;
+    frames.filled(bytes);
+    Ok(bytes > 0)
+}
+
+async fn handshake<T>(
+    socket: &Socket,
+    frames: &mut FrameReader,
+    kind: FrameKind,
+    decode: impl Fn(&[u8]) -> Result<T, HelloError>,
+) -> Result<T, PeerError> {
+    loop {
+        if let Some(frame) = frames.next_frame()? {
+            if frame.kind != kind {
+                return Err(PeerError::Unexpected { kind: frame.kind });
+            }
+            return Ok(decode(frame.body)?);
+        }
+        if !read_some(socket, frames).await? {
+            return Err(PeerError::Closed);
+        }
+    }
+}
+
+fn outcome(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Reply(reply) => Outcome::Reply(reply),
+        Verdict::Redirect { leader, command } => Outcome::Redirect {
+            leader: NodeId::from_raw(leader),
+            command,
+        },
+        Verdict::NoLeader => Outcome::NoLeader,
+        Verdict::Busy => Outcome::Busy,
+        Verdict::Unknown => Outcome::Unknown,
+    }
+}
+
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Reply(reply) => Verdict::Reply(reply),
+        Outcome::Redirect { leader, command } => Verdict::Redirect {
+            leader: leader.to_raw(),
+            command,
+        },
+        Outcome::NoLeader => Verdict::NoLeader,
+        Outcome::Busy => Verdict::Busy,
+        Outcome::Unknown => Verdict::Unknown,
+    }
+}
+
+/// A connection that a peer dialled.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// Body of the next frame of answers.
+    answers: RefCell<Vec<u8>>,
+    signal: Signal,
+    closed: Cell<bool>,
+}
+
+impl Inbound {
+    /// Queues the answer to a forwarded command.
+    pub(super) fn answer(&self, request: u64, outcome: Outcome) {
+        if !self.closed.get() {
+            push_answer(request, &verdict(outcome), &mut self.answers.borrow_mut());
+            self.signal.raise();
+        }
+    }
+}
+
+/// Lets peers in, for ever.
+pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let executor = executor.clone();
+                glommio::spawn_local(serve(executor, Socket::new(stream))).detach();
+            }
+            Err(error) => {
+                tracing::warn!(event = "peer.accept_failed", shard = executor.index, %error);
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(executor: Rc<Executor>, socket: Socket) {
+    let socket = Rc::new(socket);
+    let inbound = Rc::new(Inbound::default());
+    let error = match welcome(&executor, &socket).await {
+        Ok((from, frames)) => {
+            let writer = glommio::spawn_local(write_answers(inbound.clone(), socket.clone()));
+            let ended = listen(&executor, &inbound, from, &socket, frames).await;
+            inbound.closed.set(true);
+            writer.cancel().await;
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    socket.close();
+    match error {
+        Err(PeerError::Closed) | Ok(()) => {}
+        Err(error) => {
+            tracing::warn!(event = "peer.rejected", shard = executor.index, from = socket.peer(), reason = %error);
+        }
+    }
+}
+
+/// The handshake of the side that was dialled: the peer's node, and what it said since.
+async fn welcome(executor: &Executor, socket: &Socket) -> Result<(NodeId, FrameReader), PeerError> {
+    let mut frames = FrameReader::new(executor.config.limits.frame_bytes_max);
+    let hello: Hello = timeout(HANDSHAKE_TIMEOUT, async {
+        Ok(handshake(socket, &mut frames, FrameKind::Hello, Hello::decode).await)
+    })
+    .await??;
+    let admitted = executor.admit(&hello);
+    let reply = match &admitted {
+        Ok(version) => HelloReply::Welcome {
+            version: *version,
+            instance: executor.instance,
+        },
+        Err(refusal) => HelloReply::Refused {
+            reason: refusal.to_string(),
+        },
+    };
+    let mut bytes = Vec::new();
+    frame(FrameKind::HelloReply, &mut bytes, |to| reply.encode(to));
+    socket.write_all(&bytes).await?;
+    let version = admitted?;
+    assert!(version <= VERSION, "admitted a format this build lacks");
+    Ok((NodeId::from_raw(hello.from), frames))
+}
+
+/// Takes in what a peer says, until it ends.
+async fn listen(
+    executor: &Rc<Executor>,
+    inbound: &Rc<Inbound>,
+    from: NodeId,
+    socket: &Socket,
+    mut frames: FrameReader,
+) -> Result<(), PeerError> {
+    loop {
+        let clock = executor.clock();
+        while let Some(frame) = frames.next_frame()? {
+            match frame.kind {
+                FrameKind::Messages => {
+                    for (envelope, payloads) in Messages::access(frame.body)?.iter() {
+                        let (group, message) =
+                            wire::message(envelope, payloads).ok_or(PeerError::Unknown)?;
+                        let input = Input::Message {
+                            from,
+                            group,
+                            message,
+                        };
+                        executor.step(clock, input);
+                    }
+                }
+                FrameKind::Forward => {
+                    for forward in Forwards::new(frame.body) {
+                        let forward = forward?;
+                        let asker = Asker::Peer {
+                            inbound: inbound.clone(),
+                            request: forward.request,
+                        };
+                        let group = GroupId::from_raw(forward.group);
+                        executor.request_encoded(clock, asker, group, false, forward.command);
+                    }
+                }
+                kind => return Err(PeerError::Unexpected { kind }),
+            }
+        }
+        if !read_some(socket, &mut frames).await? {
+            return Err(PeerError::Closed);
+        }
+        glommio::yield_if_needed().await;
+    }
+}
+
+async fn write_answers(inbound: Rc<Inbound>, socket: Rc<Socket>) {
+    let mut bytes = Vec::new();
+    loop {
+        inbound.signal.wait().await;
+        bytes.clear();
+        let answers = std::mem::take(&mut *inbound.answers.borrow_mut());
+        frame(FrameKind::ForwardReply, &mut bytes, |to| {
+            to.extend_from_slice(&answers)
+        });
+        if socket.write_all(&bytes).await.is_err() {
+            // The reading side sees it too and ends the connection.
+            return;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How a node is doing, as its admin port and its embedder see it.
+
+use std::fmt::Write;
+
+use wal::{LogIndex, NodeId};
+
+use crate::raft::Role;
+use crate::shard::GroupStatus;
+
+/// One shard.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    pub shard: u16,
+    /// Each group with how far it has applied its log and the hash of the state that led to.
+    pub groups: Vec<(GroupStatus, (LogIndex, u64))>,
+    pub peers: Vec<PeerStatus>,
+    pub connections: usize,
+    /// Requests that have not been answered yet.
+    pub requests: usize,
+}
+
+/// The connection to one peer.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    pub node: NodeId,
+    pub connected: bool,
+    /// Bytes that wait to be sent.
+    pub queue_bytes: usize,
+    /// Messages that were dropped because the queue was full or nobody was connected.
+    pub dropped: u64,
+}
+
+/// The name of a role in status and metrics.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+/// The answer of `GET /v1/status`.
+pub(super) fn json(cluster: &str, node: NodeId, shards: &[ShardStatus]) -> String {
+    let mut text = format!(
+        "{{\"cluster\":{},\"node\":{node},\"shards\":{},",
+        quote(cluster),
+        shards.len()
+    );
+    let write = &mut text;
+    let groups = shards.iter().flat_map(|shard| {
+        let number = shard.shard;
+        shard
+            .groups
+            .iter()
+            .map(move |(status, hash)| group_json(number, status, *hash))
+    });
+    let mut groups: Vec<(u32, String)> = groups.collect();
+    groups.sort();
+    let groups: Vec<String> = groups.into_iter().map(|(_, text)| text).collect();
+    let peers: Vec<String> = shards
+        .iter()
+        .flat_map(|shard| shard.peers.iter().map(|peer| peer_json(shard.shard, peer)))
+        .collect();
+    let connections: usize = shards.iter().map(|shard| shard.connections).sum();
+    let requests: usize = shards.iter().map(|shard| shard.requests).sum();
+    write!(
+        write,
+        "\"connections\":{connections},\"requests\":{requests},\"groups\":[{}],\"peers\":[{}]}}",
+        groups.join(","),
+        peers.join(","),
+    )
+    .expect("writing to memory succeeds");
+    text
+}
+
+fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, String) {
+    let leader = status
+        .leader
+        .map_or_else(|| "null".to_owned(), |node| node.to_string());
+    let matched: Vec<String> = status
+        .matched
+        .iter()
+        .map(|(node, index)| format!("{{\"node\":{node},\"matched\":{index}}}"))
+        .collect();
+    let text = format!(
+        "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
+         \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
+         \"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+        status.group,
+        role_name(status.role),
+        status.term,
+        status.commit,
+        status.applied,
+        status.last,
+        status.persisted,
+        status.keys,
+        hash.0,
+        hash.1,
+        matched.join(","),
+    );
+    (status.group.to_raw(), text)
+}
+
+fn peer_json(shard: u16, peer: &PeerStatus) -> String {
+    format!(
+        "{{\"shard\":{shard},\"node\":{},\"connected\":{},\"queue_bytes\":{},\"dropped\":{}}}",
+        peer.node, peer.connected, peer.queue_bytes, peer.dropped,
+    )
+}
+
+/// A JSON string.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            c if c < ' ' => {
+                write!(quoted, "\\u{:04x}", u32::from(c)).expect("writing to memory succeeds");
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_a_json_string_whatever_is_in_it() {
+        assert_eq!(quote("a\"b\\c\n\u{e4}"), "\"a\\\"b\\\\c\\u000a\u{e4}\"");
+    }
+}

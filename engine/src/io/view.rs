@@ -1,0 +1,132 @@
+//! What sessions are shown of the server: topology, groups, figures.
+
+use net::resp::{
+    Counters, Endpoint, EndpointId, GroupFacts, RaftFacts, RaftNode, SlotRange, Topology,
+};
+use wal::{GroupId, NodeId};
+
+use crate::Time;
+use crate::config::Config;
+
+use super::executor::Executor;
+use super::status::role_name;
+
+/// Which endpoint serves which slots. Endpoint `n * shards + s` is shard `s` of the `n`th node.
+pub(super) fn topology(executor: &Executor) -> Topology {
+    let config = &executor.config;
+    let cluster = &config.cluster;
+    let own = config.node();
+    let mut endpoints = Vec::new();
+    for node in &cluster.nodes {
+        for shard in 0..cluster.shards {
+            let id = NodeId::from_raw(node.id);
+            endpoints.push(Endpoint {
+                id: EndpointId::of(u64::from(node.id), shard),
+                host: node.host.clone(),
+                port: node.client_port + shard,
+                peer_port: node.peer_port + shard,
+                connected: id == own
+                    || executor
+                        .links
+                        .get(&id)
+                        .is_some_and(|link| link.connected.get()),
+            });
+        }
+    }
+    let endpoint_of = |node: u32, shard: u16| {
+        let position = cluster
+            .nodes
+            .iter()
+            .position(|address| address.id == node)?;
+        Some(position * usize::from(cluster.shards) + usize::from(shard))
+    };
+    let ranges = (0..cluster.groups).map(GroupId::from_raw).map(|group| {
+        let (start, end) = config.slots_of_group(group);
+        let shard = config.shard_of_group(group);
+        let leader = executor
+            .routes
+            .leader(group)
+            .and_then(|node| endpoint_of(node.to_raw(), shard));
+        let replicas = cluster
+            .nodes
+            .iter()
+            .filter_map(|node| endpoint_of(node.id, shard))
+            .filter(|&endpoint| Some(endpoint) != leader)
+            .collect();
+        SlotRange {
+            start,
+            end,
+            leader,
+            replicas,
+        }
+    });
+    let ranges = ranges.collect();
+    Topology {
+        endpoints,
+        own: endpoint_of(own.to_raw(), executor.index).expect("validated: this node is listed"),
+        ranges,
+        epoch: executor.routes.epoch(),
+    }
+}
+
+/// The groups of this shard.
+pub(super) fn raft(executor: &Executor) -> RaftFacts {
+    let config = &executor.config;
+    let own = config.node();
+    let nodes = config.cluster.nodes.iter().map(|node| {
+        let id = NodeId::from_raw(node.id);
+        RaftNode {
+            node: u64::from(node.id),
+            connected: id == own
+                || executor
+                    .links
+                    .get(&id)
+                    .is_some_and(|link| link.connected.get()),
+            voting: true,
+            host: node.host.clone(),
+            port: node.peer_port + executor.index,
+        }
+    });
+    let groups = executor
+        .group_statuses()
+        .into_iter()
+        .map(|status| GroupFacts {
+            group: status.group.to_raw(),
+            role: role_name(status.role),
+            leader: status.leader.map(|node| u64::from(node.to_raw())),
+            term: status.term.to_raw(),
+            commit: status.commit.to_raw(),
+            applied: status.applied.to_raw(),
+            last: status.last.to_raw(),
+            persisted: status.persisted.to_raw(),
+            keys: status.keys,
+        });
+    RaftFacts {
+        node: u64::from(own.to_raw()),
+        voting: true,
+        nodes: nodes.collect(),
+        groups: groups.collect(),
+    }
+}
+
+/// Figures that do not change.
+pub(super) fn counters(config: &Config) -> Counters {
+    Counters {
+        version: env!("CARGO_PKG_VERSION"),
+        process_id: std::process::id(),
+        clients_max: config.limits.connections_max as u64,
+        ..Counters::default()
+    }
+}
+
+/// Figures that are looked up when somebody may ask for them.
+pub(super) fn refresh_counters(
+    executor: &Executor,
+    now: Time,
+    connections: usize,
+    counters: &mut Counters,
+) {
+    counters.uptime_seconds = now.as_nanos() / 1_000_000_000;
+    counters.connected_clients = connections as u64;
+    counters.pending_requests = executor.open_requests() as u64;
+}

@@ -1,0 +1,191 @@
+//! Messages of consensus as frames carry them: numbers become coordinates only here.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use net::peer::{EntryHead, Envelope, MessageBody, Payloads};
+use wal::{Entry, EntryKind, GroupId, LogIndex, Term};
+
+use crate::raft::Message;
+
+/// The message without its payloads, which [`payloads`] yields in the order of the entries.
+///
+/// # Panics
+///
+/// If a payload is 4 GiB or longer: entries are bounded far below.
+pub fn envelope(group: GroupId, message: &Message) -> Envelope {
+    let body = match *message {
+        Message::RequestVote {
+            term,
+            pre,
+            last_index,
+            last_term,
+            transfer,
+        } => MessageBody::RequestVote {
+            term: term.to_raw(),
+            pre,
+            last_index: last_index.to_raw(),
+            last_term: last_term.to_raw(),
+            transfer,
+        },
+        Message::Vote { term, pre, granted } => MessageBody::Vote {
+            term: term.to_raw(),
+            pre,
+            granted,
+        },
+        Message::Append {
+            term,
+            previous_index,
+            previous_term,
+            commit,
+            ref entries,
+        } => MessageBody::Append {
+            term: term.to_raw(),
+            previous_index: previous_index.to_raw(),
+            previous_term: previous_term.to_raw(),
+            commit: commit.to_raw(),
+            entries: entries.iter().map(head).collect(),
+        },
+        Message::Appended { term, matched } => MessageBody::Appended {
+            term: term.to_raw(),
+            matched: matched.to_raw(),
+        },
+        Message::Rejected {
+            term,
+            previous_index,
+            hint_index,
+            hint_term,
+        } => MessageBody::Rejected {
+            term: term.to_raw(),
+            previous_index: previous_index.to_raw(),
+            hint_index: hint_index.to_raw(),
+            hint_term: hint_term.to_raw(),
+        },
+        Message::Heartbeat {
+            term,
+            commit,
+            round,
+        } => MessageBody::Heartbeat {
+            term: term.to_raw(),
+            commit: commit.to_raw(),
+            round,
+        },
+        Message::HeartbeatAck { term, round } => MessageBody::HeartbeatAck {
+            term: term.to_raw(),
+            round,
+        },
+        Message::TimeoutNow { term } => MessageBody::TimeoutNow {
+            term: term.to_raw(),
+        },
+    };
+    Envelope {
+        group: group.to_raw(),
+        body,
+    }
+}
+
+/// The payloads of a message's entries.
+pub fn payloads(message: &Message) -> impl Iterator<Item = &[u8]> {
+    let entries: &[Entry] = match message {
+        Message::Append { entries, .. } => entries,
+        _ => &[],
+    };
+    entries.iter().map(|entry| &*entry.payload)
+}
+
+/// The message an envelope holds; `None` if it is none that this build knows.
+pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupId, Message)> {
+    let group = GroupId::from_raw(envelope.group);
+    let message = match envelope.body {
+        MessageBody::RequestVote {
+            term,
+            pre,
+            last_index,
+            last_term,
+            transfer,
+        } => Message::RequestVote {
+            term: Term::from_raw(term),
+            pre,
+            last_index: LogIndex::from_raw(last_index),
+            last_term: Term::from_raw(last_term),
+            transfer,
+        },
+        MessageBody::Vote { term, pre, granted } => Message::Vote {
+            term: Term::from_raw(term),
+            pre,
+            granted,
+        },
+        MessageBody::Append {
+            term,
+            previous_index,
+            previous_term,
+            commit,
+            entries,
+        } => Message::Append {
+            term: Term::from_raw(term),
+            previous_index: LogIndex::from_raw(previous_index),
+            previous_term: Term::from_raw(previous_term),
+            commit: LogIndex::from_raw(commit),
+            entries: entries
+                .iter()
+                .map(|head| entry(head, &mut payloads))
+                .collect::<Option<Vec<_>>>()?,
+        },
+        MessageBody::Appended { term, matched } => Message::Appended {
+            term: Term::from_raw(term),
+            matched: LogIndex::from_raw(matched),
+        },
+        MessageBody::Rejected {
+            term,
+            previous_index,
+            hint_index,
+            hint_term,
+        } => Message::Rejected {
+            term: Term::from_raw(term),
+            previous_index: LogIndex::from_raw(previous_index),
+            hint_index: LogIndex::from_raw(hint_index),
+            hint_term: Term::from_raw(hint_term),
+        },
+        MessageBody::Heartbeat {
+            term,
+            commit,
+            round,
+        } => Message::Heartbeat {
+            term: Term::from_raw(term),
+            commit: LogIndex::from_raw(commit),
+            round,
+        },
+        MessageBody::HeartbeatAck { term, round } => Message::HeartbeatAck {
+            term: Term::from_raw(term),
+            round,
+        },
+        MessageBody::TimeoutNow { term } => Message::TimeoutNow {
+            term: Term::from_raw(term),
+        },
+    };
+    Some((group, message))
+}
+
+fn head(entry: &Entry) -> EntryHead {
+    EntryHead {
+        term: entry.term.to_raw(),
+        index: entry.index.to_raw(),
+        kind: entry.kind as u8,
+        length: u32::try_from(entry.payload.len()).expect("entries are bounded far below 4 GiB"),
+    }
+}
+
+fn entry(head: &EntryHead, payloads: &mut Payloads<'_>) -> Option<Entry> {
+    let kind = match head.kind {
+        0 => EntryKind::Noop,
+        1 => EntryKind::Batch,
+        2 => EntryKind::Membership,
+        _ => return None,
+    };
+    Some(Entry {
+        term: Term::from_raw(head.term),
+        index: LogIndex::from_raw(head.index),
+        kind,
+        payload: Rc::from(payloads.take(head.length)),
+    })
+}
