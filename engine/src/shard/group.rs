@@ -311,13 +311,10 @@ impl Group {
         assert!(self.fetching, "nobody asked for entries");
         self.fetching = false;
         for entry in &entries {
-            let wanted = entry.index == self.applied.next() && entry.index <= self.raft.commit();
-            if wanted {
-                assert_eq!(
-                    self.raft.log().term(entry.index),
-                    Some(entry.term),
-                    "a stale read"
-                );
+            // A new leader may have overwritten what was read meanwhile.
+            let current = self.raft.log().term(entry.index) == Some(entry.term);
+            let next = entry.index == self.applied.next();
+            if next && current && entry.index <= self.raft.commit() {
                 self.apply(entry, out);
             }
         }
