@@ -124,7 +124,7 @@ pub(crate) struct Cluster {
 /// A turn begins this long after the first arrival, in nanoseconds: enough for a burst to gather.
 const TURN_MAX: u64 = 40_000;
 /// The state is hashed at indexes that are a multiple of this: a hash walks the whole state.
-const HASHED_EVERY: u64 = 512;
+const HASHED_EVERY: u64 = 1024;
 const FLUSH_MIN: u64 = 15_000;
 
 impl Cluster {

@@ -95,6 +95,8 @@ pub(crate) struct Plan {
     pub(crate) value_bytes_max: u64,
     /// Share of calls that read.
     pub(crate) reads: u64,
+    /// Share of faults that strike a leader, and not just any node.
+    pub(crate) aims: u64,
     /// Share of requests that go to any node and not to the leader.
     pub(crate) strays: u64,
 }
@@ -120,11 +122,11 @@ impl Plan {
             flush_stalls: *rng.pick(&[0, 1_000, 50_000]),
             pause_between: rng.magnitude(500 * MILLISECOND, 5_000 * MILLISECOND),
             outage_max: rng.magnitude(100 * MILLISECOND, 5_000 * MILLISECOND),
-            think_max: rng.magnitude(20 * MILLISECOND, 1_000 * MILLISECOND),
-            trouble: rng.between(30_000, 90_000) * MILLISECOND,
+            think_max: rng.magnitude(30 * MILLISECOND, 2_000 * MILLISECOND),
+            trouble: rng.between(30_000, 120_000) * MILLISECOND,
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(heartbeat * rng.between(5, 12)),
-            segment_bytes: *rng.pick(&[32, 64, 256, 1024]) * 4096,
+            segment_bytes: *rng.pick(&[32, 40, 64, 128]) * 4096,
             flush_bytes_max: size(*rng.pick(&[4, 16, 64]) * 1024),
             flushes_in_flight_max: size(rng.between(1, 4)),
             batch_bytes_max: size(rng.magnitude(256, 16 * 1024)),
@@ -134,6 +136,7 @@ impl Plan {
             cache_bytes: size(rng.magnitude(1024, 1024 * 1024)),
             value_bytes_max: rng.magnitude(16, 2048),
             reads: rng.between(20, 60) * (MILLION / 100),
+            aims: rng.between(0, 100) * (MILLION / 100),
             strays: rng.between(0, 30) * (MILLION / 100),
         }
     }

@@ -84,15 +84,19 @@ impl Cluster {
     }
 
     fn strike(&mut self, fault: Fault) {
-        let victim = self.nemesis.rng.index(self.plan.nodes);
+        let victim = self.victim();
         match fault {
             Fault::Partition => {
-                self.network.split();
+                if self.nemesis.rng.chance(500_000) {
+                    self.network.isolate(victim);
+                } else {
+                    self.network.split();
+                }
                 self.counters.partitions += 1;
                 self.plan_healing();
             }
             Fault::OneWayPartition => {
-                self.network.split_one_way();
+                self.network.split_one_way(victim);
                 self.counters.partitions_one_way += 1;
                 self.plan_healing();
             }
@@ -140,6 +144,24 @@ impl Cluster {
         }
     }
 
+    /// Whom the next fault strikes: the leader of any group, or any node.
+    fn victim(&mut self) -> usize {
+        let group = self.nemesis.rng.below(u64::from(self.plan.groups));
+        let group = GroupId::from_raw(u32::try_from(group).expect("few groups"));
+        let any = self.nemesis.rng.index(self.plan.nodes);
+        let aims = self.nemesis.rng.chance(self.plan.aims);
+        self.leader(group).filter(|_| aims).unwrap_or(any)
+    }
+
+    /// A node that believes it leads the group.
+    fn leader(&self, group: GroupId) -> Option<usize> {
+        let leads = |node: &usize| {
+            let process = self.nodes[*node].process.as_ref();
+            process.is_some_and(|process| process.shard.leader(group) == Some(node_id(*node)))
+        };
+        (0..self.plan.nodes).find(leads)
+    }
+
     fn postpone(&mut self, fault: Fault) {
         self.nemesis.first.push(fault);
     }
@@ -148,12 +170,7 @@ impl Cluster {
     fn transfer(&mut self, victim: usize) {
         let number = self.nemesis.rng.below(u64::from(self.plan.groups));
         let group = GroupId::from_raw(u32::try_from(number).expect("few groups"));
-        let leads = |node: &usize| {
-            let process = self.nodes[*node].process.as_ref();
-            process.is_some_and(|process| process.shard.leader(group) == Some(node_id(*node)))
-        };
-        let leader = (0..self.plan.nodes).find(leads);
-        let node = leader.unwrap_or(victim);
+        let node = self.leader(group).unwrap_or(victim);
         if self.nodes[node].process.is_none() {
             return self.postpone(Fault::Transfer);
         }

@@ -92,11 +92,20 @@ impl Network {
         }
     }
 
-    /// Cuts one direction: all that a node says, all that it should hear, or some links.
-    pub(crate) fn split_one_way(&mut self) {
+    /// Cuts all links of a node.
+    pub(crate) fn isolate(&mut self, victim: usize) {
+        for (from, row) in self.cut.iter_mut().enumerate() {
+            for (to, cut) in row.iter_mut().enumerate() {
+                *cut = from != to && (from == victim || to == victim);
+            }
+        }
+    }
+
+    /// Cuts one direction: all that a node says, all that it should hear, or some
+    /// links.
+    pub(crate) fn split_one_way(&mut self, victim: usize) {
         let nodes = self.cut.len();
         self.heal();
-        let victim = self.rng.index(nodes);
         match self.rng.below(3) {
             0 => self.cut[victim] = (0..nodes).map(|to| to != victim).collect(),
             1 => (0..nodes).for_each(|from| self.cut[from][victim] = from != victim),

@@ -148,12 +148,12 @@ impl Cluster {
             Outcome::Redirect { leader, .. } => {
                 self.counters.redirects += 1;
                 asking.believed[group] = position_of(leader);
-                50_000
+                1_000_000
             }
             Outcome::NoLeader => {
                 self.counters.no_leader += 1;
                 asking.believed[group] = asking.rng.index(nodes);
-                5_000_000
+                40_000_000
             }
             Outcome::Busy => {
                 self.counters.busy += 1;
@@ -232,7 +232,7 @@ impl Cluster {
         self.judge(false)?;
         self.compare_states()?;
         if !self.is_calm() {
-            self.plan_at(self.now + 3_000_000_000, Event::Inspect);
+            self.plan_at(self.now + 5_000_000_000, Event::Inspect);
             return Ok(());
         }
         let left: Vec<u32> = self
