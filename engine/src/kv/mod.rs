@@ -3,19 +3,23 @@
 //! Deterministic: equal batches in equal order make equal states and equal replies. Time is what the
 //! leaders stamped on the batches, made monotonic; no clock is read. Semantics are those of Redis 7.
 
+mod expiry;
 mod integer;
 mod slot;
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::mem;
 
 use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
+use crate::state_machine::StateMachine;
+use expiry::Expiries;
 use slot::{Table, Value};
 
-/// Largest value that `APPEND` makes, as in Redis.
+/// Largest value that `APPEND` makes, in bytes, as in Redis. It decides about state, so it is the same
+/// on every node and no option.
 const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// The data of one group: the slots it owns.
@@ -23,8 +27,7 @@ pub struct Kv {
     first_slot: u16,
     slots: Vec<Table>,
     keys: u64,
-    /// `(due, slot, key)` of every key that expires.
-    expiries: BTreeSet<(u64, u16, Vec<u8>)>,
+    expiries: Expiries,
     /// The newest stamp applied.
     clock: u64,
 }
@@ -41,54 +44,24 @@ impl Kv {
             first_slot: first,
             slots,
             keys: 0,
-            expiries: BTreeSet::new(),
+            expiries: Expiries::default(),
             clock: 0,
         }
     }
 
-    /// Applies a batch; one reply for each command. First of all, keys that are due go away.
-    pub fn apply(&mut self, batch: &Batch<'_>, replies: &mut Vec<Reply>) {
-        self.advance(batch.stamp_ms());
-        for bytes in batch.commands() {
-            let reply = match Command::decode(bytes) {
-                Ok(command) => self.execute(&command),
-                // Every replica sees the same bytes and refuses them alike.
-                Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
-            };
-            replies.push(reply);
-        }
+    /// Time as the state machine knows it: the newest stamp applied, in Unix milliseconds.
+    pub fn clock(&self) -> u64 {
+        self.clock
     }
 
-    /// Lets time pass; never back.
+    /// Lets time pass, never back: keys that are due go away.
     pub fn advance(&mut self, stamp_ms: u64) {
         self.clock = self.clock.max(stamp_ms);
-        while self
-            .expiries
-            .first()
-            .is_some_and(|&(due, ..)| due <= self.clock)
-        {
-            let (_, slot, key) = self.expiries.pop_first().expect("just seen");
+        while let Some((slot, key)) = self.expiries.pop(self.clock) {
             let gone = self.slots[usize::from(slot - self.first_slot)].remove(&key);
             assert!(gone.is_some(), "a key without a value was to expire");
             self.keys -= 1;
         }
-    }
-
-    /// When the next key expires.
-    pub fn next_expiry(&self) -> Option<u64> {
-        self.expiries.first().map(|&(due, ..)| due)
-    }
-
-    /// How many keys there are.
-    pub fn keys(&self) -> u64 {
-        self.keys
-    }
-
-    /// Equal for equal states, whatever their history: keys, values, expiries.
-    pub fn hash(&self) -> u64 {
-        self.slots
-            .iter()
-            .fold(0, |hash, table| hash.wrapping_add(table.hash()))
     }
 
     /// Executes a command that was taken into the log.
@@ -114,14 +87,7 @@ impl Kv {
                 Reply::Ok
             }
             Command::Expire { key, after_ms } => self.expire(key, after_ms),
-            Command::Persist { key } => {
-                let Some(value) = self.find(key) else {
-                    return Reply::Integer(0);
-                };
-                let had = value.due.is_some();
-                self.set_due(key, None);
-                Reply::Integer(i64::from(had))
-            }
+            Command::Persist { key } => self.persist(key),
             Command::Flush => {
                 self.slots.iter_mut().for_each(Table::clear);
                 self.expiries.clear();
@@ -129,33 +95,6 @@ impl Kv {
                 Reply::Ok
             }
             ref read => self.read(self.clock, read),
-        }
-    }
-
-    /// Answers a command that changes nothing. `unix_ms` is the leader's time: it only shows in what
-    /// is left of a key's life; whether a key is there is a matter of the log.
-    pub fn read(&self, unix_ms: u64, command: &Command<'_>) -> Reply {
-        match *command {
-            Command::Get { key } => bulk(self.find(key)),
-            Command::Exists { keys } => {
-                count(keys.iter().filter(|key| self.find(key).is_some()).count())
-            }
-            Command::Length { key } => count(self.find(key).map_or(0, |value| value.bytes.len())),
-            Command::MultiGet { keys } => self.multi_get(keys),
-            Command::TimeToLive { key, unit } => {
-                Reply::Integer(self.time_to_live(key, unit, unix_ms))
-            }
-            Command::Type { key } => Reply::Status(self.find(key).map_or("none", |_| "string")),
-            Command::Size => Reply::Integer(self.keys.try_into().unwrap_or(i64::MAX)),
-            Command::CountInSlot { slot } => {
-                let table = slot.checked_sub(self.first_slot).map(usize::from);
-                count(
-                    table
-                        .and_then(|at| self.slots.get(at))
-                        .map_or(0, Table::len),
-                )
-            }
-            _ => ErrorReply::Other("ERR a write cannot be read".into()).into(),
         }
     }
 
@@ -205,41 +144,47 @@ impl Kv {
     }
 
     fn increment(&mut self, key: &[u8], delta: i64) -> Reply {
-        let old = match self.find(key).map(|value| integer::parse(&value.bytes)) {
-            None => 0,
-            Some(Some(number)) => number,
-            Some(None) => return ErrorReply::NotAnInteger.into(),
+        let mut digits = integer::Digits::default();
+        let Some(value) = self.table_mut(key).1.get_mut(key) else {
+            self.put(key, digits.write(delta), None);
+            return Reply::Integer(delta);
+        };
+        let Some(old) = integer::parse(&value.bytes) else {
+            return ErrorReply::NotAnInteger.into();
         };
         let Some(new) = old.checked_add(delta) else {
             return ErrorReply::IncrementOverflow.into();
         };
-        let mut digits = integer::Digits::default();
-        let digits = digits.write(new);
-        self.replace_bytes(key, digits);
+        value.write(digits.write(new));
         Reply::Integer(new)
     }
 
     fn append(&mut self, key: &[u8], suffix: &[u8]) -> Reply {
-        let old = self.find(key).map_or([].as_slice(), |value| &value.bytes);
-        if old.len() + suffix.len() > VALUE_BYTES_MAX {
+        let Some(value) = self.table_mut(key).1.get_mut(key) else {
+            self.put(key, suffix, None);
+            return count(suffix.len());
+        };
+        if value.bytes.len() + suffix.len() > VALUE_BYTES_MAX {
             return ErrorReply::StringTooLarge.into();
         }
-        let whole = [old, suffix].concat();
-        self.replace_bytes(key, &whole);
-        count(whole.len())
+        value.append(suffix);
+        count(value.bytes.len())
     }
 
     fn expire(&mut self, key: &[u8], after_ms: i64) -> Reply {
-        if self.find(key).is_none() {
-            return Reply::Integer(0);
-        }
-        match u64::try_from(after_ms) {
-            Ok(after) if after > 0 => self.set_due(key, Some(self.clock.saturating_add(after))),
-            _ => {
-                self.remove(key);
+        let found = match u64::try_from(after_ms) {
+            Ok(after) if after > 0 => {
+                let due = self.clock.saturating_add(after);
+                self.change_due(key, Some(due)).is_some()
             }
-        }
-        Reply::Integer(1)
+            _ => self.remove(key).is_some(),
+        };
+        Reply::Integer(i64::from(found))
+    }
+
+    fn persist(&mut self, key: &[u8]) -> Reply {
+        let expired_once = matches!(self.change_due(key, None), Some(Some(_)));
+        Reply::Integer(i64::from(expired_once))
     }
 
     fn find(&self, key: &[u8]) -> Option<&Value> {
@@ -266,47 +211,94 @@ impl Kv {
             return;
         }
         let (slot, table) = self.table_mut(key);
-        match table.put(key, bytes, due) {
-            None => self.keys += 1,
-            Some(Some(old)) => self.forget_due(old, slot, key),
-            Some(None) => {}
+        let replaced = table.put(key, bytes, due);
+        if replaced.is_none() {
+            self.keys += 1;
         }
-        if let Some(due) = due {
-            self.expiries.insert((due, slot, key.to_vec()));
-        }
+        let old = replaced.flatten();
+        self.expiries.change(slot, key, old, due);
     }
 
-    /// Replaces a value and keeps its expiry.
-    fn replace_bytes(&mut self, key: &[u8], bytes: &[u8]) {
-        let due = self.find(key).and_then(|value| value.due);
-        self.put(key, bytes, due);
-    }
-
-    fn set_due(&mut self, key: &[u8], due: Option<u64>) {
+    /// Gives a key another expiry, if the key is there, and returns the one it had.
+    fn change_due(&mut self, key: &[u8], due: Option<u64>) -> Option<Option<u64>> {
         let (slot, table) = self.table_mut(key);
-        let value = table.get_mut(key).expect("callers look first");
-        let old = core::mem::replace(&mut value.due, due);
-        if let Some(old) = old {
-            self.forget_due(old, slot, key);
-        }
-        if let Some(due) = due {
-            self.expiries.insert((due, slot, key.to_vec()));
-        }
+        let value = table.get_mut(key)?;
+        let old = mem::replace(&mut value.due, due);
+        self.expiries.change(slot, key, old, due);
+        Some(old)
     }
 
     fn remove(&mut self, key: &[u8]) -> Option<Value> {
         let (slot, table) = self.table_mut(key);
         let value = table.remove(key)?;
         self.keys -= 1;
-        if let Some(due) = value.due {
-            self.forget_due(due, slot, key);
-        }
+        self.expiries.change(slot, key, value.due, None);
         Some(value)
     }
+}
 
-    fn forget_due(&mut self, due: u64, slot: u16, key: &[u8]) {
-        let found = self.expiries.remove(&(due, slot, key.to_vec()));
-        assert!(found, "a key that expires is in the index");
+impl StateMachine for Kv {
+    /// First of all, keys that are due go away.
+    fn apply(&mut self, batch: &Batch<'_>, replies: &mut Vec<Reply>) {
+        self.advance(batch.stamp_ms());
+        for bytes in batch.commands() {
+            let reply = match Command::decode(bytes) {
+                Ok(command) => self.execute(&command),
+                // Every replica sees the same bytes and refuses them alike.
+                Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
+            };
+            replies.push(reply);
+        }
+        assert!(
+            self.expiries.len() as u64 <= self.keys,
+            "{} keys expire of {}",
+            self.expiries.len(),
+            self.keys
+        );
+    }
+
+    /// Answers a command that changes nothing. `unix_ms` is the leader's time: it only shows in what
+    /// is left of a key's life; whether a key is there is a matter of the log.
+    fn read(&self, unix_ms: u64, command: &Command<'_>) -> Reply {
+        match *command {
+            Command::Get { key } => bulk(self.find(key)),
+            Command::Exists { keys } => {
+                count(keys.iter().filter(|key| self.find(key).is_some()).count())
+            }
+            Command::Length { key } => count(self.find(key).map_or(0, |value| value.bytes.len())),
+            Command::MultiGet { keys } => self.multi_get(keys),
+            Command::TimeToLive { key, unit } => {
+                Reply::Integer(self.time_to_live(key, unit, unix_ms))
+            }
+            Command::Type { key } => Reply::Status(self.find(key).map_or("none", |_| "string")),
+            Command::Size => Reply::Integer(self.keys.try_into().unwrap_or(i64::MAX)),
+            Command::CountInSlot { slot } => {
+                let table = slot.checked_sub(self.first_slot).map(usize::from);
+                count(
+                    table
+                        .and_then(|at| self.slots.get(at))
+                        .map_or(0, Table::len),
+                )
+            }
+            _ => ErrorReply::Other("ERR a write cannot be read".into()).into(),
+        }
+    }
+
+    fn next_expiry(&self) -> Option<u64> {
+        self.expiries.first()
+    }
+
+    fn keys(&self) -> u64 {
+        self.keys
+    }
+
+    /// Of keys, values, expiries and the clock. Visits everything.
+    fn hash(&self) -> u64 {
+        self.slots
+            .iter()
+            .fold(slot::mix(self.clock), |hash, table| {
+                hash.wrapping_add(table.hash())
+            })
     }
 }
 

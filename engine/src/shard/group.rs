@@ -13,6 +13,7 @@ use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog
 use crate::batch::Batch;
 use crate::kv::Kv;
 use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
+use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
 /// Payload asked for in one read of the log.
