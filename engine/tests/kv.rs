@@ -2,6 +2,8 @@
 
 #[path = "kv/model.rs"]
 mod model;
+#[path = "kv/story.rs"]
+mod story;
 
 use engine::batch::{Batch, BatchBuilder};
 use engine::kv::Kv;
