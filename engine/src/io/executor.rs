@@ -270,15 +270,17 @@ impl Executor {
     }
 
     fn read(self: &Rc<Self>, read: ReadLog) {
+        let ReadLog {
+            group,
+            from,
+            to,
+            bytes_max,
+        } = read;
+        // Found in the log now, before a later flush overwrites it; read by the fiber.
+        let reading = self.log.read(group, from, to, bytes_max);
         let executor = self.clone();
         glommio::spawn_local(async move {
-            let ReadLog {
-                group,
-                from,
-                to,
-                bytes_max,
-            } = read;
-            match executor.log.read(group, from, to, bytes_max).await {
+            match reading.await {
                 Ok(entries) => executor.step(executor.clock(), Input::Log { group, entries }),
                 Err(error) => executor.fail(&error),
             }

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use super::segments::Segments;
 use crate::writer::contiguous;
 use crate::{
-    BLOCK, Cut, Entry, FlushNumber, GroupId, LogIndex, Options, Record, RecordError, RecoveredLog,
-    Replay, ReplayError, SegmentId, Writer, decode_entry,
+    BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Options, Record, RecordError,
+    RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
 };
 
 /// Why the log cannot go on.
@@ -168,14 +168,15 @@ impl Log {
         }
     }
 
-    /// Reads entries of a group from `from` on, up to `to` and about `bytes_max`, at least one.
-    pub async fn read(
-        &self,
+    /// Reads entries of a group from `from` on, up to `to` and about `bytes_max`, at least one. Which
+    /// entries these are is decided now: what is appended later does not change what is read.
+    pub fn read(
+        self: &Rc<Self>,
         group: GroupId,
         from: LogIndex,
         to: LogIndex,
         bytes_max: usize,
-    ) -> Result<Vec<Entry>, LogError> {
+    ) -> impl Future<Output = Result<Vec<Entry>, LogError>> + use<> {
         assert!(from <= to, "range runs backwards: {from}..{to}");
         let mut places = Vec::new();
         let mut bytes = 0;
@@ -188,32 +189,8 @@ impl Log {
             places.push(place);
             index = index.next();
         }
-        let mut entries = Vec::with_capacity(places.len());
-        let mut places_left = places.iter();
-        for (first, count, bytes) in contiguous(&places) {
-            let file = self.segments.existing(first.segment).await?;
-            let read = file.read_at(u64::from(first.offset), bytes as usize).await;
-            let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
-            let read = read.map_err(|error| LogError::io("read", &path(), error))?;
-            for place in places_left.by_ref().take(count) {
-                let start = (place.offset - first.offset) as usize;
-                let record = read
-                    .get(start..start + place.bytes as usize)
-                    .unwrap_or_default();
-                let index = from.plus(entries.len() as u64);
-                let entry =
-                    decode_entry(record, group, index).map_err(|error| LogError::Record {
-                        segment: place.segment,
-                        offset: place.offset,
-                        error,
-                    })?;
-                entries.push(entry);
-            }
-        }
-        if entries.is_empty() {
-            return Err(LogError::Absent { group, index: from });
-        }
-        Ok(entries)
+        let segments = self.segments.clone();
+        async move { read_places(&segments, &places, group, from).await }
     }
 
     /// Why appends fail, if a segment could not be made ready.
@@ -225,4 +202,38 @@ impl Log {
     pub async fn close(&self) {
         self.segments.close().await;
     }
+}
+
+/// Reads the entries at `places`, the first of which is at index `from`.
+async fn read_places(
+    segments: &Segments,
+    places: &[Location],
+    group: GroupId,
+    from: LogIndex,
+) -> Result<Vec<Entry>, LogError> {
+    let mut entries = Vec::with_capacity(places.len());
+    let mut places_left = places.iter();
+    for (first, count, bytes) in contiguous(places) {
+        let file = segments.existing(first.segment).await?;
+        let read = file.read_at(u64::from(first.offset), bytes as usize).await;
+        let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
+        let read = read.map_err(|error| LogError::io("read", &path(), error))?;
+        for place in places_left.by_ref().take(count) {
+            let start = (place.offset - first.offset) as usize;
+            let record = read
+                .get(start..start + place.bytes as usize)
+                .unwrap_or_default();
+            let index = from.plus(entries.len() as u64);
+            let entry = decode_entry(record, group, index).map_err(|error| LogError::Record {
+                segment: place.segment,
+                offset: place.offset,
+                error,
+            })?;
+            entries.push(entry);
+        }
+    }
+    if entries.is_empty() {
+        return Err(LogError::Absent { group, index: from });
+    }
+    Ok(entries)
 }
