@@ -28,6 +28,8 @@ pub struct Shard {
     groups: Vec<Group>,
     clock: Clock,
     next_flush: FlushNumber,
+    /// The group that the next flush serves first: the last one had no room for it.
+    flush_first: usize,
     /// Flushes on their way to the disk, and the groups whose records they hold.
     under_way: VecDeque<(FlushNumber, Vec<usize>)>,
     /// Groups to look at when the burst ends.
@@ -69,6 +71,7 @@ impl Shard {
             groups,
             clock,
             next_flush,
+            flush_first: 0,
         }
     }
 
@@ -168,8 +171,10 @@ impl Shard {
         let mut records = Vec::new();
         let mut holds = Vec::new();
         let mut room = self.options.flush_bytes_max;
-        for &at in dirty {
+        let first = self.flush_first;
+        for &at in dirty.range(first..).chain(dirty.range(..first)) {
             if room == 0 {
+                self.flush_first = at;
                 break;
             }
             if self.groups[at].raft.has_unsubmitted() {
