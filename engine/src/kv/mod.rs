@@ -8,7 +8,6 @@ mod integer;
 mod slot;
 
 use alloc::vec::Vec;
-use core::mem;
 
 use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
@@ -16,7 +15,7 @@ use net::{Command, ErrorReply, Reply, Slot};
 use crate::batch::Batch;
 use crate::state_machine::StateMachine;
 use expiry::Expiries;
-use slot::{Table, Value};
+use slot::{Entry, Table};
 
 /// Largest value that `APPEND` makes, in bytes, as in Redis. It decides about state, so it is the same
 /// on every node and no option.
@@ -103,10 +102,10 @@ impl Kv {
     }
 
     fn time_to_live(&self, key: &[u8], unit: Unit, unix_ms: u64) -> i64 {
-        let Some(value) = self.find(key) else {
+        let Some(entry) = self.find(key) else {
             return -2;
         };
-        let Some(due) = value.due else { return -1 };
+        let Some(due) = entry.due() else { return -1 };
         let left = i64::try_from(due.saturating_sub(self.clock.max(unix_ms))).unwrap_or(i64::MAX);
         match unit {
             Unit::Milliseconds => left,
@@ -135,7 +134,7 @@ impl Kv {
         }
         let due = match expiry {
             Expiry::Never => None,
-            Expiry::Keep => old.and_then(|value| value.due),
+            Expiry::Keep => old.and_then(Entry::due),
             Expiry::After(ms) => Some(self.clock.saturating_add(ms)),
             Expiry::At(due) => Some(due),
         };
@@ -145,30 +144,30 @@ impl Kv {
 
     fn increment(&mut self, key: &[u8], delta: i64) -> Reply {
         let mut digits = integer::Digits::default();
-        let Some(value) = self.table_mut(key).1.get_mut(key) else {
+        let Some(entry) = self.table_mut(key).1.get_mut(key) else {
             self.put(key, digits.write(delta), None);
             return Reply::Integer(delta);
         };
-        let Some(old) = integer::parse(&value.bytes) else {
+        let Some(old) = integer::parse(entry.value()) else {
             return ErrorReply::NotAnInteger.into();
         };
         let Some(new) = old.checked_add(delta) else {
             return ErrorReply::IncrementOverflow.into();
         };
-        value.write(digits.write(new));
+        entry.write(digits.write(new));
         Reply::Integer(new)
     }
 
     fn append(&mut self, key: &[u8], suffix: &[u8]) -> Reply {
-        let Some(value) = self.table_mut(key).1.get_mut(key) else {
+        let Some(entry) = self.table_mut(key).1.get_mut(key) else {
             self.put(key, suffix, None);
             return count(suffix.len());
         };
-        if value.bytes.len() + suffix.len() > VALUE_BYTES_MAX {
+        if entry.value().len() + suffix.len() > VALUE_BYTES_MAX {
             return ErrorReply::StringTooLarge.into();
         }
-        value.append(suffix);
-        count(value.bytes.len())
+        entry.append(suffix);
+        count(entry.value().len())
     }
 
     fn expire(&mut self, key: &[u8], after_ms: i64) -> Reply {
@@ -187,7 +186,7 @@ impl Kv {
         Reply::Integer(i64::from(expired_once))
     }
 
-    fn find(&self, key: &[u8]) -> Option<&Value> {
+    fn find(&self, key: &[u8]) -> Option<&Entry> {
         let at = usize::from(Slot::of(key).number().checked_sub(self.first_slot)?);
         self.slots.get(at)?.get(key)
     }
@@ -222,18 +221,17 @@ impl Kv {
     /// Gives a key another expiry, if the key is there, and returns the one it had.
     fn change_due(&mut self, key: &[u8], due: Option<u64>) -> Option<Option<u64>> {
         let (slot, table) = self.table_mut(key);
-        let value = table.get_mut(key)?;
-        let old = mem::replace(&mut value.due, due);
+        let old = table.get_mut(key)?.set_due(due);
         self.expiries.change(slot, key, old, due);
         Some(old)
     }
 
-    fn remove(&mut self, key: &[u8]) -> Option<Value> {
+    fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let (slot, table) = self.table_mut(key);
-        let value = table.remove(key)?;
+        let entry = table.remove(key)?;
         self.keys -= 1;
-        self.expiries.change(slot, key, value.due, None);
-        Some(value)
+        self.expiries.change(slot, key, entry.due(), None);
+        Some(entry)
     }
 }
 
@@ -265,7 +263,7 @@ impl StateMachine for Kv {
             Command::Exists { keys } => {
                 count(keys.iter().filter(|key| self.find(key).is_some()).count())
             }
-            Command::Length { key } => count(self.find(key).map_or(0, |value| value.bytes.len())),
+            Command::Length { key } => count(self.find(key).map_or(0, |entry| entry.value().len())),
             Command::MultiGet { keys } => self.multi_get(keys),
             Command::TimeToLive { key, unit } => {
                 Reply::Integer(self.time_to_live(key, unit, unix_ms))
@@ -302,8 +300,8 @@ impl StateMachine for Kv {
     }
 }
 
-fn bulk(value: Option<&Value>) -> Reply {
-    value.map_or(Reply::Nil, |value| Reply::bulk(&*value.bytes))
+fn bulk(entry: Option<&Entry>) -> Reply {
+    entry.map_or(Reply::Nil, |entry| Reply::bulk(entry.value()))
 }
 
 fn count(items: usize) -> Reply {

@@ -1,12 +1,14 @@
 //! One slot: a small hash table of its own, the unit of scan, snapshot and migration.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::hash::BuildHasher;
 use core::mem;
+use core::num::NonZero;
 
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use hashbrown::hash_table::Entry as Place;
 
 /// The seed is fixed: every run of a history does the same work.
 const HASHER: FixedState = FixedState::with_seed(0x6472_616b);
@@ -14,25 +16,57 @@ const HASHER: FixedState = FixedState::with_seed(0x6472_616b);
 /// Tables smaller than this are not worth shrinking.
 const CAPACITY_KEPT: usize = 16;
 
-/// A value and when it goes away.
+/// A key, its value, and when they go away. Key and value share one allocation: a lookup waits for
+/// memory once less.
 #[derive(Debug)]
-pub(super) struct Value {
-    pub(super) bytes: Box<[u8]>,
+pub(super) struct Entry {
+    /// The key, and behind it the value.
+    bytes: Box<[u8]>,
+    key_bytes: u32,
     /// Unix milliseconds.
-    pub(super) due: Option<u64>,
+    due: Option<NonZero<u64>>,
 }
 
-impl Value {
-    /// Replaces the bytes, in place if there are as many.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
-        if self.bytes.len() == bytes.len() {
-            self.bytes.copy_from_slice(bytes);
+impl Entry {
+    fn new(key: &[u8], value: &[u8], due: Option<u64>) -> Self {
+        let mut entry = Self {
+            bytes: joined(key, value),
+            key_bytes: u32::try_from(key.len()).expect("limits keep keys far below 4 GiB"),
+            due: None,
+        };
+        entry.set_due(due);
+        entry
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes as usize]
+    }
+
+    pub(super) fn value(&self) -> &[u8] {
+        &self.bytes[self.key_bytes as usize..]
+    }
+
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due.map(NonZero::get)
+    }
+
+    /// Sets the expiry and returns the one before.
+    pub(super) fn set_due(&mut self, due: Option<u64>) -> Option<u64> {
+        assert_ne!(due, Some(0), "at the beginning of time everything was due");
+        mem::replace(&mut self.due, due.and_then(NonZero::new)).map(NonZero::get)
+    }
+
+    /// Replaces the value, in place if the new one is as long.
+    pub(super) fn write(&mut self, value: &[u8]) {
+        let key_bytes = self.key_bytes as usize;
+        if self.value().len() == value.len() {
+            self.bytes[key_bytes..].copy_from_slice(value);
         } else {
-            self.bytes = bytes.into();
+            self.bytes = joined(self.key(), value);
         }
     }
 
-    /// Adds bytes behind those that are there.
+    /// Adds bytes behind those of the value.
     pub(super) fn append(&mut self, suffix: &[u8]) {
         let mut bytes = mem::take(&mut self.bytes).into_vec();
         bytes.reserve_exact(suffix.len());
@@ -41,9 +75,16 @@ impl Value {
     }
 }
 
+fn joined(key: &[u8], value: &[u8]) -> Box<[u8]> {
+    let mut bytes = Vec::with_capacity(key.len() + value.len());
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(value);
+    bytes.into_boxed_slice()
+}
+
 /// The keys of one slot. Iteration order never leaves this file. An empty one owns no memory.
 #[derive(Debug, Default)]
-pub(super) struct Table(HashTable<(Box<[u8]>, Value)>);
+pub(super) struct Table(HashTable<Entry>);
 
 impl Table {
     pub(super) fn len(&self) -> usize {
@@ -54,67 +95,60 @@ impl Table {
         self.0 = HashTable::new();
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Value> {
-        self.0
-            .find(hash_key(key), |(found, _)| **found == *key)
-            .map(|(_, value)| value)
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.0.find(hash_key(key), |entry| entry.key() == key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Value> {
-        self.0
-            .find_mut(hash_key(key), |(found, _)| **found == *key)
-            .map(|(_, value)| value)
+    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        self.0.find_mut(hash_key(key), |entry| entry.key() == key)
     }
 
     /// Writes a value. Gives the expiry of the one it replaces, if there was one.
     pub(super) fn put(
         &mut self,
         key: &[u8],
-        bytes: &[u8],
+        value: &[u8],
         due: Option<u64>,
     ) -> Option<Option<u64>> {
-        let same = |(found, _): &(Box<[u8]>, Value)| **found == *key;
+        let same = |entry: &Entry| entry.key() == key;
         match self.0.entry(hash_key(key), same, rehash) {
-            Entry::Occupied(mut entry) => {
-                let (_, value) = entry.get_mut();
-                value.write(bytes);
-                Some(mem::replace(&mut value.due, due))
+            Place::Occupied(mut place) => {
+                let entry = place.get_mut();
+                entry.write(value);
+                Some(entry.set_due(due))
             }
-            Entry::Vacant(entry) => {
-                let bytes = bytes.into();
-                entry.insert((key.into(), Value { bytes, due }));
+            Place::Vacant(place) => {
+                place.insert(Entry::new(key, value, due));
                 None
             }
         }
     }
 
     /// Takes a key out, and gives memory back once most of it is unused.
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Value> {
-        let entry = self
-            .0
-            .find_entry(hash_key(key), |(found, _)| **found == *key)
-            .ok()?;
-        let ((_, value), _) = entry.remove();
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
+        let same = |entry: &Entry| entry.key() == key;
+        let place = self.0.find_entry(hash_key(key), same).ok()?;
+        let (entry, _) = place.remove();
         if self.0.is_empty() {
             self.clear();
         } else if self.0.capacity() > CAPACITY_KEPT && self.0.len() < self.0.capacity() / 8 {
             self.0.shrink_to(self.0.len() * 2, rehash);
         }
-        Some(value)
+        Some(entry)
     }
 
     /// Sum over the entries, so that their order does not matter.
     pub(super) fn hash(&self) -> u64 {
-        self.0.iter().fold(0, |sum, (key, value)| {
-            let due = value.due.map_or(0, |due| due.wrapping_add(1));
-            let entry = fingerprint(fingerprint(due ^ 0x5bd1_e995, key), &value.bytes);
-            sum.wrapping_add(entry)
+        self.0.iter().fold(0, |sum, entry| {
+            let due = entry.due().unwrap_or(0);
+            let hash = fingerprint(fingerprint(due, entry.key()), entry.value());
+            sum.wrapping_add(hash)
         })
     }
 }
 
-fn rehash((key, _): &(Box<[u8]>, Value)) -> u64 {
-    hash_key(key)
+fn rehash(entry: &Entry) -> u64 {
+    hash_key(entry.key())
 }
 
 fn hash_key(key: &[u8]) -> u64 {
@@ -165,11 +199,14 @@ mod tests {
     fn a_value_of_the_same_length_is_replaced_in_place() {
         let mut table = Table::default();
         table.put(b"key", b"before", None);
-        let place = table.get(b"key").unwrap().bytes.as_ptr();
+        let place = table.get(b"key").unwrap().value().as_ptr();
         assert_eq!(table.put(b"key", b"behind", Some(7)), Some(None));
-        let value = table.get(b"key").unwrap();
-        assert_eq!((&*value.bytes, value.due), (b"behind".as_slice(), Some(7)));
-        assert_eq!(value.bytes.as_ptr(), place);
+        let entry = table.get(b"key").unwrap();
+        assert_eq!(
+            (entry.value(), entry.due()),
+            (b"behind".as_slice(), Some(7))
+        );
+        assert_eq!(entry.value().as_ptr(), place);
     }
 
     #[test]
@@ -187,7 +224,7 @@ mod tests {
             of(&[]),
             of(&[(b"a", b"1", None)]),
             of(&[(b"a", b"2", None), (b"b", b"1", None)]),
-            of(&[(b"a", b"1", None), (b"b", b"2", Some(0))]),
+            of(&[(b"a", b"1", None), (b"b", b"2", Some(1))]),
             of(&[(b"a1", b"", None), (b"b", b"2", None)]),
         ];
         for (position, other) in others.iter().enumerate() {
