@@ -1,0 +1,140 @@
+//! Runs every target over its seeds and many small changes of them, the same ones every time.
+
+use drakkar_fuzz::TARGETS;
+use engine::batch::BatchBuilder;
+use net::Command;
+use net::command::{Condition, Expiry, List};
+use wal::{Entry, EntryKind, GroupId, HardState, LogIndex, Options, Record, Replay, Term};
+
+const ROUNDS: usize = 20_000;
+
+fn main() {
+    for (name, target) in TARGETS {
+        let seeds = seeds(name);
+        assert!(!seeds.is_empty(), "target {name} has no seed");
+        let mut random = 0x5eed_u64;
+        for round in 0..ROUNDS {
+            let mut bytes = seeds[round % seeds.len()].clone();
+            target(&bytes);
+            for _ in 0..=draw(&mut random) % 4 {
+                mutate(&mut bytes, &mut random);
+            }
+            target(&bytes);
+        }
+        println!("{name}: {} inputs survived", 2 * ROUNDS);
+    }
+}
+
+fn draw(random: &mut u64) -> usize {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    (*random >> 8) as usize
+}
+
+fn mutate(bytes: &mut Vec<u8>, random: &mut u64) {
+    if bytes.is_empty() {
+        return;
+    }
+    let at = draw(random) % bytes.len();
+    match draw(random) % 5 {
+        0 => bytes[at] = draw(random) as u8,
+        1 => bytes[at] ^= 1 << (draw(random) % 8),
+        2 => bytes.truncate(at),
+        3 => bytes.insert(at, draw(random) as u8),
+        _ => {
+            let end = (at + draw(random) % 16).min(bytes.len());
+            let copy = bytes[at..end].to_vec();
+            let to = draw(random) % bytes.len();
+            bytes.splice(to..to, copy);
+        }
+    }
+}
+
+fn seeds(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "resp" => vec![
+            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n*1\r\n$4\r\nPING\r\n".to_vec(),
+            b"SET \"a b\" 'c'\r\nPING\r\n".to_vec(),
+            b"*-1\r\n*0\r\n*1\r\n$0\r\n\r\n".to_vec(),
+        ],
+        "peer_frame" => vec![hello()],
+        "command" => commands().iter().map(encoded).collect(),
+        "batch" => {
+            let mut builder = BatchBuilder::default();
+            commands().iter().for_each(|command| builder.push(command));
+            vec![builder.seal(7).to_vec(), builder.seal(8).to_vec()]
+        }
+        "wal_replay" => vec![log()],
+        _ => vec![],
+    }
+}
+
+fn hello() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    net::peer::frame(net::peer::FrameKind::Messages, &mut bytes, |body| {
+        body.extend([1; 64])
+    });
+    bytes
+}
+
+fn encoded(command: &Command<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    command.encode(&mut bytes);
+    bytes
+}
+
+fn commands() -> Vec<Command<'static>> {
+    let (expiry, condition) = (Expiry::After(5), Condition::Absent);
+    vec![
+        Command::Get { key: b"key" },
+        Command::Set {
+            key: b"key",
+            value: b"value",
+            expiry,
+            condition,
+            get: true,
+        },
+        Command::MultiSet {
+            pairs: List::Arguments(&[b"a", b"b", b"c", b"d"]),
+        },
+        Command::Increment {
+            key: b"n",
+            delta: -3,
+        },
+    ]
+}
+
+fn log() -> Vec<u8> {
+    let options = Options {
+        segment_bytes: 8 * wal::BLOCK as u64,
+        instance: 1,
+    };
+    let replay = Replay::new(options, 0, []).expect("an empty log is sound");
+    let mut writer = replay.finish().writer;
+    let group = GroupId::from_raw(1);
+    let mut segment = Vec::new();
+    for index in 1..4 {
+        let (term, index) = (Term::from_raw(1), LogIndex::from_raw(index));
+        let entry = Entry {
+            term,
+            index,
+            kind: EntryKind::Batch,
+            payload: [9; 50].into(),
+        };
+        let state = HardState {
+            term,
+            vote: None,
+            commit: LogIndex::ZERO,
+        };
+        let records = [
+            Record::HardState { group, state },
+            Record::Entry { group, entry },
+        ];
+        let placement = writer.place(writer.next_flush(), &records);
+        let mut flush = vec![0; placement.bytes];
+        writer.encode(&placement, &records, &mut flush);
+        segment.extend(flush);
+    }
+    segment
+}
