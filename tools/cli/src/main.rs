@@ -1,1 +1,52 @@
-fn main() {}
+//! The program `drakkar`: one node, a cluster to try, and what an operator asks of them.
+
+mod demo;
+mod exit;
+mod http;
+mod serve;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A replicated key-value store that speaks the Redis protocol.
+#[derive(Parser)]
+#[command(name = "drakkar", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs one node until SIGTERM or SIGINT.
+    Serve {
+        /// The node's configuration (TOML).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Says everything that is wrong with a configuration.
+    Check {
+        /// The configuration to check.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Runs three nodes on this machine until Ctrl-C.
+    Demo(demo::Options),
+    /// Shows nodes, groups, leaders, terms and how far each has got.
+    Status(status::Options),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().verb {
+        Verb::Serve { config } => serve::serve(&config),
+        Verb::Check { config } => serve::check(&config),
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Status(options) => status::run(&options),
+    }
+}

@@ -1,0 +1,26 @@
+//! Exit codes: those of `serve` are of sysexits(3), so that a supervisor knows when not to retry.
+
+use std::process::ExitCode;
+
+/// Something went wrong.
+pub(crate) const ERROR: u8 = 1;
+/// Nothing of what was asked for was found.
+pub(crate) const NOT_FOUND: u8 = 6;
+/// A file that must be read is not there.
+pub(crate) const NO_INPUT: u8 = 66;
+/// The log does not hold what it held.
+pub(crate) const CORRUPT: u8 = 65;
+/// A defect of this program, or a disk that failed.
+pub(crate) const INTERNAL: u8 = 70;
+/// The data directory cannot be opened.
+pub(crate) const CANNOT_OPEN: u8 = 73;
+/// What the machine lacks may be there later: a port, a ring.
+pub(crate) const TEMPORARY: u8 = 75;
+/// The configuration, or an identity that does not fit it.
+pub(crate) const CONFIG: u8 = 78;
+
+/// Says why, and ends with `code`.
+pub(crate) fn complain(code: u8, complaint: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("drakkar: {complaint}");
+    ExitCode::from(code)
+}

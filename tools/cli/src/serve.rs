@@ -1,0 +1,120 @@
+//! One node: from its configuration to its end.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use engine::config::Config;
+use engine::io::{Node, OpenError, config_file};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit;
+
+/// Reads a configuration, or says everything that is wrong with it.
+fn read(path: &Path) -> Result<Config, ExitCode> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        exit::complain(
+            exit::NO_INPUT,
+            &format_args!("cannot read {}: {error}", path.display()),
+        )
+    })?;
+    config_file::parse(&text).map_err(|errors| {
+        for error in &errors {
+            eprintln!("{}: {error}", path.display());
+        }
+        ExitCode::from(exit::CONFIG)
+    })
+}
+
+pub(crate) fn check(path: &Path) -> ExitCode {
+    match read(path) {
+        Ok(config) => {
+            let cluster = &config.cluster;
+            println!(
+                "{} is sound: node {} of {} in cluster {}, {} shards, {} groups",
+                path.display(),
+                config.node_id,
+                cluster.nodes.len(),
+                cluster.id,
+                cluster.shards,
+                cluster.groups,
+            );
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+pub(crate) fn serve(path: &Path) -> ExitCode {
+    log_to_stderr();
+    abort_on_panic();
+    let config = match read(path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    // Before the node runs, so that no signal is lost.
+    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => return exit::complain(exit::INTERNAL, &error),
+    };
+    let node = match Node::open(config) {
+        Ok(node) => Arc::new(node),
+        Err(error) => {
+            tracing::error!(event = "not_started", "{error}");
+            return ExitCode::from(code_of(&error));
+        }
+    };
+    tracing::info!(event = "serving", "the node serves");
+    let stopping = node.clone();
+    #[expect(clippy::disallowed_methods, reason = "it only waits for signals")]
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            tracing::info!(event = "stopping", signal, "handing over and stopping");
+            stopping.stop();
+        }
+    });
+    match node.wait() {
+        Ok(()) => {
+            tracing::info!(event = "stopped", "the node has stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(event = "failed", "{error}");
+            ExitCode::from(exit::INTERNAL)
+        }
+    }
+}
+
+fn code_of(error: &OpenError) -> u8 {
+    match error {
+        OpenError::DataDirectory { reason } if reason.starts_with("data dir ") => exit::CONFIG,
+        OpenError::DataDirectory { .. } => exit::CANNOT_OPEN,
+        OpenError::Log { .. } => exit::CORRUPT,
+        _ => exit::TEMPORARY,
+    }
+}
+
+/// Lines for people on a terminal, JSON for machines elsewhere. `RUST_LOG` chooses levels.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().init();
+    }
+}
+
+/// A shard that failed an assertion must not leave its node half alive.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}

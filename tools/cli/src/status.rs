@@ -1,0 +1,159 @@
+//! `drakkar status`: what every node says of itself, in one table.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{exit, http};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Admin endpoints of the nodes (host:port).
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
+    )]
+    endpoint: Vec<String>,
+    /// Prints JSON: a list of endpoints with the status or the error of each.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one endpoint answered.
+pub(crate) fn ask(endpoint: &str) -> Result<Value, String> {
+    let body = http::get(endpoint, "/v1/status")?;
+    serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
+}
+
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let answers: Vec<(&String, Result<Value, String>)> = options
+        .endpoint
+        .iter()
+        .map(|endpoint| (endpoint, ask(endpoint)))
+        .collect();
+    if options.json {
+        let list: Vec<Value> = answers
+            .iter()
+            .map(|(endpoint, answer)| match answer {
+                Ok(status) => json!({ "endpoint": endpoint, "status": status }),
+                Err(error) => json!({ "endpoint": endpoint, "error": error }),
+            })
+            .collect();
+        println!("{}", Value::from(list));
+    } else {
+        print!("{}", table(&answers));
+    }
+    if answers.iter().any(|(_, answer)| answer.is_ok()) {
+        ExitCode::SUCCESS
+    } else {
+        exit::complain(
+            exit::NOT_FOUND,
+            &"no node answered: name their admin ports with --endpoint",
+        )
+    }
+}
+
+const NODES: [&str; 6] = ["NODE", "ENDPOINT", "STATE", "LEADS", "GROUPS", "CLIENTS"];
+const GROUPS: [&str; 7] = ["GROUP", "NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "KEYS"];
+
+fn table(answers: &[(&String, Result<Value, String>)]) -> String {
+    let mut nodes = vec![NODES.map(str::to_owned).to_vec()];
+    let mut groups = Vec::new();
+    for (endpoint, answer) in answers {
+        let status = match answer {
+            Ok(status) => status,
+            Err(error) => {
+                let state = format!("down: {error}");
+                nodes.push(vec!["?".into(), (*endpoint).clone(), state]);
+                continue;
+            }
+        };
+        let node = text(&status["node"]);
+        let list = status["groups"].as_array().cloned().unwrap_or_default();
+        let leads = list
+            .iter()
+            .filter(|group| group["role"] == "leader")
+            .count()
+            .to_string();
+        let clients = text(&status["connections"]);
+        let count = list.len().to_string();
+        nodes.push(vec![
+            node.clone(),
+            (*endpoint).clone(),
+            "up".into(),
+            leads,
+            count,
+            clients,
+        ]);
+        for group in &list {
+            let field = |name: &str| text(&group[name]);
+            let row = ["role", "term", "commit", "applied", "keys"].map(field);
+            let number = group["group"].as_u64().unwrap_or_default();
+            groups.push((number, node.clone(), row));
+        }
+    }
+    groups.sort();
+    let mut rows = vec![GROUPS.map(str::to_owned).to_vec()];
+    rows.extend(groups.into_iter().map(|(group, node, row)| {
+        [group.to_string(), node]
+            .into_iter()
+            .chain(row)
+            .collect::<Vec<_>>()
+    }));
+    format!("{}\n{}", columns(&nodes), columns(&rows))
+}
+
+fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Lines up columns with two blanks between.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len)
+            .max()
+    };
+    let widths: Vec<usize> = (0..count)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_shows_nodes_that_are_up_and_those_that_are_not() {
+        let status = json!({
+            "node": 1, "connections": 2,
+            "groups": [{ "group": 0, "role": "leader", "term": 3, "commit": 9, "applied": 9, "keys": 4 }],
+        });
+        let (up, down) = ("127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned());
+        let text = table(&[(&up, Ok(status)), (&down, Err("refused".to_owned()))]);
+        let expected = "\
+NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS
+1     127.0.0.1:9001  up             1      1       2
+?     127.0.0.1:9002  down: refused
+
+GROUP  NODE  ROLE    TERM  COMMIT  APPLIED  KEYS
+0      1     leader  3     9       9        4
+";
+        assert_eq!(text, expected);
+    }
+}
