@@ -1,0 +1,158 @@
+//! The embedder's view: load through the engine's own API, in the process of each node.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use engine::io::{Commands, Handle, Node, config_file};
+use engine::shard::Outcome;
+use net::command::{Condition, Expiry};
+use net::{Command, Reply};
+use wal::GroupId;
+
+use crate::histogram::Latencies;
+use crate::load::now;
+
+/// Commands given to a group at once.
+const BATCH: usize = 128;
+
+/// Runs a node and obeys the lines that come in: `api WARM_MS MEASURED_MS VALUE_BYTES KEYS IN_FLIGHT`
+/// makes load on the groups that this node leads, and answers
+/// `COUNT ERRORS LATENCY_NS:COUNT,…`. Ends with its input.
+pub(crate) fn serve(config: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(config).map_err(|error| error.to_string())?;
+    let config = config_file::parse(&text)
+        .map_err(|errors| errors.iter().map(|e| format!("{e}\n")).collect::<String>())?;
+    let node = Node::open(config).map_err(|error| error.to_string())?;
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["api", warm_up, measured, value_bytes, keys, in_flight] => {
+                let number = |word: &str| word.parse::<usize>().map_err(|error| error.to_string());
+                let millis = |word| Ok::<_, String>(Duration::from_millis(number(word)? as u64));
+                let load = Load {
+                    warm_up: millis(warm_up)?,
+                    measured: millis(measured)?,
+                    value: vec![b'v'; number(value_bytes)?],
+                    in_flight: number(in_flight)?,
+                    groups: led_groups(&node.handle(), number(keys)?),
+                    handle: node.handle(),
+                };
+                println!("{}", load.run());
+            }
+            _ => return Err(format!("what is {line:?}?")),
+        }
+    }
+    node.stop();
+    node.wait().map_err(|error| error.to_string())
+}
+
+/// The groups that this node leads, with the keys in each.
+fn led_groups(handle: &Handle, keys: usize) -> Vec<(GroupId, Vec<Vec<u8>>)> {
+    let own = handle.config().node();
+    let mut groups: BTreeMap<GroupId, Vec<Vec<u8>>> = BTreeMap::new();
+    for number in 0..keys {
+        let key = format!("key:{number:08}").into_bytes();
+        let group = handle.group_of(&key);
+        if handle.leader(group) == Some(own) {
+            groups.entry(group).or_default().push(key);
+        }
+    }
+    groups.into_iter().collect()
+}
+
+struct Load {
+    warm_up: Duration,
+    measured: Duration,
+    value: Vec<u8>,
+    in_flight: usize,
+    groups: Vec<(GroupId, Vec<Vec<u8>>)>,
+    handle: Handle,
+}
+
+impl Load {
+    fn run(&self) -> String {
+        if self.groups.is_empty() {
+            return "0 0 ".to_owned();
+        }
+        let (sender, receiver) = mpsc::channel();
+        let mut next = 0;
+        let mut give = |turn: usize| {
+            let (group, keys) = &self.groups[turn % self.groups.len()];
+            let mut commands = Commands::default();
+            for _ in 0..BATCH {
+                next += 1;
+                commands.push(&Command::Set {
+                    key: &keys[next * 7919 % keys.len()],
+                    value: &self.value,
+                    expiry: Expiry::Never,
+                    condition: Condition::Always,
+                    get: false,
+                });
+            }
+            let (sender, given) = (sender.clone(), now());
+            let done = move |outcomes: Vec<Outcome>| {
+                let good = outcomes
+                    .iter()
+                    .filter(|o| **o == Outcome::Reply(Reply::Ok))
+                    .count();
+                // The load may be over.
+                let _ = sender.send((turn, given, good, outcomes.len() - good));
+            };
+            // A refusal is completed as busy, and counted as an error.
+            drop(self.handle.submit(*group, commands, done));
+        };
+        let start = now() + self.warm_up;
+        let end = start + self.measured;
+        (0..self.in_flight.div_ceil(BATCH)).for_each(&mut give);
+        let mut latencies: BTreeMap<u64, u64> = BTreeMap::new();
+        let (mut count, mut errors) = (0, 0);
+        while now() < end {
+            let patience = Duration::from_millis(200);
+            let Ok((turn, given, good, bad)) = receiver.recv_timeout(patience) else {
+                continue;
+            };
+            let time: Instant = now();
+            if time >= start && time < end {
+                count += good as u64;
+                errors += bad as u64;
+                let micros = u64::try_from((time - given).as_micros()).unwrap_or(u64::MAX);
+                *latencies.entry(micros * 1000).or_default() += good as u64;
+            }
+            give(turn);
+        }
+        let pairs: Vec<String> = latencies
+            .iter()
+            .map(|(ns, count)| format!("{ns}:{count}"))
+            .collect();
+        format!("{count} {errors} {}", pairs.join(","))
+    }
+}
+
+/// Adds up what the nodes answered.
+pub(crate) fn sum(answers: &[String]) -> Result<(Latencies, u64, u64), String> {
+    let mut latencies = Latencies::new();
+    let (mut count, mut errors) = (0, 0);
+    for answer in answers {
+        let mut words = answer.split(' ');
+        let mut number = || words.next()?.parse::<u64>().ok();
+        count += number().ok_or(answer.clone())?;
+        errors += number().ok_or(answer.clone())?;
+        for pair in words
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .filter(|pair| !pair.is_empty())
+        {
+            let (nanos, times) = pair.split_once(':').ok_or(answer.clone())?;
+            let nanos = nanos.parse().map_err(|_| answer.clone())?;
+            let times = times.parse().map_err(|_| answer.clone())?;
+            latencies.record_many(Duration::from_nanos(nanos), times);
+        }
+    }
+    Ok((latencies, count, errors))
+}
