@@ -208,7 +208,7 @@ impl Default for Options {
             data_dir: String::new(),
             listen: None,
             cores: Vec::new(),
-            segment_bytes: 256 * MIB as u64,
+            segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
             proxy: false,
             route_wait: Duration::from_millis(1000),
