@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use engine::raft::Message;
 use engine::shard::{Flush, Outcome, Output, Token};
-use wal::{Entry, FlushNumber, GroupId, NodeId};
+use wal::{Entry, FlushNumber, GroupId, NodeId, SegmentId};
 
 use crate::client::{Client, Histories, Request};
 use crate::faults::{Counters, Fault, Plan};
@@ -282,7 +282,17 @@ impl Cluster {
         if self.nodes[node].process.is_some() {
             return Ok(());
         }
-        let found = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+        let rot = self.rot(node);
+        let mut found = self.nodes[node].start(&self.plan, self.seed, self.now);
+        if let Some(place) = rot {
+            // Whoever runs the node puts the disk in order. What was read must be right by itself.
+            self.nodes[node].disk.flip(place);
+            if found.is_err() {
+                self.counters.rotten_disks += 1;
+                found = self.nodes[node].start(&self.plan, self.seed, self.now);
+            }
+        }
+        let found = found?;
         self.tell(|_| {
             let groups = found.iter().map(|(group, (state, terms))| {
                 format!("{group}: {} entries, {state:?}", terms.len())
@@ -297,6 +307,22 @@ impl Cluster {
         self.oracle.recovered(node, &found)?;
         self.arrive(node, Arrival::Wake);
         Ok(())
+    }
+
+    /// Sometimes flips a bit of the disk of a node that was down.
+    fn rot(&mut self, node: usize) -> Option<(SegmentId, usize, u8)> {
+        if !self.plan.has(Fault::Rot) || self.nodes[node].life == 0 {
+            return None;
+        }
+        let share = if self.counters.rotten_disks == 0 {
+            700_000
+        } else {
+            200_000
+        };
+        if !self.rng.chance(share) {
+            return None;
+        }
+        self.nodes[node].disk.rot(&mut self.rng)
     }
 
     fn turn(&mut self, node: usize) -> Result<(), Broken> {

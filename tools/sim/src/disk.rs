@@ -114,6 +114,24 @@ impl Disk {
         self.segments.remove(&segment);
     }
 
+    /// Flips a bit somewhere in what is written. Says where: doing it again undoes it.
+    pub(crate) fn rot(&mut self, rng: &mut Rng) -> Option<(SegmentId, usize, u8)> {
+        let segments: Vec<SegmentId> = self.segments.keys().copied().collect();
+        let segment = *segments.get(rng.index(segments.len().max(1)))?;
+        let bytes = &self.segments[&segment];
+        let written = bytes.iter().rposition(|&byte| byte != 0)?;
+        let place = (segment, rng.index(written + 1), 1 << rng.below(8));
+        self.flip(place);
+        Some(place)
+    }
+
+    /// Flips a bit, if the segment is still there.
+    pub(crate) fn flip(&mut self, (segment, offset, bit): (SegmentId, usize, u8)) {
+        if let Some(bytes) = self.segments.get_mut(&segment) {
+            bytes[offset] ^= bit;
+        }
+    }
+
     /// What replay makes of the segments.
     pub(crate) fn replay(&self, cache_bytes: usize) -> Result<Recovered, ReplayError> {
         let options = Options {

@@ -30,11 +30,13 @@ pub enum Fault {
     Transfer,
     /// A node hands over what it leads and is stopped.
     Drain,
+    /// While a node is down, bits of its disk flip. It must notice, and not start.
+    Rot,
 }
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -49,12 +51,13 @@ impl Fault {
         Self::ClockDrift,
         Self::Transfer,
         Self::Drain,
+        Self::Rot,
     ];
 
     /// Whether it is something that happens at a moment, not a rate or a state.
     pub fn is_event(self) -> bool {
-        use Fault::{ClockDrift, Duplication, Loss, Reordering};
-        !matches!(self, Loss | Duplication | Reordering | ClockDrift)
+        use Fault::{ClockDrift, Duplication, Loss, Reordering, Rot};
+        !matches!(self, Loss | Duplication | Reordering | ClockDrift | Rot)
     }
 }
 
@@ -109,9 +112,12 @@ impl Plan {
         let share = *rng.pick(&[250_000, 500_000, 750_000]);
         let heartbeat = rng.between(30, 200);
         let size = |bytes: u64| usize::try_from(bytes).expect("small");
+        let mut on = Fault::ALL.map(|_| rng.chance(share));
+        // A disk rots while its node is down.
+        on[Fault::Rot as usize] &= on[Fault::Crash as usize];
         Self {
-            on: Fault::ALL.map(|_| rng.chance(share)),
-            nodes: *rng.pick(&[3, 3, 5]),
+            on,
+            nodes: *rng.pick(&[2, 3, 3, 3, 3, 5, 5, 7]),
             groups: *rng.pick(&[1, 2, 3, 4]),
             clients: size(rng.between(3, 8)),
             loss: rng.magnitude(2_000, 250_000),
@@ -181,6 +187,8 @@ counters! {
     leader_changes,
     transfers,
     drains,
+    /// Disks that rotted, and were given back as they had been once the node refused to start.
+    rotten_disks,
     crashes,
     crashes_amid_effects,
     blackouts,
@@ -243,6 +251,7 @@ impl Counters {
             Fault::ClockDrift => self.clock_drifts,
             Fault::Transfer => self.transfers,
             Fault::Drain => self.drains,
+            Fault::Rot => self.rotten_disks,
         }
     }
 }

@@ -138,7 +138,11 @@ impl Cluster {
             }
             Fault::Transfer => self.transfer(victim),
             Fault::Drain => self.drain(victim),
-            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::ClockDrift => {
+            Fault::Loss
+            | Fault::Duplication
+            | Fault::Reordering
+            | Fault::ClockDrift
+            | Fault::Rot => {
                 unreachable!("{fault:?} is no event")
             }
         }
