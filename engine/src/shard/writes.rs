@@ -25,7 +25,12 @@ struct Proposal {
 pub(super) struct Writes {
     open: BatchBuilder,
     open_tokens: Vec<Token>,
+    /// Ascending by index.
     proposed: VecDeque<Proposal>,
+    /// From an earlier leadership of this replica, at places that its log has given to others since.
+    /// Another replica may still hold them, and commit them if it is elected: until their index is
+    /// applied, nothing is known.
+    overtaken: Vec<Proposal>,
     proposed_bytes: usize,
 }
 
@@ -56,6 +61,13 @@ impl Writes {
 
     /// The batch sealed last became the entry at `(index, term)`.
     pub(super) fn proposed(&mut self, index: LogIndex, term: Term, bytes: usize, deadline: Time) {
+        while let Some(older) = self.proposed.pop_back_if(|older| older.index >= index) {
+            assert!(
+                older.term < term,
+                "index {index} proposed twice in one term"
+            );
+            self.overtaken.push(older);
+        }
         let tokens = core::mem::take(&mut self.open_tokens);
         self.proposed_bytes += bytes;
         self.proposed.push_back(Proposal {
@@ -76,23 +88,20 @@ impl Writes {
         replies: &mut Vec<Reply>,
         out: &mut Output,
     ) {
-        while self
-            .proposed
-            .front()
-            .is_some_and(|proposal| proposal.index <= index)
-        {
-            let proposal = self.pop();
-            if proposal.index == index && proposal.term == term {
-                assert_eq!(
-                    proposal.tokens.len(),
-                    replies.len(),
-                    "a reply for each command"
-                );
-                let answers = proposal.tokens.into_iter().zip(replies.drain(..));
+        let over = |proposal: &mut Proposal| proposal.index <= index;
+        let mut done: Vec<Proposal> = self.overtaken.extract_if(.., over).collect();
+        while let Some(proposal) = self.proposed.pop_front_if(over) {
+            done.push(proposal);
+        }
+        for proposal in done {
+            self.proposed_bytes -= proposal.bytes;
+            let tokens = proposal.tokens.into_iter();
+            if (proposal.index, proposal.term) == (index, term) {
+                assert_eq!(tokens.len(), replies.len(), "a reply for each command");
+                let answers = tokens.zip(replies.drain(..));
                 out.replies
                     .extend(answers.map(|(token, reply)| (token, Outcome::Reply(reply))));
             } else {
-                let tokens = proposal.tokens.into_iter();
                 out.replies
                     .extend(tokens.map(|token| (token, Outcome::NoLeader)));
             }
@@ -101,12 +110,14 @@ impl Writes {
 
     /// Answers those that waited too long: their outcome is unknown.
     pub(super) fn expire(&mut self, now: Time, out: &mut Output) {
-        while self
-            .proposed
-            .front()
-            .is_some_and(|proposal| proposal.deadline <= now)
-        {
-            let tokens = self.pop().tokens.into_iter();
+        let late = |proposal: &mut Proposal| proposal.deadline <= now;
+        let mut done: Vec<Proposal> = self.overtaken.extract_if(.., late).collect();
+        while let Some(proposal) = self.proposed.pop_front_if(late) {
+            done.push(proposal);
+        }
+        for proposal in done {
+            self.proposed_bytes -= proposal.bytes;
+            let tokens = proposal.tokens.into_iter();
             out.replies
                 .extend(tokens.map(|token| (token, Outcome::Unknown)));
         }
@@ -114,7 +125,9 @@ impl Writes {
 
     /// When [`Writes::expire`] has something to do.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.proposed.front().map(|proposal| proposal.deadline)
+        let overtaken = self.overtaken.iter().map(|proposal| proposal.deadline);
+        let proposed = self.proposed.front().map(|proposal| proposal.deadline);
+        overtaken.chain(proposed).min()
     }
 
     /// Gives back what was not proposed: leadership is lost.
@@ -124,10 +137,53 @@ impl Writes {
         assert_eq!(tokens.len(), commands.len(), "a command for each token");
         tokens.into_iter().zip(commands).collect()
     }
+}
 
-    fn pop(&mut self) -> Proposal {
-        let proposal = self.proposed.pop_front().expect("callers look first");
-        self.proposed_bytes -= proposal.bytes;
-        proposal
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn propose(writes: &mut Writes, token: u64, index: u64, term: u64) {
+        writes.push(Token(token), &Command::Flush);
+        writes.seal(0);
+        let (index, term) = (LogIndex::from_raw(index), Term::from_raw(term));
+        writes.proposed(index, term, 0, Time::from_nanos(1));
+    }
+
+    #[test]
+    fn a_proposal_that_another_leadership_left_behind_hides_no_newer_one() {
+        let (mut writes, mut out) = (Writes::default(), Output::default());
+        propose(&mut writes, 1, 8, 2);
+        propose(&mut writes, 2, 7, 4);
+        propose(&mut writes, 3, 8, 4);
+        for index in [7, 8] {
+            let (index, term) = (LogIndex::from_raw(index), Term::from_raw(4));
+            writes.applied(index, term, &mut vec![Reply::Ok], &mut out);
+        }
+        let done = || Outcome::Reply(Reply::Ok);
+        assert_eq!(
+            out.replies,
+            [
+                (Token(2), done()),
+                (Token(1), Outcome::NoLeader),
+                (Token(3), done()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_later_leader_committed_after_all_is_answered_so() {
+        let (mut writes, mut out) = (Writes::default(), Output::default());
+        propose(&mut writes, 1, 8, 2);
+        propose(&mut writes, 2, 8, 4);
+        let (index, term) = (LogIndex::from_raw(8), Term::from_raw(2));
+        writes.applied(index, term, &mut vec![Reply::Ok], &mut out);
+        let answers = [
+            (Token(1), Outcome::Reply(Reply::Ok)),
+            (Token(2), Outcome::NoLeader),
+        ];
+        assert_eq!(out.replies, answers);
     }
 }
