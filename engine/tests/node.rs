@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +20,11 @@ use wal::GroupId;
 const PATIENCE: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// One cluster at a time: each keeps every core and the disk busy while it starts.
+static TURN: Mutex<()> = Mutex::new(());
+
 struct Cluster {
+    _turn: MutexGuard<'static, ()>,
     nodes: Vec<Option<Node>>,
     options: Options,
     directory: PathBuf,
@@ -49,10 +53,11 @@ impl Cluster {
             },
             proxy,
             route_wait: Duration::from_secs(3),
-            segment_bytes: 32 << 20,
+            segment_bytes: 20 << 20,
             ..Options::default()
         };
         let mut cluster = Self {
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
             nodes: vec![None, None, None],
             options,
             directory,

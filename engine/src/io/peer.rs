@@ -29,6 +29,7 @@ use super::socket::Socket;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+const SILENCE_MIN: Duration = Duration::from_secs(3);
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_millis(500);
 
@@ -217,6 +218,7 @@ impl Link {
             .map_err(io::Error::from)?;
         let stream = TcpStream::connect_timeout(target, CONNECT_TIMEOUT).await?;
         let socket = Socket::new(stream);
+        socket.give_up_after(silence_max(executor));
         let mut bytes = Vec::new();
         let hello = executor.hello(self.node);
         frame(FrameKind::Hello, &mut bytes, |to| hello.encode(to));
@@ -434,7 +436,13 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
     }
 }
 
+/// How long a peer may acknowledge nothing before its connection is given up.
+fn silence_max(executor: &Executor) -> Duration {
+    SILENCE_MIN.max(executor.config.cluster.election_timeout * 2)
+}
+
 async fn serve(executor: Rc<Executor>, socket: Socket) {
+    socket.give_up_after(silence_max(&executor));
     let socket = Rc::new(socket);
     let inbound = Rc::new(Inbound::default());
     let error = match welcome(&executor, &socket).await {

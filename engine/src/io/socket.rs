@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
+use rustix::net::sockopt;
 
 #[derive(Debug)]
 pub(super) struct Socket(RefCell<TcpStream>);
@@ -19,6 +21,19 @@ impl Socket {
         // that refuses is broken and will say so when it is read.
         drop(stream.set_nodelay(true));
         Self(RefCell::new(stream))
+    }
+
+    /// Ends the connection when the other side acknowledges nothing for so long: a machine that
+    /// lost its power says no goodbye, and one that comes back must be dialled again soon.
+    pub(super) fn give_up_after(&self, silence: Duration) {
+        let stream = self.0.borrow();
+        let socket = borrow(&stream);
+        let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        // A kernel without these options only notices later.
+        let _ = sockopt::set_tcp_user_timeout(socket, millis);
+        let _ = sockopt::set_tcp_keepidle(socket, silence);
+        let _ = sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1));
+        let _ = sockopt::set_socket_keepalive(socket, true);
     }
 
     pub(super) fn poll_read(
