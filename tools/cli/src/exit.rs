@@ -6,6 +6,9 @@ use std::process::ExitCode;
 pub(crate) const ERROR: u8 = 1;
 /// Nothing of what was asked for was found.
 pub(crate) const NOT_FOUND: u8 = 6;
+/// The words of the command line are not understood: by `serve`, and by all others.
+const USAGE_OF_SERVE: u8 = 64;
+const USAGE: u8 = 2;
 /// A file that must be read is not there.
 pub(crate) const NO_INPUT: u8 = 66;
 /// The log does not hold what it held.
@@ -23,4 +26,16 @@ pub(crate) const CONFIG: u8 = 78;
 pub(crate) fn complain(code: u8, complaint: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("drakkar: {complaint}");
     ExitCode::from(code)
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+pub(crate) fn explain(refusal: &clap::Error) -> ExitCode {
+    // There is nobody to tell if the terminal is gone.
+    let _ = refusal.print();
+    let serves = std::env::args().nth(1).is_some_and(|verb| verb == "serve");
+    match (refusal.use_stderr(), serves) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => ExitCode::from(USAGE_OF_SERVE),
+        (true, false) => ExitCode::from(USAGE),
+    }
 }

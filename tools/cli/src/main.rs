@@ -43,7 +43,11 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().verb {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refusal) => return exit::explain(&refusal),
+    };
+    match arguments.verb {
         Verb::Serve { config } => serve::serve(&config),
         Verb::Check { config } => serve::check(&config),
         Verb::Demo(options) => demo::run(&options),
