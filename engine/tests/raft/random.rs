@@ -12,8 +12,8 @@ use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 use super::promises::Promises;
 use super::replica::{Disk, Replica};
 
-const HISTORIES: u64 = 500;
-const STEPS: u64 = 2500;
+const HISTORIES: u64 = 400;
+const STEPS: u64 = 4000;
 const HEARTBEAT: Duration = Duration::from_millis(10);
 const ELECTION: Duration = Duration::from_millis(100);
 
@@ -41,6 +41,8 @@ struct Read {
 
 struct History {
     random: u64,
+    /// How fast time passes, in milliseconds.
+    pace: u64,
     now: Time,
     replicas: Vec<Replica>,
     commits: Vec<LogIndex>,
@@ -114,6 +116,7 @@ impl History {
     fn new(seed: u64) -> Self {
         let mut history = Self {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            pace: 15,
             now: Time::default(),
             replicas: Vec::new(),
             commits: Vec::new(),
@@ -126,6 +129,7 @@ impl History {
             provoked: Provoked::default(),
             truncations: Vec::new(),
         };
+        history.pace = [10, 30, 60][history.below(3)];
         let voters = [1, 2, 3, 3, 4, 5][history.below(6)];
         let observers = u32::from(history.one_in(3));
         let (pre_vote, check_quorum) = (history.one_in(2), history.one_in(2));
@@ -165,7 +169,7 @@ impl History {
         match self.below(1000) {
             0..540 => self.deliver_any(),
             540..590 => {
-                let millis = 1 + self.next() % 15;
+                let millis = 1 + self.next() % self.pace;
                 self.let_time_pass(Duration::from_millis(millis));
             }
             590..680 => self.propose(at),
@@ -174,9 +178,9 @@ impl History {
             930..933 => self.crash(at),
             933..960 => self.restart(at),
             960..964 => self.transfer(at),
-            964..968 => self.cut_any(),
-            968..975 => self.cut.clear(),
-            975..981 => self.hurry(at),
+            964..967 => self.cut_any(),
+            967..968 => self.cut.clear(),
+            968..978 => self.hurry(at),
             _ => self.evict(at),
         }
         self.after(at);
@@ -317,15 +321,20 @@ impl History {
         }
     }
 
+    /// Cuts a pair, one way or both, or a replica from all others; what was cut before is whole.
     fn cut_any(&mut self) {
-        let (from, to) = (
-            self.below(self.replicas.len()),
-            self.below(self.replicas.len()),
-        );
-        let (from, to) = (self.replicas[from].id, self.replicas[to].id);
-        self.cut.push((from, to));
-        if self.one_in(2) {
-            self.cut.push((to, from));
+        self.cut.clear();
+        let lonely = self.below(self.replicas.len());
+        let (lonely, isolated) = (self.replicas[lonely].id, !self.one_in(3));
+        let both_ways = isolated || self.one_in(2);
+        let other = self.below(self.replicas.len());
+        for (at, replica) in self.replicas.iter().enumerate() {
+            if isolated || at == other {
+                self.cut.push((lonely, replica.id));
+                if both_ways {
+                    self.cut.push((replica.id, lonely));
+                }
+            }
         }
     }
 
