@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::LocalExecutorBuilder;
 use wal::io::{DataDirectory, DirectoryError, Identity, Log, LogError};
@@ -38,7 +39,17 @@ impl Drop for Scratch {
 }
 
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::default().make().unwrap().run(test)
+    LocalExecutorBuilder::default().make().unwrap().run(async {
+        // An executor that sleeps may miss the completion of a direct write; a timer wakes it.
+        let pulse = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let result = test.await;
+        pulse.cancel().await;
+        result
+    })
 }
 
 fn entry(index: u64, bytes: usize) -> Record {
