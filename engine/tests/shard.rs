@@ -92,11 +92,17 @@ impl Cluster {
 
     fn give(&mut self, id: u32, input: Input<'_>) {
         let clock = self.clock();
+        let woken = matches!(input, Input::Wake);
         let mut out = Output::default();
         let shard = &mut self.shards[id as usize - 1];
         shard.step(clock, input, &mut out);
         shard.settle(clock, &mut out);
         assert!(out.reads.is_empty(), "everything fits in memory here");
+        let again = out.wake_at.filter(|&at| woken && at <= clock.now);
+        assert_eq!(
+            again, None,
+            "woken, it asks to be woken at once: its thread would spin"
+        );
         self.replies.extend(out.replies);
         for flush in out.flushes {
             self.flushes.push((id, flush.number, flush.records.len()));
@@ -296,6 +302,27 @@ fn an_idle_shard_marks_its_last_flush_once() {
     cluster.ask(1, 1, set(b"a", b"1", Expiry::Never));
     cluster.run(100);
     assert_eq!(cluster.marks_of(1), before + 1);
+}
+
+#[test]
+fn a_shard_whose_disk_is_slow_sleeps_until_it_is_done() {
+    let mut cluster = Cluster::new();
+    cluster.stalled = vec![1];
+    cluster.ask(1, 1, set(b"a", b"1", Expiry::Never));
+    cluster.ask(1, 2, set(b"a", b"2", Expiry::Never));
+    let flushes = cluster
+        .flushes
+        .iter()
+        .filter(|flush| flush.0 == 1)
+        .map(|flush| flush.1);
+    let (newest, before) = (
+        flushes.clone().max().unwrap(),
+        flushes.rev().nth(1).unwrap(),
+    );
+    assert_eq!(before.next(), newest);
+    // The first is done; the mark would be due long before the second is.
+    cluster.give(1, Input::Written { flush: before });
+    cluster.run(100);
 }
 
 #[test]

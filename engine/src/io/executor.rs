@@ -31,6 +31,9 @@ use super::routes::Routes;
 use super::signal::Signal;
 use super::status::{PeerStatus, ShardStatus};
 
+/// Shortest time the driving fiber sleeps.
+const WAIT_MIN: Duration = Duration::from_micros(50);
+
 /// Nodes a request is sent to, one after the other, while leaders change.
 const HOPS_MAX: u8 = 4;
 /// How often leaders are told to the other shards.
@@ -220,7 +223,11 @@ impl Executor {
                 (Some((at, timer)), Some(wake_at)) if at <= wake_at && at > clock.now => {
                     Some((at, timer))
                 }
-                (_, Some(wake_at)) => Some((wake_at, Timer::new(wake_at.since(clock.now)))),
+                // Never at once: the thread must get back to its reactor, or it sees no completion.
+                (_, Some(wake_at)) => {
+                    let wait = wake_at.since(clock.now).max(WAIT_MIN);
+                    Some((wake_at, Timer::new(wait)))
+                }
             };
         }
     }

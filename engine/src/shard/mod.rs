@@ -160,7 +160,9 @@ impl Shard {
                 .filter(|&at| self.groups[at].wants_flush(clock)),
         );
         let next = self.timers.first().map(|&(time, _)| time);
-        out.wake_at = match (next, self.mark_at) {
+        // While a flush is on its way its end is waited for, not the time of the mark.
+        let mark = self.mark_at.filter(|_| self.under_way.is_empty());
+        out.wake_at = match (next, mark) {
             (Some(timer), Some(mark)) => Some(timer.min(mark)),
             (timer, mark) => timer.or(mark),
         };
