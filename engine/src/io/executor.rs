@@ -204,6 +204,9 @@ impl Executor {
                     Some((_, timer)) => Pin::new(timer).poll(context).is_ready(),
                     None => false,
                 };
+                if rang {
+                    timer = None;
+                }
                 if self.settle.poll(context).is_ready() || rang {
                     Poll::Ready(())
                 } else {

@@ -11,6 +11,7 @@ mod mailbox;
 mod node;
 mod peer;
 mod preflight;
+mod pulse;
 mod requests;
 mod routes;
 mod signal;

@@ -18,12 +18,10 @@ use super::handle::Handle;
 use super::mailbox::{Letter, Mailbox};
 use super::preflight::{self, PreflightError};
 use super::routes::Routes;
-use super::{admin, client, peer, socket};
+use super::{admin, client, peer, pulse, socket};
 
 /// Completions are seen only when a thread returns to its reactor; work yields this often.
 const PREEMPT_TIMER: Duration = Duration::from_micros(150);
-/// Longest sleep of a thread's reactor.
-const PULSE: Duration = Duration::from_millis(1);
 const RING_DEPTH: usize = 512;
 /// Flushes on their way to the disk at once: two hide its latency, more only make them smaller.
 const FLUSHES_IN_FLIGHT_MAX: usize = 3;
@@ -317,7 +315,7 @@ async fn run(start: Start) {
         ready,
     } = start;
     let _closing = Closing(shared.clone(), index);
-    let _pulse = glommio::spawn_local(pulse());
+    let _pulse = glommio::spawn_local(pulse::pulse());
     let executor = match open_shard(shared, index, &directory).await {
         Ok(executor) => Rc::new(executor),
         Err(error) => {
@@ -346,14 +344,6 @@ async fn run(start: Start) {
     executor.ended().await;
     drop(fibers);
     executor.close_log().await;
-}
-
-/// Takes the thread back to its reactor now and then, for ever: on current kernels a completion
-/// that arrives while the thread falls asleep may not wake it, and would wait for the next event.
-async fn pulse() {
-    loop {
-        glommio::timer::sleep(PULSE).await;
-    }
 }
 
 async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Executor, OpenError> {
