@@ -23,6 +23,7 @@ const _: () = assert!(HEADER.is_multiple_of(ALIGNMENT));
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
 const FLOOR: u8 = 3;
+const INTACT: u8 = 4;
 const VOTED: u64 = 1 << 32;
 
 /// Why bytes are not a record.
@@ -42,7 +43,7 @@ pub enum RecordError {
 pub(crate) fn record_bytes(record: &Record) -> usize {
     match record {
         Record::Entry { entry, .. } => (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT),
-        Record::HardState { .. } | Record::Floor { .. } => HEADER,
+        Record::HardState { .. } | Record::Floor { .. } | Record::Intact { .. } => HEADER,
     }
 }
 
@@ -68,6 +69,7 @@ pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
             write(to, 32, &vote.to_le_bytes());
         }
         Record::Floor { group, index, term } => put(to, FLOOR, *group, *term, *index),
+        Record::Intact { group, index, term } => put(to, INTACT, *group, *term, *index),
     }
     let crc = crc32c::crc32c(&to[4..]);
     write(to, 0, &crc.to_le_bytes());
@@ -134,6 +136,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
             }
         }
         FLOOR => Record::Floor { group, index, term },
+        INTACT => Record::Intact { group, index, term },
         kind => return Err(RecordError::Kind { kind, what }),
     };
     Ok((record, needs))
@@ -150,7 +153,9 @@ pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Ent
             group,
             index: entry.index,
         }),
-        Record::HardState { group, .. } | Record::Floor { group, .. } => Err(RecordError::Other {
+        Record::HardState { group, .. }
+        | Record::Floor { group, .. }
+        | Record::Intact { group, .. } => Err(RecordError::Other {
             group,
             index: LogIndex::ZERO,
         }),

@@ -6,6 +6,7 @@ extern crate alloc;
 mod bytes;
 mod codec;
 mod coordinates;
+mod damage;
 mod flush;
 mod index;
 #[cfg(feature = "io")]
@@ -17,6 +18,7 @@ mod writer;
 
 pub use codec::{RecordError, decode_entry};
 pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
+pub use damage::{Claim, Damage};
 pub use index::Location;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
 pub use replay::{Cut, Recovered, RecoveredLog, Replay, ReplayError};

@@ -59,4 +59,11 @@ pub enum Record {
         index: LogIndex,
         term: Term,
     },
+    /// The log of the group up to here, and its promises, were found complete after damage: what
+    /// replay could not read before this record is of no importance any more.
+    Intact {
+        group: GroupId,
+        index: LogIndex,
+        term: Term,
+    },
 }

@@ -11,6 +11,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::codec::{RecordError, decode_record};
+use crate::damage::Damage;
 use crate::flush::{Body, FlushHeader, Start};
 use crate::index::{Index, Location};
 use crate::segment::{BLOCK, FORMAT, FirstBlock, Link, SegmentHeader};
@@ -89,6 +90,8 @@ pub struct RecoveredLog {
     pub last: LogIndex,
     /// The newest entries, as many as fit the cache, ending at `last`.
     pub tail: Vec<Entry>,
+    /// What is missing, if anything is; the rest describes what is there without a gap.
+    pub damage: Option<Damage>,
 }
 
 /// What replay found of a log.
@@ -436,6 +439,7 @@ impl Replay {
                 log.floor = (index, term);
                 log.last = log.last.max(index);
             }
+            Record::Intact { .. } => {}
         }
         Ok(())
     }

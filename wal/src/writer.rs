@@ -192,7 +192,7 @@ impl Writer {
                 Record::HardState { group, state } => {
                     self.promises.insert(*group, (state.term, state.vote));
                 }
-                Record::Floor { .. } => {}
+                Record::Floor { .. } | Record::Intact { .. } => {}
             }
             offset += bytes as u64;
         }

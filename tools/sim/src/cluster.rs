@@ -635,6 +635,7 @@ fn describe_record(record: &wal::Record) -> String {
             )
         }
         wal::Record::Floor { group, index, .. } => format!("{group}: floor {index}"),
+        wal::Record::Intact { group, index, .. } => format!("{group}: intact {index}"),
     }
 }
 

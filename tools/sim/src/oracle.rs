@@ -133,7 +133,7 @@ impl Oracle {
                     }
                     Change::HardState(*group, *state)
                 }
-                Record::Floor { .. } => continue,
+                Record::Floor { .. } | Record::Intact { .. } => continue,
             };
             apply(&mut log.placed, change);
             changes.push(change);
