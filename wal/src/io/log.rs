@@ -34,6 +34,16 @@ pub enum LogError {
     },
     #[error("entry {index} of group {group} is not in the log")]
     Absent { group: GroupId, index: LogIndex },
+    /// There is no space for a segment.
+    #[error(
+        "cannot make {path}: {needed_bytes} bytes must be free, as much as two segments: {error}; \
+         make space, or choose a smaller log.segment_size"
+    )]
+    Full {
+        path: PathBuf,
+        needed_bytes: u64,
+        error: io::Error,
+    },
     #[error("the log has failed before and takes nothing any more: restart the node")]
     Failed,
 }
@@ -80,7 +90,8 @@ impl Log {
 
         let segments = Rc::new(Segments::new(directory, options.segment_bytes));
         let mut firsts = Vec::new();
-        for segment in segments.list()? {
+        let mut found = segments.list()?;
+        for &segment in &found {
             firsts.push((segment, segments.read(segment, BLOCK as u64).await?));
         }
         let blocks = firsts
@@ -97,13 +108,21 @@ impl Log {
         for &segment in &recovered.dead {
             segments.remove(segment)?;
         }
-        segments
-            .prepare(recovered.writer.next_segment())
-            .await
-            .map_err(|error| {
+        found.retain(|segment| !recovered.dead.contains(segment));
+        let next = recovered.writer.next_segment();
+        match (segments.try_prepare(next).await, found.last()) {
+            (Ok(()), _) => {}
+            (Err(LogError::Full { .. }), Some(&newest)) => {
+                // What it holds can be read; appends wait for space. Buffers come from an open file.
+                segments.existing(newest).await?;
+                let segments = segments.clone();
+                glommio::spawn_local(async move { drop(segments.prepare(next).await) }).detach();
+            }
+            (Err(error), _) => {
                 let cause = segments.failure().and_then(Rc::into_inner);
-                cause.unwrap_or(error)
-            })?;
+                return Err(cause.unwrap_or(error));
+            }
+        }
         let next_flush = recovered.writer.next_flush();
         let found = Found {
             groups: recovered.groups,
@@ -191,6 +210,17 @@ impl Log {
         }
         let segments = self.segments.clone();
         async move { read_places(&segments, &places, group, from).await }
+    }
+
+    /// Whether there is no space for another segment. Appends that fit the current one go on; one that
+    /// does not takes until there is space.
+    pub fn is_full(&self) -> bool {
+        self.segments.is_full()
+    }
+
+    /// Bytes that are free in the file system of the log; `None` if it does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.segments.free_bytes()
     }
 
     /// Why appends fail, if a segment could not be made ready.

@@ -4,19 +4,26 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::poll_fn;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
+use glommio::timer::sleep;
 
 use super::log::LogError;
 use crate::{BLOCK, SegmentId};
 
 /// How much is zeroed, or read at open, at once.
 const CHUNK: usize = 1 << 20;
+/// A segment is only begun while there is space for so many: the rest is a reserve for what else
+/// the file system holds.
+const SEGMENTS_FREE: u64 = 2;
+/// How often a segment is tried again for which there was no space.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The segment files of one log.
 pub(super) struct Segments {
@@ -31,6 +38,8 @@ struct State {
     /// Why no segment could be made ready.
     failure: Option<Rc<LogError>>,
     waiting: Vec<Waker>,
+    full: bool,
+    closed: bool,
 }
 
 impl Segments {
@@ -85,14 +94,41 @@ impl Segments {
     }
 
     /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
+    /// While there is no space for it, tries again and again until the log is closed.
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
+        loop {
+            match self.try_prepare(segment).await {
+                Err(LogError::Full { .. }) if !self.state.borrow().closed => {
+                    sleep(RETRY_AFTER).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The same, once: [`LogError::Full`] if there is no space, and nothing has failed then.
+    pub(super) async fn try_prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
-        let result = self.create(&path).await;
+        let result = match self.check_space() {
+            Ok(()) => self.create(&path).await.map_err(Into::into),
+            Err(full) => Err(full),
+        };
         let mut state = self.state.borrow_mut();
+        state.full = false;
         let outcome = match result {
             Ok(file) => {
                 state.open.insert(segment, Rc::new(file));
                 Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                state.full = true;
+                // What was begun takes space itself; what stays is deleted at the next start.
+                drop(std::fs::remove_file(&path));
+                return Err(LogError::Full {
+                    path,
+                    needed_bytes: self.segment_bytes * SEGMENTS_FREE,
+                    error,
+                });
             }
             Err(error) => {
                 let error = LogError::io("make", &path, error);
@@ -102,6 +138,24 @@ impl Segments {
         };
         state.waiting.drain(..).for_each(Waker::wake);
         outcome
+    }
+
+    /// Whether there is space for a segment and for as much again, which is left to others.
+    fn check_space(&self) -> Result<(), io::Error> {
+        let free = free_bytes(&self.directory)?;
+        if free < self.segment_bytes * SEGMENTS_FREE {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.directory).ok()
+    }
+
+    /// Whether there was no space for the next segment when it was last tried.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.borrow().full
     }
 
     async fn create(&self, path: &Path) -> Result<DmaFile, glommio::GlommioError<()>> {
@@ -174,7 +228,7 @@ impl Segments {
         let (_, file) = state
             .open
             .last_key_value()
-            .expect("a spare is open from the start");
+            .expect("a segment is open from the start");
         file.alloc_dma_buffer(bytes)
     }
 
@@ -185,12 +239,25 @@ impl Segments {
 
     /// Closes the files that nobody uses any more.
     pub(super) async fn close(&self) {
+        self.state.borrow_mut().closed = true;
         let open = std::mem::take(&mut self.state.borrow_mut().open);
         for file in open.into_values() {
             // Everything that matters is durable: what a close could still report is not news.
             drop(file.close_rc().await);
         }
     }
+}
+
+/// Bytes that may still be written to the file system of a directory.
+fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(directory)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether an error says that there is no space: on the device, in a quota, or under a limit.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn dsync() -> i32 {
