@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use net::peer::{EntryHead, Envelope, MessageBody, Payloads};
 use wal::{Entry, EntryKind, GroupId, LogIndex, Term};
 
-use crate::raft::Message;
+use crate::raft::{Message, Pace};
 
 /// The message without its payloads, which [`payloads`] yields in the order of the entries.
 ///
@@ -70,9 +70,10 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             commit: commit.to_raw(),
             round,
         },
-        Message::HeartbeatAck { term, round } => MessageBody::HeartbeatAck {
+        Message::HeartbeatAck { term, round, disk } => MessageBody::HeartbeatAck {
             term: term.to_raw(),
             round,
+            disk: disk.to_raw(),
         },
         Message::TimeoutNow { term } => MessageBody::TimeoutNow {
             term: term.to_raw(),
@@ -155,9 +156,10 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             commit: LogIndex::from_raw(commit),
             round,
         },
-        MessageBody::HeartbeatAck { term, round } => Message::HeartbeatAck {
+        MessageBody::HeartbeatAck { term, round, disk } => Message::HeartbeatAck {
             term: Term::from_raw(term),
             round,
+            disk: Pace::from_raw(disk),
         },
         MessageBody::TimeoutNow { term } => Message::TimeoutNow {
             term: Term::from_raw(term),

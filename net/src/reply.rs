@@ -53,6 +53,12 @@ pub enum ErrorReply {
     /// Whether the command took or will take effect is unknown.
     #[error("TIMEOUT outcome unknown: not committed yet")]
     OutcomeUnknown,
+    /// Disks take nothing any more, and nobody leads whose disk does: nothing happened.
+    #[error("MISCONF a disk has failed and nobody can take over: see drakkar status, replace it")]
+    DiskFailed,
+    /// Too few disks have space left: nothing happened. Reads are answered.
+    #[error("OOM the disk is full: writes are refused until there is space, reads are answered")]
+    DiskFull,
     #[error("LOADING Drakkar is loading the dataset in memory")]
     Loading,
     /// Anything that only the protocol layer knows: the whole line, without `-`.

@@ -11,10 +11,12 @@ use glommio::net::TcpListener;
 use glommio::timer::{Timer, sleep, timeout};
 use net::http::{Request, RequestError, Response};
 
+use crate::shard::DiskState;
+
 use super::executor::Executor;
 use super::mailbox::Letter;
 use super::socket::Socket;
-use super::status::{self, ShardStatus};
+use super::status::{self, ShardStatus, disk_name};
 
 const CONNECTIONS_MAX: usize = 64;
 const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -108,7 +110,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
     }
 }
 
-/// Ready: not stopping, every shard answers, and every group has a leader.
+/// Ready: not stopping, every shard answers, every disk takes writes, and every group has a leader.
 fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
     let mut lines = String::new();
     let mut check = |name: &str, trouble: Option<String>| match trouble {
@@ -126,6 +128,17 @@ fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
         "shards",
         (silent > 0).then(|| format!("{silent} of {wanted} do not answer")),
     );
+    let unwell = |shard: &&ShardStatus| {
+        let state = shard.disk.state;
+        matches!(state, DiskState::Full | DiskState::Failed)
+    };
+    let unwell: Vec<String> = shards
+        .iter()
+        .filter(unwell)
+        .map(|shard| format!("shard {} is {}", shard.shard, disk_name(shard.disk.state)))
+        .collect();
+    let disks = unwell.is_empty();
+    check("disk", (!disks).then(|| unwell.join(", ")));
     let groups = shards.iter().flat_map(|shard| &shard.groups);
     let leaderless: Vec<String> = groups
         .filter(|(group, _)| group.leader.is_none())
@@ -136,7 +149,7 @@ fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
         "leaders",
         (!none).then(|| format!("no leader in groups {}", leaderless.join(", "))),
     );
-    let well = !stopping && silent == 0 && none;
+    let well = !stopping && silent == 0 && disks && none;
     Response::text(if well { 200 } else { 503 }, lines)
 }
 

@@ -13,11 +13,11 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use net::Command;
 use net::peer::{Hello, Refusal, VERSION};
-use wal::io::Log;
+use wal::io::{Log, LogError};
 use wal::{GroupId, NodeId};
 
 use crate::config::Config;
-use crate::shard::{Flush, Input, Outcome, Output, ReadLog, Shard, Token};
+use crate::shard::{DiskState, Flush, Input, Outcome, Output, ReadLog, Shard, Token};
 use crate::{Clock, Time};
 
 use super::client::Clients;
@@ -36,6 +36,9 @@ const WAIT_MIN: Duration = Duration::from_micros(50);
 
 /// Nodes a request is sent to, one after the other, while leaders change.
 const HOPS_MAX: u8 = 4;
+/// How often it is looked whether the disk is full. Until it is seen, writes go into what is left of
+/// a segment.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How often leaders are told to the other shards.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -268,12 +271,13 @@ impl Executor {
 
     fn append(self: &Rc<Self>, flush: Flush) {
         // Laid out in the log now, in the order of the flushes; written by the fiber.
-        let written = self.log.append(flush.number, &flush.records);
+        let number = flush.number;
+        let written = self.log.append(number, &flush.records);
         let executor = self.clone();
         glommio::spawn_local(async move {
             match written.await {
                 Ok(flush) => executor.step(executor.clock(), Input::Written { flush }),
-                Err(error) => executor.fail(&error),
+                Err(error) => executor.disk_failed(Input::WriteFailed { flush: number }, error),
             }
         })
         .detach();
@@ -292,7 +296,7 @@ impl Executor {
         glommio::spawn_local(async move {
             match reading.await {
                 Ok(entries) => executor.step(executor.clock(), Input::Log { group, entries }),
-                Err(error) => executor.fail(&error),
+                Err(error) => executor.disk_failed(Input::ReadFailed, error),
             }
         })
         .detach();
@@ -515,17 +519,40 @@ impl Executor {
         self.ended.wait().await;
     }
 
-    /// Ends the whole node: what was written may not be what is on the disk.
-    fn fail(&self, error: &dyn std::fmt::Display) {
-        let error = NodeError::Log {
-            shard: self.index,
-            reason: error.to_string(),
-        };
-        tracing::error!(event = "node.failed", shard = self.index, reason = %error);
-        self.fate.fail(error);
-        for mailbox in self.mailboxes.iter() {
-            // A shard that has ended already is what is wanted.
-            drop(mailbox.post(Letter::Abort));
+    /// What was written may not be what is on the disk: the shard hands over what it leads and keeps
+    /// nothing any more. The node stays, names the new leaders and its state, and fails when it ends.
+    fn disk_failed(&self, input: Input<'_>, error: LogError) {
+        if self.shard.borrow().disk().state != DiskState::Failed {
+            let cause = self
+                .log
+                .failure()
+                .filter(|_| matches!(error, LogError::Failed));
+            let reason = cause.map_or_else(|| error.to_string(), |cause| cause.to_string());
+            let error = NodeError::Disk {
+                shard: self.index,
+                reason,
+            };
+            tracing::error!(event = "disk.failed", shard = self.index, reason = %error);
+            self.fate.fail(error);
+        }
+        self.step(self.clock(), input);
+    }
+
+    /// Tells the shard when the disk has no space for its log any more, and when it has again.
+    pub(super) async fn watch_space(self: Rc<Self>) {
+        let mut full = false;
+        loop {
+            if self.log.is_full() != full {
+                full = !full;
+                let free_bytes = self.log.free_bytes();
+                if full {
+                    tracing::error!(event = "disk.full", shard = self.index, free_bytes);
+                } else {
+                    tracing::info!(event = "disk.has_space", shard = self.index, free_bytes);
+                }
+                self.step(self.clock(), Input::Space { full });
+            }
+            glommio::timer::sleep(WATCH_INTERVAL).await;
         }
     }
 
@@ -566,6 +593,8 @@ impl Executor {
             peers: peers.collect(),
             connections: self.clients.len(),
             requests: self.requests.borrow().len(),
+            disk: shard.disk(),
+            free_bytes: self.log.free_bytes(),
         }
     }
 

@@ -49,9 +49,12 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// Nothing that was acknowledged is lost; what the disk holds is found out at the next start.
-    #[error("shard {shard}: the log failed, so the node stopped: {reason}")]
-    Log { shard: u16, reason: String },
+    /// Others lead since. What the disk holds is found out at the next start.
+    #[error(
+        "shard {shard}: its disk failed: {reason}; nothing acknowledged is lost while a majority is \
+         well: replace the disk, or restart the node if you trust it"
+    )]
+    Disk { shard: u16, reason: String },
     #[error("shard {shard}: its thread ended: {reason}")]
     Thread { shard: u16, reason: String },
 }
@@ -327,6 +330,7 @@ async fn run(start: Start) {
     let mut fibers = vec![
         glommio::spawn_local(executor.clone().drive()),
         glommio::spawn_local(executor.clone().read_mail()),
+        glommio::spawn_local(executor.clone().watch_space()),
         glommio::spawn_local(peer::accept(executor.clone(), socket::adopt(peers))),
     ];
     for link in executor.links.values() {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use wal::{LogIndex, NodeId};
 
 use crate::raft::Role;
-use crate::shard::GroupStatus;
+use crate::shard::{DiskState, DiskStatus, GroupStatus};
 
 /// One shard.
 #[derive(Clone, Debug)]
@@ -17,6 +17,9 @@ pub struct ShardStatus {
     pub connections: usize,
     /// Requests that have not been answered yet.
     pub requests: usize,
+    pub disk: DiskStatus,
+    /// What is free in the file system of the log; `None` if it does not say.
+    pub free_bytes: Option<u64>,
 }
 
 /// The connection to one peer.
@@ -37,6 +40,16 @@ pub fn role_name(role: Role) -> &'static str {
         Role::PreCandidate => "pre-candidate",
         Role::Candidate => "candidate",
         Role::Leader => "leader",
+    }
+}
+
+/// The name of a disk's state in status and metrics.
+pub(super) fn disk_name(state: DiskState) -> &'static str {
+    match state {
+        DiskState::Well => "ok",
+        DiskState::Slow => "disk-slow",
+        DiskState::Full => "disk-full",
+        DiskState::Failed => "disk-failed",
     }
 }
 
@@ -62,16 +75,36 @@ pub(super) fn json(cluster: &str, node: NodeId, shards: &[ShardStatus]) -> Strin
         .iter()
         .flat_map(|shard| shard.peers.iter().map(|peer| peer_json(shard.shard, peer)))
         .collect();
+    let disks: Vec<String> = shards.iter().map(disk_json).collect();
     let connections: usize = shards.iter().map(|shard| shard.connections).sum();
     let requests: usize = shards.iter().map(|shard| shard.requests).sum();
     write!(
         write,
-        "\"connections\":{connections},\"requests\":{requests},\"groups\":[{}],\"peers\":[{}]}}",
+        "\"connections\":{connections},\"requests\":{requests},\"disks\":[{}],\"groups\":[{}],\
+         \"peers\":[{}]}}",
+        disks.join(","),
         groups.join(","),
         peers.join(","),
     )
     .expect("writing to memory succeeds");
     text
+}
+
+fn disk_json(status: &ShardStatus) -> String {
+    let DiskStatus {
+        state,
+        pace,
+        handovers,
+    } = status.disk;
+    let number = |number: Option<u128>| number.map_or("null".to_owned(), |n| n.to_string());
+    format!(
+        "{{\"shard\":{},\"state\":\"{}\",\"flush_micros\":{},\"handovers\":{handovers},\
+         \"free_bytes\":{}}}",
+        status.shard,
+        disk_name(state),
+        number(pace.latency().map(|latency| latency.as_micros())),
+        number(status.free_bytes.map(u128::from)),
+    )
 }
 
 fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, String) {

@@ -13,6 +13,10 @@ impl Raft {
         if self.role == Role::Leader || !self.is_voter() {
             return;
         }
+        if self.disk.has_failed() {
+            self.leader = None; // it was not heard for long, and nobody is to be sent there
+            return;
+        }
         self.transfer_election = false;
         if self.settings.pre_vote {
             self.role = Role::PreCandidate;
@@ -71,7 +75,9 @@ impl Raft {
         let free = self.vote == Some(from)
             || (self.vote.is_none() && self.leader.is_none())
             || (pre && term > self.term);
-        if !free || !self.log.is_up_to_date(last_index, last_term) {
+        // What a failed disk cannot keep is not promised, not even in a pre-vote.
+        let keeps = !self.disk.has_failed();
+        if !free || !keeps || !self.log.is_up_to_date(last_index, last_term) {
             out.push((
                 from,
                 Message::Vote {

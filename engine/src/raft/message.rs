@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use wal::{Entry, LogIndex, Term};
 
+use super::Pace;
+
 /// A message between two replicas of one group. Every one carries the sender's term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -31,10 +33,7 @@ pub enum Message {
         entries: Vec<Entry>,
     },
     /// The follower's log is durable and equal to the leader's up to `matched`.
-    Appended {
-        term: Term,
-        matched: LogIndex,
-    },
+    Appended { term: Term, matched: LogIndex },
     /// The follower has no entry `(previous_index, previous_term)`. Its last entry whose term is at
     /// most `previous_term` is `(hint_index, hint_term)`.
     Rejected {
@@ -52,11 +51,11 @@ pub enum Message {
     HeartbeatAck {
         term: Term,
         round: u64,
+        /// How the sender's disk does.
+        disk: Pace,
     },
     /// The leader hands over: stand for election at once (thesis §3.10).
-    TimeoutNow {
-        term: Term,
-    },
+    TimeoutNow { term: Term },
 }
 
 impl Message {

@@ -8,6 +8,7 @@
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (Raft), and
 //! Ongaro's thesis.
 
+mod disk;
 mod election;
 mod log;
 mod message;
@@ -21,6 +22,7 @@ use core::time::Duration;
 
 use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
 
+pub use disk::Pace;
 pub use log::Log;
 pub use message::Message;
 pub use progress::{Mode, Progress, Window};
@@ -115,6 +117,8 @@ pub struct Raft {
     truncations: u64,
     /// Voted for, but not yet told: the vote is not durable yet.
     vote_owed: Option<ReplicaId>,
+    /// What it tells leaders of its disk. Once the disk has failed, it promises nothing any more.
+    disk: Pace,
 
     // Leaders.
     progress: Vec<(ReplicaId, Progress)>,
@@ -173,6 +177,7 @@ impl Raft {
             answer_owed: false,
             truncations: 0,
             vote_owed: None,
+            disk: Pace::UNKNOWN,
             progress: Vec::new(),
             rounds: ReadRounds::default(),
             transfer: None,
@@ -314,7 +319,8 @@ impl Raft {
                 // durable here, even if a restart forgot who vouched for it.
                 self.verified = self.verified.max(commit.min(self.log.last_index()));
                 self.advance_commit(commit.min(self.verified));
-                out.push((from, Message::HeartbeatAck { term, round }));
+                let disk = self.disk;
+                out.push((from, Message::HeartbeatAck { term, round, disk }));
             }
             Message::Appended { matched, .. } => self.appended(from, matched, out),
             Message::Rejected {
@@ -325,9 +331,11 @@ impl Raft {
             } => {
                 self.rejected(from, previous_index, (hint_index, hint_term), out);
             }
-            Message::HeartbeatAck { round, .. } => self.heartbeat_answered(from, round, out),
+            Message::HeartbeatAck { round, disk, .. } => {
+                self.heartbeat_answered(from, round, disk, out);
+            }
             Message::TimeoutNow { .. } => {
-                if self.role == Role::Follower && self.is_voter() {
+                if self.role == Role::Follower && self.is_voter() && !self.disk.has_failed() {
                     self.transfer_election = true;
                     self.stand(out);
                 }
@@ -443,6 +451,7 @@ impl Raft {
 
     /// Every flush up to `flush` is durable: says what had to wait for that.
     pub fn written(&mut self, flush: FlushNumber, out: &mut Outbox) {
+        assert!(!self.disk.has_failed(), "a disk that failed writes no more");
         self.log.written(flush);
         let promises = &mut self.promises;
         promises.under_way.retain(|&(number, term, vote)| {
@@ -464,7 +473,7 @@ impl Raft {
 
     /// Says what is durable by now and was not said yet.
     fn speak(&mut self, out: &mut Outbox) {
-        if !self.promise_is_durable() {
+        if !self.promise_is_durable() || self.disk.has_failed() {
             return;
         }
         if let Some(to) = self.vote_owed.take() {

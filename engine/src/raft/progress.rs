@@ -4,6 +4,8 @@ use alloc::collections::VecDeque;
 
 use wal::LogIndex;
 
+use super::Pace;
+
 /// How the leader sends to a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -27,6 +29,8 @@ pub struct Progress {
     pub commit_sent: LogIndex,
     /// The newest ReadIndex round it has answered.
     pub round: u64,
+    /// What it last said of its disk.
+    pub disk: Pace,
     /// Last index and bytes of each append under way.
     window: VecDeque<(LogIndex, usize)>,
     window_bytes: usize,
@@ -49,6 +53,7 @@ impl Progress {
             active: false,
             commit_sent: LogIndex::ZERO,
             round: 0,
+            disk: Pace::UNKNOWN,
             window: VecDeque::new(),
             window_bytes: 0,
         }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use wal::{Entry, LogIndex, ReplicaId, Term};
 
-use super::{Message, Mode, Outbox, Raft, Role};
+use super::{Message, Mode, Outbox, Pace, Raft, Role};
 
 impl Raft {
     /// Sends every follower what it lacks and its window admits. With `tell_commit`, also tells
@@ -141,6 +141,9 @@ impl Raft {
         entries: Vec<Entry>,
         out: &mut Outbox,
     ) {
+        if self.disk.has_failed() {
+            return; // what cannot be kept must not gather in memory
+        }
         if previous_index < self.commit {
             // What is committed cannot conflict: an old message, or a leader that probes too far back.
             let overlap = usize::try_from(previous_index.entries_until(self.commit));
@@ -259,7 +262,13 @@ impl Raft {
         }
     }
 
-    pub(super) fn heartbeat_answered(&mut self, from: ReplicaId, round: u64, out: &mut Outbox) {
+    pub(super) fn heartbeat_answered(
+        &mut self,
+        from: ReplicaId,
+        round: u64,
+        disk: Pace,
+        out: &mut Outbox,
+    ) {
         if self.role != Role::Leader || round > self.rounds.started() {
             return;
         }
@@ -268,10 +277,12 @@ impl Raft {
             return;
         };
         progress.alive();
+        progress.disk = disk;
         // Rounds that only ask for reads come often; what is lost is looked for once an interval.
         let asked = progress.round >= round;
         progress.round = progress.round.max(round);
-        if progress.matched < last && (asked || matches!(progress.mode, Mode::Probe { .. })) {
+        let lacks = progress.matched < last && !disk.has_failed();
+        if lacks && (asked || matches!(progress.mode, Mode::Probe { .. })) {
             let position = self.position(from);
             self.send_append(position, true, out);
         }

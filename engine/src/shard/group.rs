@@ -7,12 +7,14 @@ use core::time::Duration;
 use net::{Command, Reply};
 use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId};
 
+use super::disk::Disk;
+use super::duty::Duty;
 use super::reads::Reads;
 use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
+use crate::raft::{Log, Members, Message, Mode, Outbox, Pace, Raft, Role, Settings, Window};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
@@ -34,16 +36,16 @@ pub(super) struct Group {
     /// The entry in the shard's timers.
     pub(super) timer: Option<Time>,
     node: NodeId,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     preferred: Option<NodeId>,
     kv: Kv,
     applied: LogIndex,
-    writes: Writes,
+    pub(super) writes: Writes,
     reads: Reads,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Messages of the replica, not yet addressed to nodes.
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     replies: Vec<Reply>,
     /// A [`ReadLog`] is under way.
     fetching: bool,
@@ -52,6 +54,8 @@ pub(super) struct Group {
     /// When to consider handing over to the preferred node.
     balance_at: Time,
     draining: bool,
+    /// Its disk, and what follows from that for its part in the group.
+    pub(super) duty: Duty,
 }
 
 impl Group {
@@ -123,6 +127,7 @@ impl Group {
             expiry_proposed: None,
             balance_at: clock.now,
             draining: false,
+            duty: Duty::default(),
         }
     }
 
@@ -139,6 +144,8 @@ impl Group {
             let pending = self.writes.pending_bytes() + self.reads.pending_bytes();
             if pending > options.pending_bytes_max {
                 out.replies.push((token, Outcome::Busy));
+            } else if let Some(error) = self.refusal(command.is_write()) {
+                out.replies.push((token, Outcome::Reply(error.into())));
             } else if command.is_write() {
                 self.writes.push(token, command);
                 if self.writes.open_bytes() >= options.batch_bytes_max {
@@ -180,7 +187,7 @@ impl Group {
 
     /// Whether requests can be taken into the log here and now.
     fn leads(&self) -> bool {
-        self.raft.role() == Role::Leader && self.raft.transferring().is_none()
+        self.raft.role() == Role::Leader && self.raft.transferring().is_none() && !self.duty.retired
     }
 
     pub(super) fn leader(&self) -> Option<NodeId> {
@@ -217,6 +224,7 @@ impl Group {
         options: &Options,
         clock: Clock,
         draining: bool,
+        disk: &mut Disk,
         out: &mut Output,
     ) {
         self.draining = draining;
@@ -234,9 +242,10 @@ impl Group {
             .is_some_and(|waiting| waiting.deadline <= clock.now)
         {
             let waiting = self.pop_waiting();
-            out.replies.push((waiting.token, Outcome::NoLeader));
+            out.replies.push((waiting.token, self.duty.nobody_leads()));
         }
-        self.balance(options, clock);
+        self.mind_disk(options, clock, disk);
+        self.balance(options, clock, disk);
         self.address(out);
     }
 
@@ -247,7 +256,7 @@ impl Group {
     }
 
     /// Hands a led group to the node that should lead it, if that node keeps up.
-    fn balance(&mut self, options: &Options, clock: Clock) {
+    fn balance(&mut self, options: &Options, clock: Clock, disk: &Disk) {
         if self.raft.role() != Role::Leader {
             self.balance_at = clock.now.after(options.election_timeout * 3);
             return;
@@ -258,21 +267,25 @@ impl Group {
             }
             return;
         }
+        let Some(replica) = self.preferred.and_then(|node| self.replica(node)) else {
+            return;
+        };
+        let mut others = self.raft.progress().iter();
+        let Some((_, preferred)) = others.find(|(id, _)| *id == replica) else {
+            return;
+        };
+        if preferred.disk == Pace::UNKNOWN {
+            return; // it will say
+        }
+        if !disk.does_well(preferred.disk, clock.now) {
+            // It must do well all the time until it is given the lead again.
+            self.balance_at = clock.now.after(options.election_timeout * 10);
+        }
         if clock.now < self.balance_at {
             return;
         }
         self.balance_at = clock.now.after(options.election_timeout * 10);
-        let Some(preferred) = self.preferred.filter(|&node| node != self.node) else {
-            return;
-        };
-        let Some(replica) = self.replica(preferred) else {
-            return;
-        };
-        let commit = self.raft.commit();
-        let keeps_up = self.raft.progress().iter().any(|(id, progress)| {
-            *id == replica && progress.mode == Mode::Replicate && progress.matched >= commit
-        });
-        if keeps_up {
+        if preferred.mode == Mode::Replicate && preferred.matched >= self.raft.commit() {
             self.hand_over(Some(replica));
         }
     }
@@ -287,23 +300,6 @@ impl Group {
         };
         self.hand_over(to);
         self.address(out);
-    }
-
-    /// Transfers leadership, to the most up-to-date replica if none is named.
-    fn hand_over(&mut self, to: Option<ReplicaId>) {
-        let alive = self.raft.progress().iter().filter(|(id, progress)| {
-            let voter = self
-                .members
-                .iter()
-                .any(|member| member.replica == *id && member.voter);
-            voter && progress.mode == Mode::Replicate
-        });
-        let best = alive
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|&(id, _)| id);
-        if let Some(to) = to.or(best) {
-            self.raft.transfer(to, &mut self.outbox);
-        }
     }
 
     /// Entries came back from the disk: applies them if they are next, and sends them to followers
@@ -399,6 +395,9 @@ impl Group {
 
     /// Gives requests that cannot go on here a place: the log, another node, or the wait for a leader.
     fn place_waiting(&mut self, options: &Options, clock: Clock, out: &mut Output) {
+        if self.duty.retired && self.raft.role() != Role::Leader {
+            self.writes.abandon(out);
+        }
         if !self.leads() && self.writes.is_open() {
             for (token, command) in self.writes.take_open() {
                 self.wait(options, clock, token, command);
@@ -448,6 +447,7 @@ impl Group {
     /// Whether keys wait for an entry that carries the time to expire them.
     fn expiry_due(&self, clock: Clock) -> bool {
         self.expiry_proposed.is_none()
+            && !self.duty.full
             && self
                 .kv
                 .next_expiry()
@@ -541,7 +541,7 @@ impl Group {
     }
 
     /// Addresses the replica's messages to nodes.
-    fn address(&mut self, out: &mut Output) {
+    pub(super) fn address(&mut self, out: &mut Output) {
         for (to, message) in self.outbox.drain(..) {
             let member = self.members.iter().find(|member| member.replica == to);
             let node = member.expect("messages go to members").node;

@@ -6,7 +6,7 @@ use core::time::Duration;
 use net::{Command, Reply};
 use wal::{Entry, FlushNumber, GroupId, HardState, LogIndex, NodeId, Record, ReplicaId, Term};
 
-use crate::raft::{Message, Role};
+use crate::raft::{Message, Pace, Role};
 use crate::time::Time;
 
 /// The caller's name for a request; comes back with its [`Outcome`].
@@ -30,6 +30,14 @@ pub enum Input<'a> {
     },
     /// Every flush up to and including this one is durable.
     Written { flush: FlushNumber },
+    /// The write of a flush failed: what of it and of those behind it is on the disk is unknown.
+    /// The shard asks for no flush any more, and nothing is durable from here on.
+    WriteFailed { flush: FlushNumber },
+    /// The log could not read what it holds: the disk has failed as if a write had.
+    ReadFailed,
+    /// Whether the disk has no space for another segment. Flushes that were asked for may take until
+    /// there is space again.
+    Space { full: bool },
     /// A [`ReadLog`] is done. May hold fewer entries than asked for, but at least one.
     Log { group: GroupId, entries: Vec<Entry> },
     /// [`Output::wake_at`] has come.
@@ -78,7 +86,8 @@ pub struct ReadLog {
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Done: a write is durable on a quorum and applied, a read is linearizable.
+    /// Done: a write is durable on a quorum and applied, a read is linearizable. Or refused because
+    /// of a disk, and nothing happened: [`net::ErrorReply::DiskFull`], [`net::ErrorReply::DiskFailed`].
     Reply(Reply),
     /// Not done, nothing happened: `leader` leads the group. `command` is the request in the
     /// encoding of [`Command`], so that it can be forwarded.
@@ -153,6 +162,28 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Seeds election jitter.
     pub seed: u64,
+}
+
+/// How a shard's disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskState {
+    Well,
+    /// So much slower than those of its peers that leaderships were handed over.
+    Slow,
+    /// No space for another segment: it leads only where nobody else can, and refuses writes.
+    Full,
+    /// A write failed: it leads nothing, votes for nobody and acknowledges nothing.
+    Failed,
+}
+
+/// What there is to know about a shard's disk here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    pub state: DiskState,
+    /// How long a durable write takes lately.
+    pub pace: Pace,
+    /// Leaderships that were handed over because of the disk.
+    pub handovers: u64,
 }
 
 /// What there is to know about a group here and now.

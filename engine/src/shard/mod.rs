@@ -3,6 +3,8 @@
 //! [`Shard::step`] takes one input, [`Shard::settle`] ends a burst of them. Equal states given equal
 //! inputs yield equal outputs: there is no clock, no randomness and no I/O in here.
 
+mod disk;
+mod duty;
 mod group;
 mod interface;
 mod reads;
@@ -14,11 +16,12 @@ use alloc::vec::Vec;
 use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
 use crate::time::{Clock, Time};
+use disk::Disk;
 use group::Group;
 
 pub use interface::{
-    Flush, GroupOptions, GroupStatus, Input, Member, Options, Outcome, Output, ReadLog,
-    RecoveredGroup, Token,
+    DiskState, DiskStatus, Flush, GroupOptions, GroupStatus, Input, Member, Options, Outcome,
+    Output, ReadLog, RecoveredGroup, Token,
 };
 
 /// The groups of one thread, and the one log they share.
@@ -38,6 +41,7 @@ pub struct Shard {
     /// When to write the mark behind the last flush; `None` while there is nothing to mark.
     mark_at: Option<Time>,
     draining: bool,
+    disk: Disk,
 }
 
 impl Shard {
@@ -67,6 +71,7 @@ impl Shard {
             under_way: VecDeque::new(),
             mark_at: (next_flush.to_raw() > 1).then(|| clock.now.after(options.mark_after)),
             draining: false,
+            disk: Disk::new(&options),
             options,
             groups,
             clock,
@@ -96,11 +101,18 @@ impl Shard {
                 message,
             } => {
                 if let Some(at) = self.position(group) {
+                    self.tell_disk(at);
                     self.groups[at].message(clock, from, message, out);
                     self.dirty.insert(at);
                 }
             }
             Input::Written { flush } => self.written(flush, out),
+            Input::WriteFailed { flush } => {
+                assert!(flush < self.next_flush, "flush {flush} was never asked for");
+                self.fail(out);
+            }
+            Input::ReadFailed => self.fail(out),
+            Input::Space { full } => self.space(full, out),
             Input::Log { group, entries } => {
                 if let Some(at) = self.position(group) {
                     self.groups[at].fetched(entries, out);
@@ -114,7 +126,8 @@ impl Shard {
                     }
                     self.timers.pop_first();
                     self.groups[at].timer = None;
-                    self.groups[at].tick(&self.options, clock, self.draining, out);
+                    let (disk, draining) = (&mut self.disk, self.draining);
+                    self.groups[at].tick(&self.options, clock, draining, disk, out);
                     self.dirty.insert(at);
                 }
             }
@@ -138,7 +151,8 @@ impl Shard {
     /// committed, and says what is to be done next. Call after every burst.
     pub fn settle(&mut self, clock: Clock, out: &mut Output) {
         self.advance(clock);
-        let may_flush = self.under_way.len() < self.options.flushes_in_flight_max;
+        let may_flush =
+            !self.disk.has_failed() && self.under_way.len() < self.options.flushes_in_flight_max;
         let dirty = core::mem::take(&mut self.dirty);
         for &at in &dirty {
             let group = &mut self.groups[at];
@@ -194,11 +208,16 @@ impl Shard {
         let number = self.next_flush;
         self.next_flush = number.next();
         self.under_way.push_back((number, holds));
+        self.disk.began(number, self.clock.now);
         out.flushes.push(Flush { number, records });
     }
 
     fn written(&mut self, flush: FlushNumber, out: &mut Output) {
         assert!(flush < self.next_flush, "flush {flush} was never asked for");
+        if self.disk.has_failed() {
+            return; // it may be true, but nobody can rely on such a disk any more
+        }
+        self.disk.written(flush, self.clock.now);
         while let Some((number, _)) = self.under_way.front() {
             if *number > flush {
                 break;
@@ -211,6 +230,38 @@ impl Shard {
                 self.groups[at].written(number, out);
                 self.dirty.insert(at);
             }
+        }
+    }
+
+    /// The disk has failed: nothing is promised any more, and others lead.
+    fn fail(&mut self, out: &mut Output) {
+        if self.disk.has_failed() {
+            return;
+        }
+        self.disk.fail();
+        self.under_way.clear();
+        self.mark_at = None;
+        for group in &mut self.groups {
+            group.retire(&mut self.disk, out);
+        }
+        self.dirty.extend(0..self.groups.len());
+    }
+
+    /// The disk has no space any more, or has some again.
+    fn space(&mut self, full: bool, out: &mut Output) {
+        if !self.disk.has_failed() && self.disk.set_full(full, self.clock.now) {
+            for group in &mut self.groups {
+                group.set_full(full, out);
+            }
+            self.dirty.extend(0..self.groups.len());
+        }
+    }
+
+    /// Lets a replica know what to tell of the disk.
+    fn tell_disk(&mut self, at: usize) {
+        if !self.disk.has_failed() {
+            let pace = self.disk.pace(self.clock.now);
+            self.groups[at].raft.set_disk(pace);
         }
     }
 
@@ -237,6 +288,11 @@ impl Shard {
     /// What there is to know about each group.
     pub fn status(&self) -> Vec<GroupStatus> {
         self.groups.iter().map(Group::status).collect()
+    }
+
+    /// What there is to know about the disk.
+    pub fn disk(&self) -> DiskStatus {
+        self.disk.status(self.clock.now)
     }
 
     /// How far a group has applied its log, and the hash of the state that led to.

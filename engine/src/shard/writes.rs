@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use net::{Command, Reply};
+use net::{Command, ErrorReply, Reply};
 use wal::{LogIndex, Payload, Term};
 
 use super::{Outcome, Output, Token};
@@ -120,6 +120,24 @@ impl Writes {
             let tokens = proposal.tokens.into_iter();
             out.replies
                 .extend(tokens.map(|token| (token, Outcome::Unknown)));
+        }
+    }
+
+    /// Answers those that were proposed: what became of them will not be known here.
+    pub(super) fn abandon(&mut self, out: &mut Output) {
+        for proposal in self.overtaken.drain(..).chain(self.proposed.drain(..)) {
+            let tokens = proposal.tokens.into_iter();
+            out.replies
+                .extend(tokens.map(|token| (token, Outcome::Unknown)));
+        }
+        self.proposed_bytes = 0;
+    }
+
+    /// Answers those of the open batch, which nobody has seen.
+    pub(super) fn refuse_open(&mut self, error: &ErrorReply, out: &mut Output) {
+        for (token, _) in self.take_open() {
+            let outcome = Outcome::Reply(error.clone().into());
+            out.replies.push((token, outcome));
         }
     }
 

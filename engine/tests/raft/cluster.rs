@@ -464,7 +464,9 @@ impl Sent {
                 commit,
                 round,
             } => format!("heartbeat, commit {commit}, round {round}, term {term}"),
-            Message::HeartbeatAck { term, round } => format!("heard round {round}, term {term}"),
+            Message::HeartbeatAck { term, round, .. } => {
+                format!("heard round {round}, term {term}")
+            }
             Message::TimeoutNow { term } => format!("lead after me, term {term}"),
         };
         format!("{from} -> {to}: {told}")

@@ -54,6 +54,7 @@ pub enum MessageBody {
     HeartbeatAck {
         term: u64,
         round: u64,
+        disk: u32,
     },
     TimeoutNow {
         term: u64,

@@ -149,6 +149,8 @@ fn encode_error(error: &ErrorReply, to: &mut Vec<u8>) {
         ErrorReply::Busy => 9,
         ErrorReply::OutcomeUnknown => 10,
         ErrorReply::Loading => 11,
+        ErrorReply::DiskFailed => 12,
+        ErrorReply::DiskFull => 13,
         ErrorReply::InvalidExpire { command } => {
             if let Some(at) = COMMANDS.iter().position(|known| known == command) {
                 to.push(20);
@@ -186,6 +188,8 @@ fn read_error(reader: &mut Reader<'_>) -> Option<ErrorReply> {
         9 => ErrorReply::Busy,
         10 => ErrorReply::OutcomeUnknown,
         11 => ErrorReply::Loading,
+        12 => ErrorReply::DiskFailed,
+        13 => ErrorReply::DiskFull,
         20 => ErrorReply::InvalidExpire {
             command: COMMANDS.get(usize::from(reader.u8()?))?,
         },
@@ -210,6 +214,8 @@ mod tests {
     fn every_kind_of_reply_comes_back() {
         let errors = [
             ErrorReply::WrongType,
+            ErrorReply::DiskFailed,
+            ErrorReply::DiskFull,
             ErrorReply::InvalidExpire { command: "set" },
             ErrorReply::Moved {
                 slot: 7,

@@ -13,8 +13,10 @@ const USAGE: u8 = 2;
 pub(crate) const NO_INPUT: u8 = 66;
 /// The log does not hold what it held.
 pub(crate) const CORRUPT: u8 = 65;
-/// A defect of this program, or a disk that failed.
+/// A defect of this program.
 pub(crate) const INTERNAL: u8 = 70;
+/// A disk failed while the node ran.
+pub(crate) const IO_ERROR: u8 = 74;
 /// The data directory cannot be opened.
 pub(crate) const CANNOT_OPEN: u8 = 73;
 /// What the machine lacks may be there later: a port, a ring.

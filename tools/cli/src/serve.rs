@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::config::Config;
-use engine::io::{Node, OpenError, config_file};
+use engine::io::{Node, NodeError, OpenError, config_file};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -83,7 +83,10 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
         }
         Err(error) => {
             tracing::error!(event = "failed", "{error}");
-            ExitCode::from(exit::INTERNAL)
+            ExitCode::from(match error {
+                NodeError::Disk { .. } => exit::IO_ERROR,
+                _ => exit::INTERNAL,
+            })
         }
     }
 }

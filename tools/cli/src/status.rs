@@ -82,7 +82,7 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
         nodes.push(vec![
             node.clone(),
             (*endpoint).clone(),
-            "up".into(),
+            state(status),
             leads,
             count,
             clients,
@@ -103,6 +103,16 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
             .collect::<Vec<_>>()
     }));
     format!("{}\n{}", columns(&nodes), columns(&rows))
+}
+
+/// Whether a node is well: `up`, or the worst that a disk of it does.
+fn state(status: &Value) -> String {
+    let disks = status["disks"].as_array().cloned().unwrap_or_default();
+    let is = |state: &&str| disks.iter().any(|disk| disk["state"] == **state);
+    let worst = ["disk-failed", "disk-full", "disk-slow"]
+        .iter()
+        .find(|state| is(state));
+    worst.map_or("up", |state| state).to_owned()
 }
 
 fn text(value: &Value) -> String {
@@ -141,15 +151,21 @@ mod tests {
     #[test]
     fn the_table_shows_nodes_that_are_up_and_those_that_are_not() {
         let status = json!({
-            "node": 1, "connections": 2,
+            "node": 1, "connections": 2, "disks": [{ "shard": 0, "state": "ok" }],
             "groups": [{ "group": 0, "role": "leader", "term": 3, "commit": 9, "applied": 9, "keys": 4 }],
         });
-        let (up, down) = ("127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned());
-        let text = table(&[(&up, Ok(status)), (&down, Err("refused".to_owned()))]);
+        let failing = json!({
+            "node": 3, "connections": 0, "groups": [],
+            "disks": [{ "state": "disk-slow" }, { "state": "disk-failed" }],
+        });
+        let [up, down, sick] = [1, 2, 3].map(|node| format!("127.0.0.1:900{node}"));
+        let refused = Err("refused".to_owned());
+        let text = table(&[(&up, Ok(status)), (&down, refused), (&sick, Ok(failing))]);
         let expected = "\
 NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS
 1     127.0.0.1:9001  up             1      1       2
 ?     127.0.0.1:9002  down: refused
+3     127.0.0.1:9003  disk-failed    0      0       0
 
 GROUP  NODE  ROLE    TERM  COMMIT  APPLIED  KEYS
 0      1     leader  3     9       9        4

@@ -1,0 +1,203 @@
+//! Three shards by hand: no disk, no network, no clock but the test's.
+
+use std::time::Duration;
+
+use engine::shard::{
+    GroupOptions, Input, Member, Options, Outcome, Output, RecoveredGroup, Shard, Token,
+};
+use engine::{Clock, Time};
+use net::Command;
+use net::command::{Condition, Expiry};
+use wal::{FlushNumber, GroupId, NodeId, ReplicaId};
+
+pub(crate) const GROUP: GroupId = GroupId::from_raw(0);
+
+pub(crate) fn node(raw: u32) -> NodeId {
+    NodeId::from_raw(raw)
+}
+
+pub(crate) fn options(id: u32) -> Options {
+    Options {
+        node: node(id),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
+        route_wait: Duration::from_secs(1),
+        request_timeout: Duration::from_secs(5),
+        mark_after: Duration::from_millis(10),
+        flushes_in_flight_max: 2,
+        flush_bytes_max: 1 << 20,
+        batch_bytes_max: 1 << 18,
+        window_bytes_max: 1 << 22,
+        window_messages_max: 256,
+        pending_bytes_max: 1 << 16,
+        cache_bytes: 1 << 20,
+        seed: 7,
+    }
+}
+
+/// Three nodes with perfect disks and a network that can cut nodes off.
+pub(crate) struct Cluster {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) now_ms: u64,
+    pub(crate) cut_off: Vec<u32>,
+    /// Nodes whose disks do not finish.
+    pub(crate) stalled: Vec<u32>,
+    /// Nodes whose disks fail.
+    pub(crate) broken: Vec<u32>,
+    /// How long a flush takes on some nodes, in milliseconds; on others it is done at once.
+    pub(crate) slow: Vec<(u32, u64)>,
+    /// When a flush of a node will be done.
+    pending: Vec<(u64, u32, FlushNumber)>,
+    pub(crate) replies: Vec<(Token, Outcome)>,
+    /// Node, number and count of records of each flush.
+    pub(crate) flushes: Vec<(u32, FlushNumber, usize)>,
+}
+
+impl Cluster {
+    /// A cluster whose preferred node, the first, leads.
+    pub(crate) fn new() -> Self {
+        let member = |id| Member {
+            replica: ReplicaId::from_raw(id),
+            node: node(id),
+            voter: true,
+        };
+        let members: Vec<Member> = (1..=3).map(member).collect();
+        let shards = (1..=3).map(|id| {
+            let group = GroupOptions {
+                group: GROUP,
+                members: members.clone(),
+                slots: (0, 16383),
+                preferred: Some(node(1)),
+                recovered: RecoveredGroup::default(),
+            };
+            Shard::new(
+                options(id),
+                Clock::default(),
+                vec![group],
+                FlushNumber::from_raw(1),
+            )
+        });
+        let mut cluster = Self {
+            shards: shards.collect(),
+            now_ms: 0,
+            cut_off: vec![],
+            stalled: vec![],
+            broken: vec![],
+            slow: vec![],
+            pending: vec![],
+            replies: vec![],
+            flushes: vec![],
+        };
+        cluster.run(400);
+        cluster
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock {
+            now: Time::from_nanos(self.now_ms * 1_000_000),
+            unix_ms: 1_000_000 + self.now_ms,
+        }
+    }
+
+    pub(crate) fn give(&mut self, id: u32, input: Input<'_>) {
+        let clock = self.clock();
+        let woken = matches!(input, Input::Wake);
+        let mut out = Output::default();
+        let shard = &mut self.shards[id as usize - 1];
+        shard.step(clock, input, &mut out);
+        shard.settle(clock, &mut out);
+        assert!(out.reads.is_empty(), "everything fits in memory here");
+        let again = out.wake_at.filter(|&at| woken && at <= clock.now);
+        assert_eq!(
+            again, None,
+            "woken, it asks to be woken at once: its thread would spin"
+        );
+        self.replies.extend(out.replies);
+        for flush in out.flushes {
+            self.flushes.push((id, flush.number, flush.records.len()));
+            let flush = flush.number;
+            let takes = self.slow.iter().find(|slow| slow.0 == id);
+            if self.broken.contains(&id) {
+                self.give(id, Input::WriteFailed { flush });
+            } else if let Some((_, ms)) = takes {
+                self.pending.push((self.now_ms + ms, id, flush));
+            } else if !self.stalled.contains(&id) {
+                self.give(id, Input::Written { flush });
+            }
+        }
+        for (to, group, message) in out.messages {
+            let to = to.to_raw();
+            if !self.cut_off.contains(&id) && !self.cut_off.contains(&to) {
+                self.give(
+                    to,
+                    Input::Message {
+                        from: node(id),
+                        group,
+                        message,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(crate) fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now_ms += 1;
+            let now = self.now_ms;
+            let done: Vec<_> = self
+                .pending
+                .extract_if(.., |flush| flush.0 <= now)
+                .collect();
+            for (_, id, flush) in done {
+                self.give(id, Input::Written { flush });
+            }
+            for id in 1..=3 {
+                self.give(id, Input::Wake);
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, id: u32, token: u64, command: Command<'_>) {
+        self.give(
+            id,
+            Input::Request {
+                group: GROUP,
+                token: Token(token),
+                command,
+            },
+        );
+    }
+
+    pub(crate) fn answer(&mut self, token: u64) -> Option<Outcome> {
+        let at = self
+            .replies
+            .iter()
+            .position(|(found, _)| *found == Token(token))?;
+        Some(self.replies.remove(at).1)
+    }
+
+    pub(crate) fn leader_as_seen_by(&self, id: u32) -> Option<NodeId> {
+        self.shards[id as usize - 1].leader(GROUP)
+    }
+
+    pub(crate) fn keys_on(&self, id: u32) -> u64 {
+        self.shards[id as usize - 1].status()[0].keys
+    }
+
+    pub(crate) fn marks_of(&self, id: u32) -> usize {
+        self.flushes
+            .iter()
+            .filter(|flush| flush.0 == id && flush.2 == 0)
+            .count()
+    }
+}
+
+pub(crate) fn set<'a>(key: &'a [u8], value: &'a [u8], expiry: Expiry) -> Command<'a> {
+    Command::Set {
+        key,
+        value,
+        expiry,
+        condition: Condition::Always,
+        get: false,
+    }
+}
