@@ -78,6 +78,36 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
         Message::TimeoutNow { term } => MessageBody::TimeoutNow {
             term: term.to_raw(),
         },
+        Message::Repair {
+            term,
+            after,
+            after_term,
+            held,
+        } => MessageBody::Repair {
+            term: term.to_raw(),
+            after: after.to_raw(),
+            after_term: after_term.to_raw(),
+            held: held.map(|(index, term)| (index.to_raw(), term.to_raw())),
+        },
+        Message::Repaired {
+            term,
+            sure,
+            leads,
+            last,
+            after,
+            after_term,
+            common,
+            ref entries,
+        } => MessageBody::Repaired {
+            term: term.to_raw(),
+            sure,
+            leads,
+            last: last.to_raw(),
+            after: after.to_raw(),
+            after_term: after_term.map(Term::to_raw),
+            common: common.map(|(index, term)| (index.to_raw(), term.to_raw())),
+            entries: entries.iter().map(head).collect(),
+        },
     };
     Envelope {
         group: group.to_raw(),
@@ -88,7 +118,7 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
 /// The payloads of a message's entries.
 pub fn payloads(message: &Message) -> impl Iterator<Item = &[u8]> {
     let entries: &[Entry] = match message {
-        Message::Append { entries, .. } => entries,
+        Message::Append { entries, .. } | Message::Repaired { entries, .. } => entries,
         _ => &[],
     };
     entries.iter().map(|entry| &*entry.payload)
@@ -127,10 +157,7 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             previous_index: LogIndex::from_raw(previous_index),
             previous_term: Term::from_raw(previous_term),
             commit: LogIndex::from_raw(commit),
-            entries: entries
-                .iter()
-                .map(|head| entry(head, &mut payloads))
-                .collect::<Option<Vec<_>>>()?,
+            entries: entries_of(&entries, &mut payloads)?,
         },
         MessageBody::Appended { term, matched } => Message::Appended {
             term: Term::from_raw(term),
@@ -164,6 +191,36 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
         MessageBody::TimeoutNow { term } => Message::TimeoutNow {
             term: Term::from_raw(term),
         },
+        MessageBody::Repair {
+            term,
+            after,
+            after_term,
+            held,
+        } => Message::Repair {
+            term: Term::from_raw(term),
+            after: LogIndex::from_raw(after),
+            after_term: Term::from_raw(after_term),
+            held: held.map(position),
+        },
+        MessageBody::Repaired {
+            term,
+            sure,
+            leads,
+            last,
+            after,
+            after_term,
+            common,
+            entries,
+        } => Message::Repaired {
+            term: Term::from_raw(term),
+            sure,
+            leads,
+            last: LogIndex::from_raw(last),
+            after: LogIndex::from_raw(after),
+            after_term: after_term.map(Term::from_raw),
+            common: common.map(position),
+            entries: entries_of(&entries, &mut payloads)?,
+        },
     };
     Some((group, message))
 }
@@ -175,6 +232,14 @@ fn head(entry: &Entry) -> EntryHead {
         kind: entry.kind as u8,
         length: u32::try_from(entry.payload.len()).expect("entries are bounded far below 4 GiB"),
     }
+}
+
+fn position((index, term): (u64, u64)) -> (LogIndex, Term) {
+    (LogIndex::from_raw(index), Term::from_raw(term))
+}
+
+fn entries_of(heads: &[EntryHead], payloads: &mut Payloads<'_>) -> Option<Vec<Entry>> {
+    heads.iter().map(|head| entry(head, payloads)).collect()
 }
 
 fn entry(head: &EntryHead, payloads: &mut Payloads<'_>) -> Option<Entry> {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use engine::raft::Message;
-use engine::shard::{GroupOptions, Input, Member, Options, Output, RecoveredGroup, Shard};
+use engine::shard::{GroupOptions, Input, Member, Options, Output, Shard};
 use engine::{Clock, Time};
 use wal::{
-    Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, ReplicaId, Term,
+    Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, RecoveredLog,
+    ReplicaId, Term,
 };
 
 fn node(raw: u32) -> NodeId {
@@ -41,7 +42,7 @@ fn shard() -> Shard {
         members: (1..=3).map(member).collect(),
         slots,
         preferred: None,
-        recovered: RecoveredGroup::default(),
+        recovered: RecoveredLog::default(),
     };
     Shard::new(
         options,

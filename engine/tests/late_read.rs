@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use engine::raft::{Message, Role};
-use engine::shard::{GroupOptions, Input, Member, Options, Output, ReadLog, RecoveredGroup, Shard};
+use engine::shard::{GroupOptions, Input, Member, Options, Output, ReadLog, Shard};
 use engine::{Clock, Time};
 use wal::{
-    Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, NodeId, Payload, ReplicaId, Term,
+    Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, NodeId, Payload, RecoveredLog,
+    ReplicaId, Term,
 };
 
 const GROUP: GroupId = GroupId::from_raw(0);
@@ -53,14 +54,14 @@ fn shard() -> Shard {
         members: (1..=3).map(member).collect(),
         slots: (0, 16383),
         preferred: None,
-        recovered: RecoveredGroup {
+        recovered: RecoveredLog {
             hard_state: HardState {
                 term: Term::from_raw(1),
                 ..HardState::default()
             },
             terms: vec![(LogIndex::from_raw(1), Term::from_raw(1))],
             last: LogIndex::from_raw(5),
-            ..RecoveredGroup::default()
+            ..RecoveredLog::default()
         },
     };
     Shard::new(

@@ -9,11 +9,14 @@
 //!          ╰──────────────────────── crc32c covers ───────────────────────────────────────╯
 //! ```
 //!
-//! `what` is an entry's kind. `index` is the commit in a hard state. `vote` is 0 for none, else the
+//! `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
+//! claim has an index (2), promises may be lost (4). `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set. A record starts 8-byte aligned, and so does its payload.
 
 use crate::bytes::{read_u32, read_u64, write};
-use crate::{Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term};
+use crate::{
+    Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term,
+};
 
 /// Bytes before the payload.
 pub(crate) const HEADER: usize = 40;
@@ -24,7 +27,13 @@ const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
 const FLOOR: u8 = 3;
 const INTACT: u8 = 4;
+const DAMAGED: u8 = 5;
+const PATCH: u8 = 6;
 const VOTED: u64 = 1 << 32;
+/// Bits of what a damaged replica says.
+const CLAIMED: u8 = 1;
+const NAMED: u8 = 2;
+const PROMISES_LOST: u8 = 4;
 
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,8 +51,13 @@ pub enum RecordError {
 /// Bytes that a record takes.
 pub(crate) fn record_bytes(record: &Record) -> usize {
     match record {
-        Record::Entry { entry, .. } => (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT),
-        Record::HardState { .. } | Record::Floor { .. } | Record::Intact { .. } => HEADER,
+        Record::Entry { entry, .. } | Record::Patch { entry, .. } => {
+            (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT)
+        }
+        Record::HardState { .. }
+        | Record::Floor { .. }
+        | Record::Damaged { .. }
+        | Record::Intact { .. } => HEADER,
     }
 }
 
@@ -53,8 +67,10 @@ pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
     let to = &mut to[..bytes];
     to[..HEADER].fill(0);
     match record {
-        Record::Entry { group, entry } => {
-            put(to, ENTRY, *group, entry.term, entry.index);
+        Record::Entry { group, entry } | Record::Patch { group, entry } => {
+            let patch = matches!(record, Record::Patch { .. });
+            let kind = if patch { PATCH } else { ENTRY };
+            put(to, kind, *group, entry.term, entry.index);
             to[9] = entry.kind as u8;
             let length = u32::try_from(entry.payload.len()).expect("entries fit a segment");
             write(to, 4, &length.to_le_bytes());
@@ -70,6 +86,22 @@ pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
         }
         Record::Floor { group, index, term } => put(to, FLOOR, *group, *term, *index),
         Record::Intact { group, index, term } => put(to, INTACT, *group, *term, *index),
+        Record::Damaged {
+            group,
+            claim,
+            promises_lost,
+        } => {
+            let term = claim.map_or(Term::ZERO, |claim| claim.term);
+            let index = claim.and_then(|claim| claim.index);
+            put(to, DAMAGED, *group, term, index.unwrap_or(LogIndex::ZERO));
+            let bits = [
+                (claim.is_some(), CLAIMED),
+                (index.is_some(), NAMED),
+                (*promises_lost, PROMISES_LOST),
+            ];
+            let set = bits.iter().filter(|(set, _)| *set);
+            to[9] = set.map(|(_, bit)| bit).sum();
+        }
     }
     let crc = crc32c::crc32c(&to[4..]);
     write(to, 0, &crc.to_le_bytes());
@@ -104,22 +136,24 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
     let term = Term::from_raw(read_u64(bytes, 16));
     let index = LogIndex::from_raw(read_u64(bytes, 24));
     let record = match kind {
-        ENTRY => {
-            let kind = match what {
+        ENTRY | PATCH => {
+            let entry_kind = match what {
                 0 => EntryKind::Noop,
                 1 => EntryKind::Batch,
                 2 => EntryKind::Membership,
                 what => return Err(RecordError::Kind { kind, what }),
             };
             let payload = Payload::from(&bytes[HEADER..HEADER + length]);
-            Record::Entry {
-                group,
-                entry: Entry {
-                    term,
-                    index,
-                    kind,
-                    payload,
-                },
+            let entry = Entry {
+                term,
+                index,
+                kind: entry_kind,
+                payload,
+            };
+            if kind == PATCH {
+                Record::Patch { group, entry }
+            } else {
+                Record::Entry { group, entry }
             }
         }
         HARD_STATE => {
@@ -137,6 +171,14 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
         }
         FLOOR => Record::Floor { group, index, term },
         INTACT => Record::Intact { group, index, term },
+        DAMAGED => Record::Damaged {
+            group,
+            claim: (what & CLAIMED != 0).then_some(Claim {
+                index: (what & NAMED != 0).then_some(index),
+                term,
+            }),
+            promises_lost: what & PROMISES_LOST != 0,
+        },
         kind => return Err(RecordError::Kind { kind, what }),
     };
     Ok((record, needs))
@@ -148,13 +190,20 @@ pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Ent
         Record::Entry {
             group: found,
             entry,
+        }
+        | Record::Patch {
+            group: found,
+            entry,
         } if found == group && entry.index == index => Ok(entry),
-        Record::Entry { group, entry } => Err(RecordError::Other {
-            group,
-            index: entry.index,
-        }),
+        Record::Entry { group, entry } | Record::Patch { group, entry } => {
+            Err(RecordError::Other {
+                group,
+                index: entry.index,
+            })
+        }
         Record::HardState { group, .. }
         | Record::Floor { group, .. }
+        | Record::Damaged { group, .. }
         | Record::Intact { group, .. } => Err(RecordError::Other {
             group,
             index: LogIndex::ZERO,

@@ -9,8 +9,13 @@ use crate::{Entry, LogIndex, Term};
 pub struct Damage {
     /// The newest entry that it may have acknowledged; `None` if its entries are all there.
     pub claim: Option<Claim>,
+    /// The claim is the end of the log that was read: all that is missing lies in gaps of it. If
+    /// not, the claim is unknown, or was noted by an earlier start that began a repair.
+    pub named: bool,
+    /// The last entry of each gap, in order, as far as the log still names it.
+    pub gap_ends: Vec<(LogIndex, Term)>,
     /// Entries behind the first that is missing that are readable, in order of their positions.
-    /// They belong to the log that ended at the claim.
+    /// They belong to the same log as those before the gap.
     pub spares: Vec<Entry>,
     /// Its newest term and vote may be missing: the hard state is one of an earlier time.
     pub promises_lost: bool,

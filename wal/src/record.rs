@@ -2,7 +2,7 @@
 
 use alloc::rc::Rc;
 
-use crate::{GroupId, LogIndex, ReplicaId, Term};
+use crate::{Claim, GroupId, LogIndex, ReplicaId, Term};
 
 /// The bytes of an entry, shared between log, peers and apply. Starts 8-byte aligned, so that an
 /// archived batch can be read in place.
@@ -49,6 +49,12 @@ pub enum Record {
         group: GroupId,
         entry: Entry,
     },
+    /// An entry that was there before damage took it. Unlike an `Entry`, it leaves what is above it
+    /// in place: a repair that is interrupted must not cost entries that were readable.
+    Patch {
+        group: GroupId,
+        entry: Entry,
+    },
     HardState {
         group: GroupId,
         state: HardState,
@@ -58,6 +64,13 @@ pub enum Record {
         group: GroupId,
         index: LogIndex,
         term: Term,
+    },
+    /// What a replica that started with damage may have acknowledged and promised: it stays in force
+    /// until the log reaches the claim again, or until [`Record::Intact`], whatever is written after.
+    Damaged {
+        group: GroupId,
+        claim: Option<Claim>,
+        promises_lost: bool,
     },
     /// The log of the group up to here, and its promises, were found complete after damage: what
     /// replay could not read before this record is of no importance any more.

@@ -416,7 +416,7 @@ impl Replay {
 
     fn record(&mut self, record: Record, location: Location) -> Result<(), ReplayError> {
         match record {
-            Record::Entry { group, entry } => {
+            Record::Entry { group, entry } | Record::Patch { group, entry } => {
                 let log = self.groups.entry(group).or_default();
                 let index = entry.index;
                 if index > log.log.last.next() || index <= log.log.floor.0 {
@@ -439,7 +439,7 @@ impl Replay {
                 log.floor = (index, term);
                 log.last = log.last.max(index);
             }
-            Record::Intact { .. } => {}
+            Record::Damaged { .. } | Record::Intact { .. } => {}
         }
         Ok(())
     }

@@ -181,7 +181,7 @@ impl Writer {
         for record in in_layout(records) {
             let bytes = record_bytes(record);
             match record {
-                Record::Entry { group, entry } => {
+                Record::Entry { group, entry } | Record::Patch { group, entry } => {
                     let location = Location {
                         segment: placement.segment,
                         offset: u32::try_from(offset).expect("segments are below 4 GiB"),
@@ -192,7 +192,7 @@ impl Writer {
                 Record::HardState { group, state } => {
                     self.promises.insert(*group, (state.term, state.vote));
                 }
-                Record::Floor { .. } | Record::Intact { .. } => {}
+                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {}
             }
             offset += bytes as u64;
         }

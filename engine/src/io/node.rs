@@ -10,7 +10,7 @@ use wal::NodeId;
 use wal::io::{DataDirectory, Identity, Log};
 
 use crate::config::Config;
-use crate::shard::{self, GroupOptions, RecoveredGroup, Shard};
+use crate::shard::{self, GroupOptions, Shard};
 
 use super::clock::{Origin, unix_micros};
 use super::executor::{Executor, Shared};
@@ -381,13 +381,7 @@ async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Exec
                 members: config.members(),
                 slots: config.slots_of_group(group),
                 preferred: Some(config.preferred_leader(group)),
-                recovered: found.map_or_else(RecoveredGroup::default, |log| RecoveredGroup {
-                    hard_state: log.hard_state,
-                    floor: log.floor,
-                    terms: log.terms,
-                    last: log.last,
-                    tail: log.tail,
-                }),
+                recovered: found.unwrap_or_default(),
             }
         })
         .collect();

@@ -10,7 +10,7 @@ use super::{Message, Outbox, Raft, Role};
 impl Raft {
     /// Stands for election, with a pre-vote first if so configured.
     pub fn campaign(&mut self, out: &mut Outbox) {
-        if self.role == Role::Leader || !self.is_voter() {
+        if self.role == Role::Leader || !self.is_voter() || self.is_damaged() {
             return;
         }
         if self.disk.has_failed() {
@@ -77,7 +77,7 @@ impl Raft {
             || (pre && term > self.term);
         // What a failed disk cannot keep is not promised, not even in a pre-vote.
         let keeps = !self.disk.has_failed();
-        if !free || !keeps || !self.log.is_up_to_date(last_index, last_term) {
+        if !free || !keeps || !self.is_up_to_date(last_index, last_term) {
             out.push((
                 from,
                 Message::Vote {

@@ -56,6 +56,29 @@ pub enum Message {
     },
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow { term: Term },
+    /// A damaged replica asks for what is behind its last entry, `(after, after_term)`.
+    Repair {
+        term: Term,
+        after: LogIndex,
+        after_term: Term,
+        /// The first entry behind the gap that it held before the damage, if it knows one.
+        held: Option<(LogIndex, Term)>,
+    },
+    /// Answers [`Message::Repair`].
+    Repaired {
+        term: Term,
+        /// The sender has not forgotten any term.
+        sure: bool,
+        /// The sender leads in `term`, and its log ends at `last`.
+        leads: bool,
+        last: LogIndex,
+        /// The entries follow `(after, after_term)`; the term may not be known.
+        after: LogIndex,
+        after_term: Option<Term>,
+        /// Up to this entry the logs of both were equal; the entries belong to that part.
+        common: Option<(LogIndex, Term)>,
+        entries: Vec<Entry>,
+    },
 }
 
 impl Message {
@@ -69,7 +92,9 @@ impl Message {
             | Self::Rejected { term, .. }
             | Self::Heartbeat { term, .. }
             | Self::HeartbeatAck { term, .. }
-            | Self::TimeoutNow { term } => term,
+            | Self::TimeoutNow { term }
+            | Self::Repair { term, .. }
+            | Self::Repaired { term, .. } => term,
         }
     }
 }

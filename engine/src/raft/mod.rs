@@ -15,6 +15,7 @@ mod message;
 mod progress;
 mod quorum;
 mod read_index;
+mod repair;
 mod replication;
 
 use alloc::vec::Vec;
@@ -28,6 +29,8 @@ pub use message::Message;
 pub use progress::{Mode, Progress, Window};
 use quorum::quorum_index;
 use read_index::ReadRounds;
+pub use repair::RepairNote;
+use repair::{Answer, Question, Repair};
 
 use crate::time::Time;
 
@@ -124,6 +127,12 @@ pub struct Raft {
     progress: Vec<(ReplicaId, Progress)>,
     rounds: ReadRounds,
     transfer: Option<(ReplicaId, Time)>,
+
+    // Replicas whose disk lost something, and those that they ask.
+    repair: Option<Repair>,
+    /// A repair ended and is not yet recorded.
+    intact_owed: bool,
+    questions: Vec<Question>,
 }
 
 impl Raft {
@@ -181,6 +190,9 @@ impl Raft {
             progress: Vec::new(),
             rounds: ReadRounds::default(),
             transfer: None,
+            repair: None,
+            intact_owed: false,
+            questions: Vec::new(),
         }
     }
 
@@ -231,10 +243,13 @@ impl Raft {
 
     /// Call [`Raft::tick`] by then.
     pub fn deadline(&self) -> Time {
-        match self.role {
+        let deadline = match self.role {
             Role::Leader => self.heartbeat_deadline.min(self.election_deadline),
             _ => self.election_deadline,
-        }
+        };
+        self.repair
+            .as_ref()
+            .map_or(deadline, |repair| deadline.min(repair.ask_at))
     }
 
     /// Waits at least until `deadline` before it stands for election by itself.
@@ -250,6 +265,7 @@ impl Raft {
             self.now
         );
         self.now = now;
+        self.tick_repair(out);
         if self.role == Role::Leader {
             self.tick_leader(out);
         } else if now >= self.election_deadline {
@@ -285,7 +301,9 @@ impl Raft {
             self.now
         );
         self.now = now;
-        if !self.admits(from, &message, out) {
+        let lost = self.promises_lost();
+        let of_repair = matches!(message, Message::Repair { .. } | Message::Repaired { .. });
+        if !of_repair && (lost || !self.admits(from, &message, out)) {
             return;
         }
         match message {
@@ -335,10 +353,39 @@ impl Raft {
                 self.heartbeat_answered(from, round, disk, out);
             }
             Message::TimeoutNow { .. } => {
-                if self.role == Role::Follower && self.is_voter() && !self.disk.has_failed() {
+                let fit = !self.is_damaged() && !self.disk.has_failed();
+                if self.role == Role::Follower && self.is_voter() && fit {
                     self.transfer_election = true;
                     self.stand(out);
                 }
+            }
+            Message::Repair {
+                term,
+                after,
+                after_term,
+                held,
+            } => self.repair_asked(from, term, (after, after_term), held, out),
+            Message::Repaired {
+                term,
+                sure,
+                leads,
+                last,
+                after,
+                after_term,
+                common,
+                entries,
+            } => {
+                let answer = Answer {
+                    term,
+                    sure,
+                    leads,
+                    last,
+                    after,
+                    after_term,
+                    common,
+                    entries,
+                };
+                self.repaired(from, answer, out);
             }
         }
     }
@@ -418,7 +465,8 @@ impl Raft {
 
     /// Whether a flush is needed.
     pub fn has_unsubmitted(&self) -> bool {
-        self.log.has_unsubmitted() || self.promises.submitted != (self.term, self.vote)
+        let promise = self.promises.submitted != (self.term, self.vote);
+        promise || self.log.has_unsubmitted() || self.has_note()
     }
 
     /// Hands what is not yet on its way to the disk to `flush`: about `bytes_max` of payload.
@@ -460,6 +508,7 @@ impl Raft {
             }
             number > flush
         });
+        self.heal();
         self.speak(out);
         if self.role == Role::Leader {
             self.commit_what_a_majority_holds();

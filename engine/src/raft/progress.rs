@@ -135,6 +135,15 @@ impl Progress {
         }
     }
 
+    /// The replica's disk lost what is behind `last`, even if it acknowledged that.
+    pub fn regress(&mut self, last: LogIndex) {
+        self.active = true;
+        if last < self.matched {
+            self.matched = last;
+            self.probe();
+        }
+    }
+
     /// Goes back to looking for the place where the logs agree.
     pub fn probe(&mut self) {
         self.next = self.matched.next();

@@ -86,20 +86,23 @@ impl Raft {
         }
     }
 
-    /// A range that a follower needs and that is only on disk: `(from, to)`, inclusive.
+    /// A range that a follower or a damaged peer needs and that is only on disk: `(from, to)`,
+    /// inclusive.
     pub fn fetch_wanted(&self) -> Option<(LogIndex, LogIndex)> {
         let last = self.log.last_index();
-        self.progress.iter().find_map(|(_, progress)| {
+        let wanted = self.progress.iter().find_map(|(_, progress)| {
             let missing = progress.next <= last
                 && progress.next > self.log.floor().0
                 && self.log.cached(progress.next).is_none()
                 && progress.may_send(self.settings.window);
             missing.then_some((progress.next, last))
-        })
+        });
+        wanted.or_else(|| self.question_wanted())
     }
 
     /// Entries that were fetched from the disk: sends them to the followers that need them.
     pub fn fetched(&mut self, entries: &[Entry], out: &mut Outbox) {
+        self.answer_questions(entries, out);
         if self.role != Role::Leader || entries.is_empty() {
             return;
         }
@@ -193,6 +196,7 @@ impl Raft {
                 }
                 None => {}
             }
+            self.rewritten();
             self.log.append(entry);
         }
         self.verified = self.verified.max(matched);

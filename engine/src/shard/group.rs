@@ -14,7 +14,9 @@ use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{Log, Members, Message, Mode, Outbox, Pace, Raft, Role, Settings, Window};
+use crate::raft::{
+    Log, Members, Message, Mode, Outbox, Pace, Raft, RepairNote, Role, Settings, Window,
+};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
@@ -96,21 +98,24 @@ impl Group {
             recovered.tail,
         );
         let applied = recovered.floor.0;
-        let wait = first_wait(options, preferred, seed);
+        let raft = Raft::new(
+            replica,
+            Members {
+                voters: select(true),
+                observers: select(false),
+            },
+            settings,
+            recovered.hard_state,
+            log,
+            clock.now,
+            first_wait(options, preferred, seed),
+        );
         Self {
             id,
-            raft: Raft::new(
-                replica,
-                Members {
-                    voters: select(true),
-                    observers: select(false),
-                },
-                settings,
-                recovered.hard_state,
-                log,
-                clock.now,
-                wait,
-            ),
+            raft: match recovered.damage {
+                Some(damage) => raft.damaged(damage),
+                None => raft,
+            },
             timer: None,
             node: options.node,
             members,
@@ -334,20 +339,36 @@ impl Group {
         let first = records.len();
         let mut bytes = 0;
         let mut entries = Vec::new();
+        match self.raft.take_note() {
+            Some(RepairNote::Begun {
+                claim,
+                promises_lost,
+            }) => records.push(Record::Damaged {
+                group,
+                claim,
+                promises_lost,
+            }),
+            Some(RepairNote::Ended { index, term }) => {
+                records.push(Record::Intact { group, index, term });
+            }
+            None => {}
+        }
         self.raft.submit(
             flush,
             bytes_max,
             |state| records.push(Record::HardState { group, state }),
-            |entry| {
-                entries.push(Record::Entry {
-                    group,
-                    entry: entry.clone(),
-                })
-            },
+            |entry| entries.push(entry.clone()),
         );
-        records.append(&mut entries);
+        let raft = &self.raft;
+        records.extend(entries.into_iter().map(|entry| {
+            if raft.is_put_back(entry.index) {
+                Record::Patch { group, entry }
+            } else {
+                Record::Entry { group, entry }
+            }
+        }));
         for record in &records[first..] {
-            if let Record::Entry { entry, .. } = record {
+            if let Record::Entry { entry, .. } | Record::Patch { entry, .. } = record {
                 bytes += entry.payload.len();
             }
         }
@@ -572,6 +593,9 @@ impl Group {
             persisted: self.raft.log().persisted(),
             keys: self.kv.keys(),
             truncations: self.raft.truncations(),
+            damaged: self.raft.is_damaged(),
+            claim: self.raft.claim(),
+            promises_lost: self.raft.promises_lost(),
             matched: matched.collect(),
         }
     }

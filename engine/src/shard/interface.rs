@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use net::{Command, Reply};
-use wal::{Entry, FlushNumber, GroupId, HardState, LogIndex, NodeId, Record, ReplicaId, Term};
+use wal::{Entry, FlushNumber, GroupId, LogIndex, NodeId, Record, RecoveredLog, ReplicaId, Term};
 
 use crate::raft::{Message, Pace, Role};
 use crate::time::Time;
@@ -117,21 +117,8 @@ pub struct GroupOptions {
     pub slots: (u16, u16),
     /// The node that should lead it when all are well.
     pub preferred: Option<NodeId>,
-    pub recovered: RecoveredGroup,
-}
-
-/// What replay found of a group; `Default` for a group that starts empty.
-#[derive(Clone, Debug, Default)]
-pub struct RecoveredGroup {
-    pub hard_state: HardState,
-    /// The log starts behind this.
-    pub floor: (LogIndex, Term),
-    /// Where each term starts in the log: `(first index, term)`, ascending; empty if there are no entries.
-    pub terms: Vec<(LogIndex, Term)>,
-    /// The last index of the log; the floor's if there are no entries.
-    pub last: LogIndex,
-    /// The newest entries, as many as fit [`Options::cache_bytes`], ending at `last`.
-    pub tail: Vec<Entry>,
+    /// What replay found; `Default` for a group that starts empty.
+    pub recovered: RecoveredLog,
 }
 
 /// Timing and limits of a shard.
@@ -201,6 +188,12 @@ pub struct GroupStatus {
     pub keys: u64,
     /// How often uncommitted entries were dropped here because a leader's conflicted.
     pub truncations: u64,
+    /// Its disk lost something that it may have acknowledged or promised; it is under repair.
+    pub damaged: bool,
+    /// The newest entry it may have acknowledged, while entries are missing.
+    pub claim: Option<wal::Claim>,
+    /// It may have forgotten a term or a vote, and says nothing until all others have told theirs.
+    pub promises_lost: bool,
     /// Per other member, on a leader: what it is known to hold.
     pub matched: Vec<(NodeId, LogIndex)>,
 }

@@ -21,7 +21,7 @@ use group::Group;
 
 pub use interface::{
     DiskState, DiskStatus, Flush, GroupOptions, GroupStatus, Input, Member, Options, Outcome,
-    Output, ReadLog, RecoveredGroup, Token,
+    Output, ReadLog, Token,
 };
 
 /// The groups of one thread, and the one log they share.

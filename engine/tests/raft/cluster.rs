@@ -468,6 +468,26 @@ impl Sent {
                 format!("heard round {round}, term {term}")
             }
             Message::TimeoutNow { term } => format!("lead after me, term {term}"),
+            Message::Repair {
+                after,
+                after_term,
+                held,
+                ..
+            } => {
+                let held = held.map_or("more".to_owned(), |(index, term)| {
+                    format!("up to {index}/term {term}")
+                });
+                format!("I lost what followed {after}/term {after_term}, {held}")
+            }
+            Message::Repaired {
+                term,
+                after,
+                entries,
+                ..
+            } => format!(
+                "after {after} there was [{}], term {term}",
+                entries.iter().map(told_entry).collect::<Vec<_>>().join(" ")
+            ),
         };
         format!("{from} -> {to}: {told}")
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::Time;
 use engine::raft::{Members, Message, Role, Settings, Window};
-use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
+use wal::{Entry, EntryKind, HardState, LogIndex, Payload, ReplicaId, Term};
 
 use super::promises::Promises;
 use super::replica::{Disk, Replica};
@@ -28,6 +28,10 @@ struct Provoked {
     reads: usize,
     transfers: usize,
     fetches: usize,
+    holes: usize,
+    lost_tails: usize,
+    lost_promises: usize,
+    repairs: usize,
 }
 
 /// A ReadIndex read that waits for its round.
@@ -55,6 +59,11 @@ struct History {
     proposed: u64,
     provoked: Provoked,
     truncations: Vec<u64>,
+    /// Disks lose what they held.
+    rots: bool,
+    /// What each replica once held durably of term and vote, before its newest.
+    older: Vec<HardState>,
+    damaged: Vec<bool>,
 }
 
 #[test]
@@ -88,6 +97,10 @@ fn random_histories_keep_every_promise() {
         reads,
         transfers,
         fetches,
+        holes,
+        lost_tails,
+        lost_promises,
+        repairs,
     } = total;
     if all {
         assert!(elections > 500, "{elections} elections");
@@ -98,6 +111,10 @@ fn random_histories_keep_every_promise() {
         assert!(reads > 1000, "{reads} reads");
         assert!(transfers > 100, "{transfers} transfers");
         assert!(fetches > 100, "{fetches} fetches");
+        assert!(holes > 100, "{holes} holes");
+        assert!(lost_tails > 50, "{lost_tails} lost tails");
+        assert!(lost_promises > 50, "{lost_promises} lost promises");
+        assert!(repairs > 200, "{repairs} repairs");
     }
 }
 
@@ -128,7 +145,11 @@ impl History {
             proposed: 0,
             provoked: Provoked::default(),
             truncations: Vec::new(),
+            rots: false,
+            older: Vec::new(),
+            damaged: Vec::new(),
         };
+        history.rots = history.one_in(2);
         history.pace = [10, 30, 60][history.below(3)];
         let voters = [1, 2, 3, 3, 4, 5][history.below(6)];
         let observers = u32::from(history.one_in(3));
@@ -159,6 +180,8 @@ impl History {
             history.replicas.push(replica);
             history.commits.push(LogIndex::ZERO);
             history.truncations.push(0);
+            history.older.push(HardState::default());
+            history.damaged.push(false);
         }
         history
     }
@@ -256,7 +279,11 @@ impl History {
         if submit_first && replica.writes.len() < 4 {
             replica.submit(bytes_max);
         } else {
+            let before = replica.disk.hard_state;
             replica.written();
+            if replica.disk.hard_state.term != before.term {
+                self.older[at] = before;
+            }
         }
     }
 
@@ -291,6 +318,60 @@ impl History {
         self.fetches.remove(&at);
         self.commits[at] = LogIndex::ZERO;
         self.truncations[at] = 0;
+        if self.rots && self.one_in(2) {
+            self.rot(at);
+        }
+    }
+
+    /// The disk of a replica that is down loses something, but never the last readable copy of an
+    /// entry. Only one at a time loses what it cannot even name.
+    fn rot(&mut self, at: usize) {
+        let entries = self.replicas[at].disk.entries.clone();
+        let elsewhere = |entry: &Entry| {
+            let mut others = self.replicas.iter().enumerate();
+            others.any(|(other, replica)| other != at && replica.disk.holds(entry))
+        };
+        let copied: Vec<bool> = entries.iter().map(elsewhere).collect();
+        let voters = &self.replicas[at].members.voters;
+        let is_voter = voters.contains(&self.replicas[at].id);
+        let others = self.replicas.iter().enumerate();
+        let others = || others.clone().filter(|&(other, _)| other != at);
+        let damaged = |(_, other): (usize, &Replica)| {
+            let raft = other.raft.as_ref();
+            raft.is_some_and(|raft| raft.is_damaged()) || !other.disk.rot.holes.is_empty()
+        };
+        if others().any(|(_, other)| other.disk.is_grave()) {
+            return;
+        }
+        let grave = voters.len() >= 3 && is_voter && !others().any(damaged);
+        match self.below(4) {
+            0 if grave => {
+                self.replicas[at].disk.hard_state = self.older[at];
+                self.replicas[at].disk.rot.promises = true;
+                self.provoked.lost_promises += 1;
+            }
+            1 if grave => {
+                let copied = copied.iter().rev().take_while(|&&copied| copied).count();
+                let lost = self.below(copied + 1);
+                let disk = &mut self.replicas[at].disk;
+                disk.entries.truncate(entries.len() - lost);
+                let end = LogIndex::from_raw(disk.entries.len() as u64);
+                disk.rot.holes.split_off(&end.next());
+                disk.rot.tail = true;
+                self.provoked.lost_tails += 1;
+            }
+            _ if !entries.is_empty() => {
+                let first = self.below(entries.len());
+                let count = 1 + self.below(4);
+                for (entry, copied) in entries.iter().zip(&copied).skip(first).take(count) {
+                    if *copied {
+                        self.replicas[at].disk.rot.holes.insert(entry.index);
+                        self.provoked.holes += 1;
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     fn restart(&mut self, at: usize) {
@@ -354,7 +435,7 @@ impl History {
         let tell_commit = self.one_in(2);
         let disk_answers = self.one_in(4);
         let replica = &mut self.replicas[at];
-        let entries = replica.disk.entries.clone();
+        let entries = replica.disk.sound().to_vec();
         let (raft, said) = replica.raft();
         raft.replicate(tell_commit, said);
         if disk_answers && let Some(fetched) = self.fetches.remove(&at) {
@@ -375,6 +456,9 @@ impl History {
         let truncations = raft.truncations();
         self.provoked.truncations += truncations - self.truncations[at];
         self.truncations[at] = truncations;
+        let damaged = raft.is_damaged();
+        self.provoked.repairs += usize::from(self.damaged[at] && !damaged);
+        self.damaged[at] = damaged;
 
         let from = replica.id;
         for (to, message) in replica.speak() {
@@ -413,10 +497,17 @@ impl History {
     /// The faults stop: soon there must be a leader, and what it is given must reach everyone.
     fn recover(&mut self) {
         self.cut.clear();
+        self.rots = false;
         for at in 0..self.replicas.len() {
             self.restart(at);
         }
         self.expect_service("the group does not serve again");
+
+        let intact = |history: &mut Self| {
+            let mut rafts = history.replicas.iter().filter_map(|r| r.raft.as_ref());
+            rafts.all(|raft| !raft.is_damaged())
+        };
+        self.wait_for("a damaged replica does not become intact", intact);
 
         // Nothing new is said after that, and still it must learn what is committed.
         let leader = self.leader().expect("it serves");
@@ -485,6 +576,7 @@ impl History {
             }
         }
         for replica in &self.replicas {
+            println!("{}", replica.disk.tell(replica.id));
             println!("{:#?}", replica.raft);
         }
         panic!("{promise}");
@@ -529,5 +621,9 @@ impl Provoked {
         self.reads += other.reads;
         self.transfers += other.transfers;
         self.fetches += other.fetches;
+        self.holes += other.holes;
+        self.lost_tails += other.lost_tails;
+        self.lost_promises += other.lost_promises;
+        self.repairs += other.repairs;
     }
 }

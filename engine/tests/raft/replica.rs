@@ -1,17 +1,22 @@
 //! A replica with a disk that is asked to write, and does so when told, or not at all.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Log, Members, Message, Outbox, Raft, Settings};
-use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
+use engine::raft::{Log, Members, Message, Outbox, Raft, RepairNote, Settings};
+use wal::{
+    Claim, Damage, Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term,
+};
 
 /// A write on its way to the disk.
 pub(crate) struct Write {
     flush: FlushNumber,
+    note: Option<RepairNote>,
     hard_state: Option<HardState>,
     entries: Vec<Entry>,
+    /// Which of the entries leave those above them in place.
+    put_back: BTreeSet<LogIndex>,
 }
 
 /// What a crash does not take.
@@ -19,6 +24,20 @@ pub(crate) struct Write {
 pub(crate) struct Disk {
     pub(crate) hard_state: HardState,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) rot: Rot,
+}
+
+/// What of a disk is no longer readable.
+#[derive(Clone, Default)]
+pub(crate) struct Rot {
+    /// Positions of entries.
+    pub(crate) holes: BTreeSet<LogIndex>,
+    /// Entries behind the last are gone, without a trace.
+    pub(crate) tail: bool,
+    /// The newest term and vote are gone; older ones are left.
+    pub(crate) promises: bool,
+    /// What the replica noted at its last start with damage.
+    owed: Option<Claim>,
 }
 
 pub(crate) struct Replica {
@@ -48,32 +67,123 @@ impl Disk {
                 ..HardState::default()
             },
             entries: terms.iter().enumerate().map(entry).collect(),
+            rot: Rot::default(),
         }
     }
 
     fn keep(&mut self, write: Write) {
+        match write.note {
+            Some(RepairNote::Begun {
+                claim,
+                promises_lost,
+            }) => {
+                self.rot.owed = claim;
+                self.rot.tail = false;
+                self.rot.promises = promises_lost;
+            }
+            Some(RepairNote::Ended { .. }) => {
+                self.rot.owed = None;
+                self.rot.promises = false;
+            }
+            None => {}
+        }
         if let Some(state) = write.hard_state {
             self.hard_state = state;
+            self.rot.promises = false;
         }
         for entry in write.entries {
-            self.entries.truncate(position(entry.index));
+            let at = position(entry.index);
+            if write.put_back.contains(&entry.index) && at < self.entries.len() {
+                self.rot.holes.remove(&entry.index);
+                self.entries[at] = entry;
+                continue;
+            }
+            self.entries.truncate(at);
+            self.rot.holes.split_off(&entry.index);
             self.entries.push(entry);
         }
     }
 
+    /// The entries before the first that is gone.
+    pub(crate) fn sound(&self) -> &[Entry] {
+        let first = self.rot.holes.first();
+        first.map_or(&self.entries, |&first| &self.entries[..position(first)])
+    }
+
+    /// Whether the entry can be read.
+    pub(crate) fn holds(&self, entry: &Entry) -> bool {
+        let found = self.entries.get(position(entry.index));
+        found.is_some_and(|found| found.term == entry.term)
+            && !self.rot.holes.contains(&entry.index)
+    }
+
+    /// In one line, for who looks into a failure.
+    pub(crate) fn tell(&self, id: ReplicaId) -> String {
+        let terms: Vec<u64> = self.entries.iter().map(|e| e.term.to_raw()).collect();
+        let holes: Vec<u64> = self.rot.holes.iter().map(|index| index.to_raw()).collect();
+        let (state, rot) = (&self.hard_state, &self.rot);
+        let (tail, promises, owed) = (rot.tail, rot.promises, rot.owed);
+        format!(
+            "disk of {id}: {terms:?}, holes {holes:?}, {state:?}, tail lost {tail}, \
+             promises lost {promises}, owed {owed:?}"
+        )
+    }
+
+    /// Whether something is gone that cannot even be named.
+    pub(crate) fn is_grave(&self) -> bool {
+        self.rot.tail || self.rot.promises || self.rot.owed.is_some()
+    }
+
+    /// What a start has to know of what is gone.
+    fn damage(&self) -> Option<Damage> {
+        let newest = self.entries.last();
+        let last = newest.map_or(LogIndex::ZERO, |entry| entry.index);
+        let last_term = newest.map_or(Term::ZERO, |entry| entry.term);
+        let own = (!self.rot.holes.is_empty()).then_some(Claim {
+            index: Some(last),
+            term: last_term,
+        });
+        let tail = self.rot.tail.then_some(Claim {
+            index: None,
+            term: self.hard_state.term,
+        });
+        let far = |claim: &Claim| (claim.term, claim.index.map_or(u64::MAX, LogIndex::to_raw));
+        let owed = self
+            .rot
+            .owed
+            .filter(|claim| far(claim) > (last_term, last.to_raw()));
+        let claim = [own, tail, owed].into_iter().flatten().max_by_key(far);
+        let mut spares = self.entries[self.sound().len()..].to_vec();
+        spares.retain(|entry| !self.rot.holes.contains(&entry.index));
+        (claim.is_some() || self.rot.promises).then_some(Damage {
+            claim,
+            named: claim == own,
+            gap_ends: self.gap_ends(),
+            spares,
+            promises_lost: self.rot.promises,
+        })
+    }
+
+    fn gap_ends(&self) -> Vec<(LogIndex, Term)> {
+        let holes = self.rot.holes.iter();
+        let ends = holes.filter(|index| !self.rot.holes.contains(&index.next()));
+        ends.map(|&index| (index, self.entries[position(index)].term))
+            .collect()
+    }
+
     fn log(&self) -> Log {
         let mut runs: Vec<(LogIndex, Term)> = Vec::new();
-        for entry in &self.entries {
+        for entry in self.sound() {
             if runs.last().is_none_or(|&(_, term)| term != entry.term) {
                 runs.push((entry.index, entry.term));
             }
         }
-        let last = self.entries.last().map_or(LogIndex::ZERO, |e| e.index);
+        let last = self.sound().last().map_or(LogIndex::ZERO, |e| e.index);
         Log::new(
             (LogIndex::ZERO, Term::ZERO),
             runs,
             last,
-            self.entries.clone(),
+            self.sound().to_vec(),
         )
     }
 
@@ -101,15 +211,22 @@ impl Replica {
     pub(crate) fn start(&mut self, now: Time) {
         assert!(self.raft.is_none(), "{} is up", self.id);
         self.settings.seed = self.settings.seed.wrapping_mul(0x5851_f42d_4c95_7f2d) | 1;
-        self.raft = Some(Raft::new(
+        let log = self.disk.log();
+        let mut hard_state = self.disk.hard_state;
+        hard_state.commit = hard_state.commit.min(log.last_index());
+        let raft = Raft::new(
             self.id,
             self.members.clone(),
             self.settings.clone(),
-            self.disk.hard_state,
-            self.disk.log(),
+            hard_state,
+            log,
             now,
             self.settings.election_timeout + Duration::from_millis(self.settings.seed % 100),
-        ));
+        );
+        self.raft = Some(match self.disk.damage() {
+            Some(damage) => raft.damaged(damage),
+            None => raft,
+        });
     }
 
     /// Stops it at once. The oldest `reached` writes under way had reached the disk, though nobody
@@ -136,8 +253,10 @@ impl Replica {
         self.flushes += 1;
         let mut write = Write {
             flush: FlushNumber::from_raw(self.flushes),
+            note: raft.take_note(),
             hard_state: None,
             entries: Vec::new(),
+            put_back: BTreeSet::new(),
         };
         raft.submit(
             write.flush,
@@ -145,6 +264,8 @@ impl Replica {
             |state| write.hard_state = Some(state),
             |entry| write.entries.push(entry.clone()),
         );
+        let indexes = write.entries.iter().map(|entry| entry.index);
+        write.put_back = indexes.filter(|&index| raft.is_put_back(index)).collect();
         self.writes.push_back(write);
         true
     }

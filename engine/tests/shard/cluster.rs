@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use engine::shard::{
-    GroupOptions, Input, Member, Options, Outcome, Output, RecoveredGroup, Shard, Token,
-};
+use engine::shard::{GroupOptions, Input, Member, Options, Outcome, Output, Shard, Token};
 use engine::{Clock, Time};
 use net::Command;
 use net::command::{Condition, Expiry};
-use wal::{FlushNumber, GroupId, NodeId, ReplicaId};
+use wal::{FlushNumber, GroupId, NodeId, RecoveredLog, ReplicaId};
 
 pub(crate) const GROUP: GroupId = GroupId::from_raw(0);
 
@@ -68,7 +66,7 @@ impl Cluster {
                 members: members.clone(),
                 slots: (0, 16383),
                 preferred: Some(node(1)),
-                recovered: RecoveredGroup::default(),
+                recovered: RecoveredLog::default(),
             };
             Shard::new(
                 options(id),

@@ -59,6 +59,23 @@ pub enum MessageBody {
     TimeoutNow {
         term: u64,
     },
+    Repair {
+        term: u64,
+        after: u64,
+        after_term: u64,
+        /// Index and term.
+        held: Option<(u64, u64)>,
+    },
+    Repaired {
+        term: u64,
+        sure: bool,
+        leads: bool,
+        last: u64,
+        after: u64,
+        after_term: Option<u64>,
+        common: Option<(u64, u64)>,
+        entries: Vec<EntryHead>,
+    },
 }
 
 /// An entry without its payload, which lies behind the list, in the order of the heads.
@@ -201,7 +218,8 @@ impl<'a> Payloads<'a> {
 
 fn payload_bytes(envelope: &ArchivedEnvelope) -> u64 {
     match &envelope.body {
-        ArchivedMessageBody::Append { entries, .. } => entries
+        ArchivedMessageBody::Append { entries, .. }
+        | ArchivedMessageBody::Repaired { entries, .. } => entries
             .iter()
             .map(|head| u64::from(head.length.to_native()).next_multiple_of(8))
             .sum(),

@@ -619,7 +619,7 @@ fn describe(message: &Message) -> String {
 
 fn describe_record(record: &wal::Record) -> String {
     match record {
-        wal::Record::Entry { group, entry } => {
+        wal::Record::Entry { group, entry } | wal::Record::Patch { group, entry } => {
             format!(
                 "{group}:{}/{} {} bytes",
                 entry.index,
@@ -636,6 +636,7 @@ fn describe_record(record: &wal::Record) -> String {
         }
         wal::Record::Floor { group, index, .. } => format!("{group}: floor {index}"),
         wal::Record::Intact { group, index, .. } => format!("{group}: intact {index}"),
+        wal::Record::Damaged { group, .. } => format!("{group}: damaged"),
     }
 }
 

@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::raft::Message;
-use engine::shard::{
-    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, RecoveredGroup, Shard, Token,
-};
+use engine::shard::{Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Token};
 use engine::{Clock, Time};
-use wal::{Entry, FlushNumber, GroupId, NodeId, Recovered, ReplicaId, Term, Writer, decode_entry};
+use wal::{
+    Entry, FlushNumber, GroupId, NodeId, Recovered, RecoveredLog, ReplicaId, Term, Writer,
+    decode_entry,
+};
 
 use crate::client::{Request, slots};
 use crate::disk::Disk;
@@ -125,14 +126,7 @@ impl Node {
         let mut found = Found::new();
         let groups = (0..plan.groups).map(|number| {
             let group = GroupId::from_raw(number);
-            let log = recovered.groups.remove(&group).unwrap_or_default();
-            let recovered = RecoveredGroup {
-                hard_state: log.hard_state,
-                floor: log.floor,
-                terms: log.terms,
-                last: log.last,
-                tail: log.tail,
-            };
+            let recovered = recovered.groups.remove(&group).unwrap_or_default();
             found.insert(group, (recovered.hard_state, expand(&recovered)));
             GroupOptions {
                 group,
@@ -306,7 +300,7 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
 }
 
 /// The term of each entry, from index 1.
-fn expand(recovered: &RecoveredGroup) -> Vec<Term> {
+fn expand(recovered: &RecoveredLog) -> Vec<Term> {
     let mut terms = Vec::new();
     let ends = recovered
         .terms

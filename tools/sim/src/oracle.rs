@@ -91,7 +91,7 @@ impl Oracle {
         let mut changes = Vec::with_capacity(flush.records.len());
         for record in &flush.records {
             let change = match record {
-                Record::Entry { group, entry } => {
+                Record::Entry { group, entry } | Record::Patch { group, entry } => {
                     let terms = &log.placed.entry(*group).or_default().1;
                     let at = position(entry.index);
                     if at > terms.len() {
@@ -133,7 +133,7 @@ impl Oracle {
                     }
                     Change::HardState(*group, *state)
                 }
-                Record::Floor { .. } | Record::Intact { .. } => continue,
+                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => continue,
             };
             apply(&mut log.placed, change);
             changes.push(change);
