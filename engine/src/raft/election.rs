@@ -10,11 +10,14 @@ use super::{Message, Outbox, Raft, Role};
 impl Raft {
     /// Stands for election, with a pre-vote first if so configured.
     pub fn campaign(&mut self, out: &mut Outbox) {
-        if self.role == Role::Leader || !self.is_voter() || self.is_damaged() {
+        if self.role == Role::Leader || !self.is_voter() {
             return;
         }
         if self.disk.has_failed() {
             self.leader = None; // it was not heard for long, and nobody is to be sent there
+            return;
+        }
+        if self.is_damaged() {
             return;
         }
         self.transfer_election = false;

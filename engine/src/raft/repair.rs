@@ -296,6 +296,9 @@ impl Raft {
     /// A peer answers.
     pub(super) fn repaired(&mut self, from: ReplicaId, answer: Answer, out: &mut Outbox) {
         let term = self.term;
+        if self.disk.has_failed() {
+            return; // what cannot be kept repairs nothing
+        }
         let Some(repair) = &mut self.repair else {
             return;
         };

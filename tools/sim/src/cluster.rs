@@ -38,6 +38,19 @@ pub(crate) enum Event {
         life: u64,
         number: FlushNumber,
     },
+    FlushFailed {
+        node: usize,
+        life: u64,
+        number: FlushNumber,
+    },
+    /// A disk has space again.
+    Space {
+        node: usize,
+    },
+    /// A disk is as fast as usual again.
+    Fast {
+        node: usize,
+    },
     Log {
         node: usize,
         life: u64,
@@ -200,6 +213,11 @@ impl Cluster {
             Event::Flushed { node, life, number } if self.lives(node, life) => {
                 self.flushed(node, number);
             }
+            Event::FlushFailed { node, life, number } if self.lives(node, life) => {
+                self.flush_failed(node, number);
+            }
+            Event::Space { node } => self.space(node),
+            Event::Fast { node } => self.nodes[node].disk.slowness = 1,
             Event::Log {
                 node,
                 life,
@@ -212,6 +230,7 @@ impl Cluster {
             Event::Turn { .. }
             | Event::Alarm { .. }
             | Event::Flushed { .. }
+            | Event::FlushFailed { .. }
             | Event::Log { .. }
             | Event::Crash { .. } => {}
             Event::Message {
@@ -306,6 +325,7 @@ impl Cluster {
         self.counters.restarts += u64::from(self.nodes[node].life > 1);
         self.oracle.recovered(node, &found)?;
         self.arrive(node, Arrival::Wake);
+        self.make_room(node);
         Ok(())
     }
 
@@ -333,6 +353,7 @@ impl Cluster {
         }
         self.nodes[node].turn(self.now);
         self.observe(node)?;
+        self.watch_disk(node)?;
         let process = self.nodes[node]
             .process
             .as_mut()
@@ -423,11 +444,7 @@ impl Cluster {
     fn flush(&mut self, node: usize, flush: &Flush) -> Result<(), Broken> {
         self.counters.flushes += 1;
         self.oracle.flushed(node, flush, &mut self.counters)?;
-        self.nodes[node].begin(flush);
-        let usual = self.rng.between(FLUSH_MIN, self.plan.flush_max);
-        let stalls = self.rng.chance(self.plan.flush_stalls);
-        let takes = if stalls { usual * 10 } else { usual };
-        let (life, number) = (self.nodes[node].life, flush.number);
+        let number = flush.number;
         self.tell(|_| {
             let records = flush
                 .records
@@ -436,7 +453,28 @@ impl Cluster {
                 .collect::<Vec<_>>();
             format!("node {} flushes {number}: {}", node + 1, records.join(", "))
         });
-        self.plan_at(self.now + takes, Event::Flushed { node, life, number });
+        if self.nodes[node].begin(flush) {
+            self.write(node, number);
+        } else {
+            self.counters.stalled_flushes += 1;
+        }
+        self.make_room(node);
+        Ok(())
+    }
+
+    /// A flush is on its way to the disk.
+    pub(crate) fn write(&mut self, node: usize, number: FlushNumber) {
+        let usual = self.rng.between(FLUSH_MIN, self.plan.flush_max);
+        let stalls = self.rng.chance(self.plan.flush_stalls);
+        let Node { disk, life, .. } = &mut self.nodes[node];
+        let takes = usual * disk.slowness.max(if stalls { 10 } else { 1 });
+        let life = *life;
+        let end = if std::mem::take(&mut disk.breaks) {
+            Event::FlushFailed { node, life, number }
+        } else {
+            Event::Flushed { node, life, number }
+        };
+        self.plan_at(self.now + takes, end);
         if self.nemesis.aims_at_flush() {
             let at = self.now + self.rng.between(0, takes - 1);
             self.plan_at(
@@ -448,12 +486,16 @@ impl Cluster {
                 },
             );
         }
-        Ok(())
     }
 
     fn flushed(&mut self, node: usize, number: FlushNumber) {
         let early = self.nodes[node].disk.complete(number);
         self.counters.flushes_out_of_order += u64::from(early);
+        let process = self.nodes[node].process.as_ref().expect("it lives");
+        if process.watch.failed {
+            // A log that has failed confirms nothing, although this one is there.
+            return self.arrive(node, Arrival::WriteFailed { flush: number });
+        }
         let durable = self.nodes[node].written(number);
         self.oracle.durable(node, durable);
         self.fold(durable.to_raw());

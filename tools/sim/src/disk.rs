@@ -15,6 +15,12 @@ pub(crate) struct Disk {
     segments: BTreeMap<SegmentId, Vec<u8>>,
     in_flight: BTreeMap<FlushNumber, Write>,
     segment_bytes: usize,
+    /// The next write fails.
+    pub(crate) breaks: bool,
+    /// There is no space for another segment.
+    pub(crate) full: bool,
+    /// How many times as long as usual a write takes.
+    pub(crate) slowness: u64,
 }
 
 /// The data directory's instance.
@@ -41,14 +47,23 @@ impl Disk {
         let segment_bytes = usize::try_from(segment_bytes).expect("a segment fits memory");
         Self {
             segment_bytes,
+            slowness: 1,
             ..Self::default()
         }
     }
 
-    /// Writes a segment with zeroes, durably, unless it is there.
-    pub(crate) fn preallocate(&mut self, segment: SegmentId) {
-        let zeroes = || vec![0; self.segment_bytes];
-        self.segments.entry(segment).or_insert_with(zeroes);
+    /// Writes a segment with zeroes, durably, unless it is there. Says whether it is there now.
+    pub(crate) fn preallocate(&mut self, segment: SegmentId) -> bool {
+        if !self.full {
+            let zeroes = || vec![0; self.segment_bytes];
+            self.segments.entry(segment).or_insert_with(zeroes);
+        }
+        self.segments.contains_key(&segment)
+    }
+
+    /// Whether a flush can be put in its place.
+    pub(crate) fn has(&self, placement: &Placement) -> bool {
+        self.segments.contains_key(&placement.segment)
     }
 
     /// Starts a write.
@@ -59,7 +74,7 @@ impl Disk {
             offset + bytes.len() <= self.segment_bytes,
             "{placement:?} leaves the segment"
         );
-        self.preallocate(placement.segment);
+        assert!(self.has(placement), "{placement:?} has no file");
         let write = Write {
             segment: placement.segment,
             offset,
@@ -88,19 +103,29 @@ impl Disk {
     pub(crate) fn crash(&mut self, rng: &mut Rng, damage: Damage, counters: &mut Counters) {
         for write in std::mem::take(&mut self.in_flight).into_values() {
             let sectors = write.bytes.len() / SECTOR;
-            let keeps = survivors(rng, damage, sectors);
-            let segment = self.segment(write.segment);
-            for (sector, _) in keeps.iter().enumerate().filter(|&(_, &keep)| keep) {
-                let (from, to) = (sector * SECTOR, (sector + 1) * SECTOR);
-                segment[write.offset + from..write.offset + to]
-                    .copy_from_slice(&write.bytes[from..to]);
-            }
-            match keeps.iter().filter(|&&keep| keep).count() {
+            match self.damage(&write, rng, damage) {
                 0 => counters.lost_flushes += 1,
                 kept if kept == sectors => counters.kept_flushes += 1,
                 _ => counters.torn_flushes += 1,
             }
         }
+    }
+
+    /// A write fails: any of its sectors may be there.
+    pub(crate) fn fail(&mut self, number: FlushNumber, rng: &mut Rng) {
+        let write = self.in_flight.remove(&number).expect("the write was begun");
+        self.damage(&write, rng, Damage::Torn);
+    }
+
+    /// Writes some sectors of a write. Says how many.
+    fn damage(&mut self, write: &Write, rng: &mut Rng, damage: Damage) -> usize {
+        let keeps = survivors(rng, damage, write.bytes.len() / SECTOR);
+        let segment = self.segment(write.segment);
+        for (sector, _) in keeps.iter().enumerate().filter(|&(_, &keep)| keep) {
+            let (from, to) = (sector * SECTOR, (sector + 1) * SECTOR);
+            segment[write.offset + from..write.offset + to].copy_from_slice(&write.bytes[from..to]);
+        }
+        keeps.iter().filter(|&&keep| keep).count()
     }
 
     /// The bytes of a record.

@@ -32,11 +32,17 @@ pub enum Fault {
     Drain,
     /// While a node is down, bits of its disk flip. It must notice, and not start.
     Rot,
+    /// A write fails, with any of its sectors on the disk. The node runs on until it is restarted.
+    WriteFails,
+    /// A disk has no space for another segment, for a while.
+    DiskFull,
+    /// A disk takes many times as long as usual, for a while.
+    DiskSlow,
 }
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -52,6 +58,9 @@ impl Fault {
         Self::Transfer,
         Self::Drain,
         Self::Rot,
+        Self::WriteFails,
+        Self::DiskFull,
+        Self::DiskSlow,
     ];
 
     /// Whether it is something that happens at a moment, not a rate or a state.
@@ -189,6 +198,16 @@ counters! {
     drains,
     /// Disks that rotted, and were given back as they had been once the node refused to start.
     rotten_disks,
+    failed_writes,
+    /// Disks that had no space for a segment when one was wanted.
+    full_disks,
+    /// Flushes that waited for space.
+    stalled_flushes,
+    slow_disks,
+    /// Leaderships that were handed over because a disk failed or was full.
+    disk_handovers,
+    /// Leaderships that were handed over because a disk was slow.
+    slow_handovers,
     crashes,
     crashes_amid_effects,
     blackouts,
@@ -222,6 +241,9 @@ counters! {
     /// Calls of which nobody knows whether they took effect.
     unknown,
     redirects,
+    /// Requests that were refused because too few disks had space, or had not failed.
+    refused_full,
+    refused_failed,
     no_leader,
     busy,
     /// Histories with too much at once to judge.
@@ -252,6 +274,9 @@ impl Counters {
             Fault::Transfer => self.transfers,
             Fault::Drain => self.drains,
             Fault::Rot => self.rotten_disks,
+            Fault::WriteFails => self.failed_writes,
+            Fault::DiskFull => self.full_disks,
+            Fault::DiskSlow => self.slow_disks,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod cluster;
 mod disk;
+mod disk_trouble;
 mod faults;
 mod linearizability;
 mod nemesis;

@@ -125,6 +125,7 @@ impl Cluster {
                 self.counters.pauses += 1;
                 let until = self.now + self.nemesis.rng.between(1_000_000, self.plan.outage_max);
                 self.nodes[victim].paused_until = until;
+                self.excuse(victim, until);
             }
             Fault::ClockJump => {
                 self.counters.clock_jumps += 1;
@@ -136,6 +137,9 @@ impl Cluster {
                 };
                 self.nodes[victim].clocks.unix_offset_ms += by;
             }
+            Fault::WriteFails => self.nodes[victim].disk.breaks = true,
+            Fault::DiskFull => self.fill_disk(victim),
+            Fault::DiskSlow => self.slow_disk(victim),
             Fault::Transfer => self.transfer(victim),
             Fault::Drain => self.drain(victim),
             Fault::Loss
@@ -258,6 +262,7 @@ impl Cluster {
         self.plan.strays = 0;
         for node in 0..self.plan.nodes {
             self.nodes[node].paused_until = 0;
+            self.mend_disk(node);
             if let Some(process) = &mut self.nodes[node].process {
                 // A turn that waits for the end of a pause is taken now.
                 process.turn_planned = false;

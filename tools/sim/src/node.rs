@@ -1,5 +1,6 @@
 //! One node: a disk, clocks, and while it runs, a process with the real shard and the real log.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use engine::raft::Message;
 use engine::shard::{Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Token};
 use engine::{Clock, Time};
 use wal::{
-    Entry, FlushNumber, GroupId, NodeId, Recovered, RecoveredLog, ReplicaId, Term, Writer,
-    decode_entry,
+    Entry, FlushNumber, GroupId, LogIndex, NodeId, Placement, Recovered, RecoveredLog, ReplicaId,
+    SegmentId, Term, Writer, decode_entry,
 };
 
 use crate::client::{Request, slots};
@@ -42,6 +43,28 @@ pub(crate) struct Process {
     /// When the shard wants to be woken.
     pub(crate) wake_at: Option<u64>,
     pub(crate) out: Output,
+    /// Flushes whose segment is not there yet.
+    pub(crate) stalled: Vec<(Placement, Vec<u8>)>,
+    /// Segments that are to be made when there is space.
+    wanted: Vec<SegmentId>,
+    pub(crate) watch: Watch,
+}
+
+/// What the shard was told of its disk, and what must follow from that.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// A write has failed in this life.
+    pub(crate) failed: bool,
+    /// Since the turn in which it was told of that, or of the end of a pause after.
+    pub(crate) failed_since: Option<u64>,
+    /// There is no space for a segment that it wants.
+    pub(crate) is_full: bool,
+    /// It was told that the disk is full.
+    pub(crate) full: bool,
+    /// While it is full: term and end of the log of each group that it leads.
+    pub(crate) ends: BTreeMap<GroupId, (Term, LogIndex)>,
+    /// Handovers seen so far.
+    pub(crate) handovers: u64,
 }
 
 /// Something that waits for the node's next turn.
@@ -57,6 +80,12 @@ pub(crate) enum Arrival {
     },
     Written {
         flush: FlushNumber,
+    },
+    WriteFailed {
+        flush: FlushNumber,
+    },
+    Space {
+        full: bool,
     },
     Log {
         group: GroupId,
@@ -141,6 +170,9 @@ impl Node {
         let clock = self.clocks.read(now);
         self.process = Some(Process {
             shard: Shard::new(options, clock, groups, recovered.writer.next_flush()),
+            stalled: Vec::new(),
+            wanted: vec![recovered.writer.next_segment()],
+            watch: Watch::default(),
             writer: recovered.writer,
             inbox: Vec::new(),
             turn_planned: false,
@@ -178,7 +210,11 @@ impl Node {
             .expect("only a running node takes turns");
         process.turn_planned = false;
         let Process {
-            shard, inbox, out, ..
+            shard,
+            inbox,
+            out,
+            watch,
+            ..
         } = process;
         for arrival in inbox.drain(..) {
             let mut step = |input: Input<'_>| shard.step(clock, input, out);
@@ -205,6 +241,14 @@ impl Node {
                     });
                 }
                 Arrival::Written { flush } => step(Input::Written { flush }),
+                Arrival::WriteFailed { flush } => {
+                    watch.failed_since.get_or_insert(now);
+                    step(Input::WriteFailed { flush });
+                }
+                Arrival::Space { full } => {
+                    watch.full = full;
+                    step(Input::Space { full });
+                }
                 Arrival::Log { group, entries } => step(Input::Log { group, entries }),
                 Arrival::Wake => step(Input::Wake),
                 Arrival::Transfer { group, to } => step(Input::Transfer { group, to }),
@@ -217,23 +261,48 @@ impl Node {
         }
     }
 
-    /// Puts a flush on its way to the disk.
-    pub(crate) fn begin(&mut self, flush: &Flush) {
+    /// Puts a flush on its way to the disk. Says whether there is space for it.
+    pub(crate) fn begin(&mut self, flush: &Flush) -> bool {
         let process = self.process.as_mut().expect("only a running node writes");
         let placement = process.writer.place(flush.number, &flush.records);
         let mut bytes = vec![0; placement.bytes];
         process
             .writer
             .encode(&placement, &flush.records, &mut bytes);
-        self.disk.begin(&placement, bytes);
+        if placement.opens_segment {
+            process.wanted.push(process.writer.next_segment());
+        }
+        let has_space = self.disk.has(&placement);
+        if has_space {
+            self.disk.begin(&placement, bytes);
+        } else {
+            process.stalled.push((placement, bytes));
+        }
+        has_space
+    }
+
+    /// Makes the segments that are wanted, if there is space; says whether there was not. Returns the
+    /// flushes that had waited for them and are under way now.
+    pub(crate) fn make_room(&mut self) -> (bool, Vec<FlushNumber>) {
+        let Self { process, disk, .. } = self;
+        let process = process.as_mut().expect("only a running node wants any");
+        process.wanted.retain(|&segment| !disk.preallocate(segment));
+        let ready = |stalled: &mut (Placement, Vec<u8>)| disk.has(&stalled.0);
+        let ready: Vec<_> = process.stalled.extract_if(.., ready).collect();
+        let numbers = ready
+            .iter()
+            .map(|(placement, _)| placement.number)
+            .collect();
+        for (placement, bytes) in ready {
+            disk.begin(&placement, bytes);
+        }
+        (!process.wanted.is_empty(), numbers)
     }
 
     /// The disk finished a flush. Says up to which one all are durable.
     pub(crate) fn written(&mut self, number: FlushNumber) -> FlushNumber {
         let process = self.process.as_mut().expect("only a running node is told");
-        let durable = process.writer.written(number);
-        self.disk.preallocate(process.writer.next_segment());
-        durable
+        process.writer.written(number)
     }
 
     /// Reads entries back from the disk.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use engine::shard::{Outcome, Token};
+use net::{ErrorReply, Reply};
 use wal::LogIndex;
 
 use crate::client::{Ask, Client, Request, Waiting, answer};
@@ -132,6 +133,16 @@ impl Cluster {
         let group = waiting.request.group as usize;
         let nodes = self.plan.nodes;
         let pause = match outcome {
+            Outcome::Reply(Reply::Error(ErrorReply::DiskFull)) => {
+                self.counters.refused_full += 1;
+                asking.believed[group] = asking.rng.index(nodes);
+                20_000_000
+            }
+            Outcome::Reply(Reply::Error(ErrorReply::DiskFailed)) => {
+                self.counters.refused_failed += 1;
+                asking.believed[group] = asking.rng.index(nodes);
+                20_000_000
+            }
             Outcome::Reply(reply) => {
                 self.tell(|_| format!("{token:?} hears {reply:?}"));
                 let Some(answer) = answer(&reply) else {
