@@ -240,6 +240,34 @@ fn sampled_lagging_logs_with_lost_entries_end_right() {
     assert!(recovered > samples / 4 && recovered < samples);
 }
 
+#[test]
+fn a_repair_that_a_crash_interrupts_goes_on_at_the_next_start() {
+    let log: Vec<Entry> = (1..=3).map(|index| entry(index, 1)).collect();
+    let disks = vec![
+        disk(&log, 3, |position| position > 0),
+        disk(&log, 3, |_| false),
+        disk(&log, 1, |_| false),
+    ];
+    let mut group = Group::new(disks, 1);
+    let append = Message::Append {
+        term: Term::from_raw(1),
+        previous_index: log[0].index,
+        previous_term: log[0].term,
+        commit: LogIndex::ZERO,
+        entries: vec![log[1].clone()],
+    };
+    let (raft, said) = group.replicas[0].raft();
+    raft.step(Time::default(), ReplicaId::from_raw(2), append, said);
+    group.flush(0);
+    let replica = &mut group.replicas[0];
+    assert_eq!(replica.disk.entries, log[..2], "the second is there again");
+    replica.crash(0);
+    replica.start(Time::default());
+    let (raft, _) = replica.raft();
+    let claim = raft.claim().expect("the third is still missing");
+    assert_eq!((claim.index, claim.term), (Some(log[2].index), log[2].term));
+}
+
 /// A tenth of the samples, unless `RAFT_MATRIX` asks for all.
 fn samples(all: u64) -> u64 {
     if std::env::var_os("RAFT_MATRIX").is_some() {
