@@ -1,0 +1,397 @@
+//! Real processes on file systems of their own that become full or fail. Needs root, loop devices
+//! and mkfs.ext4; says so and passes where there are none.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes are given real time"
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// One cluster at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+const MIB: u64 = 1 << 20;
+const PAUSE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A small ext4 in a file.
+struct Volume {
+    image: PathBuf,
+    path: PathBuf,
+}
+
+impl Volume {
+    /// Nothing where a file system cannot be mounted.
+    fn mount(name: &str, bytes: u64) -> Option<Self> {
+        let name = format!("drakkar-disk-{name}-{}", std::process::id());
+        let volume = Self {
+            image: std::env::temp_dir().join(format!("{name}.img")),
+            path: std::env::temp_dir().join(name),
+        };
+        fs::create_dir_all(&volume.path).unwrap();
+        File::create(&volume.image).unwrap().set_len(bytes).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0"])
+            .arg(&volume.image)
+            .output();
+        let mounted = made.is_ok_and(|output| output.status.success()) && volume.mount_again();
+        if !mounted {
+            println!("skipped: no ext4 can be mounted here on a loop device");
+        }
+        mounted.then_some(volume)
+    }
+
+    fn free(&self) -> u64 {
+        let stat = statvfs(&self.path).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Leaves so many bytes free.
+    fn fill(&self, left: u64) {
+        let file = File::create(self.path.join("filler")).unwrap();
+        let bytes = self.free() - left;
+        fallocate(&file, FallocateFlags::empty(), 0, bytes).unwrap();
+    }
+
+    fn mount_again(&self) -> bool {
+        let image = self.image.display().to_string();
+        let options = ["-o", "loop,errors=remount-ro", &image];
+        let command = Command::new("mount").args(options).arg(&self.path).output();
+        command.is_ok_and(|output| output.status.success())
+    }
+
+    /// Puts it in order after a failure. Nobody may use it.
+    fn repair(&self) {
+        let unmounted = Command::new("umount").arg(&self.path).output().unwrap();
+        assert!(unmounted.status.success(), "{unmounted:?}");
+        let checked = Command::new("e2fsck")
+            .args(["-f", "-y"])
+            .arg(&self.image)
+            .output();
+        // 1: errors were there and are corrected.
+        let code = checked.unwrap().status.code();
+        assert!(matches!(code, Some(0 | 1)), "e2fsck ends with {code:?}");
+        assert!(self.mount_again(), "it was mounted before");
+    }
+
+    /// From now on no write succeeds.
+    fn fail(&self) -> bool {
+        let device = Command::new("findmnt")
+            .args(["-n", "-o", "SOURCE"])
+            .arg(&self.path)
+            .output()
+            .unwrap();
+        let device = String::from_utf8(device.stdout).unwrap();
+        let name = device.trim().trim_start_matches("/dev/");
+        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+        fs::write(trigger, "a test lets the disk fail").is_ok()
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // What is not mounted cannot be unmounted, and what is left behind is a temporary file.
+        drop(Command::new("umount").arg("-l").arg(&self.path).output());
+        drop(fs::remove_dir_all(&self.path));
+        drop(fs::remove_file(&self.image));
+    }
+}
+
+/// Three nodes and one group, which the first leads when it is well.
+struct Cluster {
+    base: u16,
+    directories: [PathBuf; 3],
+    children: Vec<Child>,
+}
+
+impl Cluster {
+    fn start(directories: [PathBuf; 3]) -> Self {
+        let base = free_ports();
+        let mut nodes = String::new();
+        for id in 1..=3 {
+            nodes.push_str(&format!(
+                "\n[[cluster.nodes]]\nid = {id}\nhost = \"127.0.0.1\"\nclient_port = {}\n\
+                 peer_port = {}\nadmin_port = {}\n",
+                base + id,
+                base + 3 + id,
+                base + 6 + id
+            ));
+        }
+        let mut cluster = Self {
+            base,
+            directories,
+            children: Vec::new(),
+        };
+        for (id, directory) in (1..).zip(&cluster.directories) {
+            fs::create_dir_all(directory).unwrap();
+            let config = format!(
+                "[node]\nid = {id}\ndata_dir = \"{}\"\n[cluster]\nid = \"disk\"\nshards = 1\n\
+                 groups = 1\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
+                 [log]\nsegment_size = \"20MB\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{nodes}",
+                directory.join("data").display()
+            );
+            let mut file = File::create(directory.join("toml")).unwrap();
+            file.write_all(config.as_bytes()).unwrap();
+            file.sync_all().unwrap();
+            cluster.children.push(serve(directory));
+        }
+        cluster.until("the first node leads", |cluster| cluster.leads(1));
+        cluster
+    }
+
+    fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not so: {what}; {}",
+                self.logs()
+            );
+            thread::sleep(PAUSE);
+        }
+        println!("{what} after {:?}", start.elapsed());
+    }
+
+    fn logs(&self) -> String {
+        let tail = |directory: &PathBuf| {
+            let text = fs::read_to_string(directory.join("log")).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(8)..].join("\n") + "\n"
+        };
+        self.directories.iter().map(tail).collect()
+    }
+
+    fn http(&self, node: u16, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.base + 6 + node)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    fn status(&self, node: u16) -> Option<Value> {
+        let text = self.http(node, "/v1/status")?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    fn leads(&self, node: u16) -> bool {
+        let status = self.status(node).unwrap_or_default();
+        status["groups"][0]["role"] == "leader"
+    }
+
+    fn disk_is(&self, node: u16, state: &str) -> bool {
+        let status = self.status(node).unwrap_or_default();
+        status["disks"][0]["state"] == state
+    }
+
+    fn client(&self, node: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", self.base + node)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(BufReader::new(stream))
+    }
+
+    /// SIGTERM; the exit code.
+    fn stop(&mut self, node: u16) -> Option<i32> {
+        let child = &mut self.children[usize::from(node) - 1];
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(PAUSE);
+        }
+        panic!("n{node} does not stop: {}", self.logs());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // Both fail only if it has ended.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn serve(directory: &Path) -> Child {
+    let log = directory.join("log");
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_drakkar"))
+        .args(["serve", "--config"])
+        .arg(directory.join("toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+fn free_ports() -> u16 {
+    for attempt in 0..1000 {
+        let slot = (std::process::id() * 8 + attempt) % 1000;
+        let base = 28_000 + u16::try_from(slot).unwrap() * 4;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (base + 1..=base + 9).all(free) {
+            return base;
+        }
+    }
+    panic!("no free ports");
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    /// The first line of the answer, and what follows it in a bulk string.
+    fn ask(&mut self, words: &[&str]) -> String {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        let Some(length) = line.strip_prefix('$') else {
+            return line.trim_end().to_owned();
+        };
+        let Ok(length) = length.trim_end().parse::<usize>() else {
+            return "nil".to_owned();
+        };
+        let mut bytes = vec![0; length + 2];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes.truncate(length);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Writes values of 60 kB, `{from}`, `{from + 1}` …, until one is refused or there are enough.
+    fn write(&mut self, from: usize, count: usize) -> (usize, String) {
+        for key in from..from + count {
+            let value = format!("{key:0>60000}");
+            let answer = self.ask(&["SET", &format!("k{key}"), &value]);
+            if answer != "+OK" {
+                return (key, answer);
+            }
+        }
+        (from + count, "+OK".to_owned())
+    }
+
+    fn verify(&mut self, keys: usize) {
+        for key in 0..keys {
+            let value = self.ask(&["GET", &format!("k{key}")]);
+            assert!(value == format!("{key:0>60000}"), "k{key} is lost");
+        }
+    }
+}
+
+#[test]
+fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(volume) = Volume::mount("full", 400 * MIB) else {
+        return;
+    };
+    let directories = [1, 2, 3].map(|id| volume.path.join(format!("n{id}")));
+    let mut cluster = Cluster::start(directories);
+    volume.fill(30 * MIB);
+    let mut client = cluster.client(1);
+    let (written, refusal) = client.write(0, 2000);
+    assert!(refusal.starts_with("-OOM "), "{refusal}");
+    assert!(written > 0, "there was space at first");
+    println!("{written} writes of 60 kB until: {refusal}");
+    cluster.until("all disks are full", |cluster| {
+        (1..=3).all(|node| cluster.disk_is(node, "disk-full"))
+    });
+    let ready = cluster.http(1, "/readyz").unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    client.verify(written);
+    assert!(volume.free() > 0, "a reserve is left");
+
+    // A node also starts on a full disk.
+    assert_eq!(cluster.stop(2), Some(0), "{}", cluster.logs());
+    cluster.children[1] = serve(&cluster.directories[1]);
+    cluster.until("a node starts on a full disk", |cluster| {
+        cluster.disk_is(2, "disk-full")
+    });
+    cluster.client(2).verify(written);
+
+    fs::remove_file(volume.path.join("filler")).unwrap();
+    cluster.until("all disks have space again", |cluster| {
+        (1..=3).all(|node| cluster.disk_is(node, "ok"))
+    });
+    // What the leader knows of the others' disks is as old as a heartbeat.
+    cluster.until("writes are taken again", |cluster| {
+        cluster.client(1).ask(&["SET", "again", "yes"]) == "+OK"
+    });
+    let (written, answer) = client.write(written, 100);
+    assert_eq!(answer, "+OK");
+    client.verify(written);
+    for node in 1..=3 {
+        assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_fails_hands_over_and_says_so() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(volume) = Volume::mount("failed", 200 * MIB) else {
+        return;
+    };
+    let elsewhere = std::env::temp_dir().join(format!("drakkar-disks-{}", std::process::id()));
+    let directories = [
+        volume.path.join("n1"),
+        elsewhere.join("n2"),
+        elsewhere.join("n3"),
+    ];
+    let mut cluster = Cluster::start(directories);
+    let (written, answer) = cluster.client(1).write(0, 50);
+    assert_eq!(answer, "+OK");
+    if !volume.fail() {
+        println!("skipped: this kernel lets no ext4 fail on demand");
+        return;
+    }
+    // It is not known what becomes of the write that meets the failure.
+    let met = cluster.client(1).ask(&["SET", "meets", "it"]);
+    println!("the write that met the failure: {met}");
+    cluster.until("the disk has failed", |cluster| {
+        cluster.disk_is(1, "disk-failed")
+    });
+    cluster.until("another leads", |cluster| {
+        cluster.leads(2) || cluster.leads(3)
+    });
+    assert!(!cluster.leads(1));
+    let ready = cluster.http(1, "/readyz").unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.contains("shard 0 is disk-failed"), "{ready}");
+    // Through the node whose disk failed as well: it forwards.
+    for node in 1..=3 {
+        let mut client = cluster.client(node);
+        client.verify(written);
+        assert_eq!(client.ask(&["SET", "after", "it"]), "+OK");
+    }
+    assert_eq!(cluster.stop(1), Some(74), "{}", cluster.logs());
+
+    volume.repair();
+    cluster.children[0] = serve(&cluster.directories[0]);
+    cluster.until("the first node leads again", |cluster| cluster.leads(1));
+    cluster.client(1).verify(written);
+    assert_eq!(cluster.client(1).ask(&["GET", "after"]), "it");
+    for node in 1..=3 {
+        assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
+    }
+    drop(fs::remove_dir_all(elsewhere));
+}
