@@ -16,6 +16,8 @@ use crate::time::Time;
 
 /// Flushes whose median is the pace: a few that stall do not make a disk slow.
 const SAMPLES: usize = 15;
+/// As few say nothing about a disk: they may all have been under way while the thread stood still.
+const SAMPLES_FEW: usize = 8;
 /// A leader's disk is slow if a peer's takes less than one of so many parts of its time.
 const SLOW_FACTOR: u32 = 8;
 /// A disk does well again beside one that takes more than one of so many parts of its time.
@@ -111,7 +113,8 @@ impl Disk {
         let (Some(own), Some(peer)) = (self.pace(now).latency(), peer.latency()) else {
             return false;
         };
-        own > self.unnoticed && own / SLOW_FACTOR > peer
+        let known = self.latencies.len() > SAMPLES_FEW || self.median < Some(own);
+        known && own > self.unnoticed && own / SLOW_FACTOR > peer
     }
 
     /// Whether a peer with such a disk may lead instead of this one.

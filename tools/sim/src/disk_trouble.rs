@@ -24,6 +24,9 @@ impl Cluster {
     pub(crate) fn slow_disk(&mut self, node: usize) {
         self.counters.slow_disks += 1;
         self.nodes[node].disk.slowness = self.nemesis.rng.magnitude(10, 100);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.watch.was_slow = true;
+        }
         let lasts = self.nemesis.rng.between(1, 20) * self.election();
         self.plan_at(self.now + lasts, Event::Fast { node });
     }
@@ -124,6 +127,12 @@ impl Cluster {
         let disk = process.shard.disk();
         let news = disk.handovers - std::mem::replace(&mut watch.handovers, disk.handovers);
         if disk.state == DiskState::Slow {
+            if news > 0 && !watch.was_slow {
+                return Err(format!(
+                    "node {} hands over because of a disk that was never slow: {disk:?}",
+                    node + 1
+                ));
+            }
             self.counters.slow_handovers += news;
         } else {
             self.counters.disk_handovers += news;

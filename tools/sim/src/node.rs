@@ -63,6 +63,8 @@ pub(crate) struct Watch {
     pub(crate) full: bool,
     /// While it is full: term and end of the log of each group that it leads.
     pub(crate) ends: BTreeMap<GroupId, (Term, LogIndex)>,
+    /// The disk was slow at some time in this life.
+    pub(crate) was_slow: bool,
     /// Handovers seen so far.
     pub(crate) handovers: u64,
 }
@@ -172,7 +174,10 @@ impl Node {
             shard: Shard::new(options, clock, groups, recovered.writer.next_flush()),
             stalled: Vec::new(),
             wanted: vec![recovered.writer.next_segment()],
-            watch: Watch::default(),
+            watch: Watch {
+                was_slow: self.disk.slowness > 1,
+                ..Watch::default()
+            },
             writer: recovered.writer,
             inbox: Vec::new(),
             turn_planned: false,
