@@ -11,7 +11,7 @@ use super::{Raft, Role};
 pub struct Pace(u32);
 
 impl Pace {
-    /// Nothing was written yet.
+    /// Too little was written to know.
     pub const UNKNOWN: Self = Self(0);
     /// It has no space left: what fits the last segment is still written.
     pub const FULL: Self = Self(u32::MAX - 1);

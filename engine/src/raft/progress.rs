@@ -29,8 +29,8 @@ pub struct Progress {
     pub commit_sent: LogIndex,
     /// The newest ReadIndex round it has answered.
     pub round: u64,
-    /// What it last said of its disk.
-    pub disk: Pace,
+    /// What it last said of its disk; `None` before its first word to this leader.
+    pub told: Option<Pace>,
     /// Last index and bytes of each append under way.
     window: VecDeque<(LogIndex, usize)>,
     window_bytes: usize,
@@ -53,10 +53,15 @@ impl Progress {
             active: false,
             commit_sent: LogIndex::ZERO,
             round: 0,
-            disk: Pace::UNKNOWN,
+            told: None,
             window: VecDeque::new(),
             window_bytes: 0,
         }
+    }
+
+    /// What is known of its disk.
+    pub fn disk(&self) -> Pace {
+        self.told.unwrap_or(Pace::UNKNOWN)
     }
 
     /// Whether an append may be sent now.

@@ -281,7 +281,7 @@ impl Raft {
             return;
         };
         progress.alive();
-        progress.disk = disk;
+        progress.told = Some(disk);
         // Rounds that only ask for reads come often; what is lost is looked for once an interval.
         let asked = progress.round >= round;
         progress.round = progress.round.max(round);

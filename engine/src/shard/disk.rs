@@ -16,7 +16,7 @@ use crate::time::Time;
 
 /// Flushes whose median is the pace: a few that stall do not make a disk slow.
 const SAMPLES: usize = 15;
-/// As few say nothing about a disk: they may all have been under way while the thread stood still.
+/// So few say nothing about a disk: they may all have been under way while the thread stood still.
 const SAMPLES_FEW: usize = 8;
 /// A leader's disk is slow if a peer's takes less than one of so many parts of its time.
 const SLOW_FACTOR: u32 = 8;
@@ -58,17 +58,25 @@ impl Disk {
         self.begun.push_back((flush, now));
     }
 
-    /// Every flush up to this one is durable.
+    /// Every flush up to this one is durable. Those that are told together waited for the first: they
+    /// are one observation, or a single stall would look like many.
     pub(super) fn written(&mut self, flush: FlushNumber, now: Time) {
-        while let Some((_, began)) = self.begun.pop_front_if(|(number, _)| *number <= flush) {
-            if self.latencies.len() == SAMPLES {
-                self.latencies.pop_front();
-            }
-            self.latencies.push_back(now.since(began));
+        let Some((_, began)) = self.begun.pop_front_if(|(number, _)| *number <= flush) else {
+            return;
+        };
+        while self
+            .begun
+            .pop_front_if(|(number, _)| *number <= flush)
+            .is_some()
+        {}
+        if self.latencies.len() == SAMPLES {
+            self.latencies.pop_front();
         }
+        self.latencies.push_back(now.since(began));
         let mut sorted: Vec<Duration> = self.latencies.iter().copied().collect();
         sorted.sort_unstable();
-        self.median = sorted.get(sorted.len() / 2).copied();
+        let known = sorted.len() > SAMPLES_FEW;
+        self.median = known.then(|| sorted[sorted.len() / 2]);
         if self.median.is_some_and(|median| median <= self.unnoticed) {
             self.slow = false;
         }
@@ -104,17 +112,24 @@ impl Disk {
         if self.full {
             return Pace::FULL;
         }
-        let waits = self.begun.front().map(|&(_, began)| now.since(began));
-        self.median.max(waits).map_or(Pace::UNKNOWN, Pace::of)
+        self.median.map_or(Pace::UNKNOWN, |median| {
+            Pace::of(median.max(self.waits(now)))
+        })
+    }
+
+    /// How long the oldest flush under way has taken so far.
+    fn waits(&self, now: Time) -> Duration {
+        let oldest = self.begun.front();
+        oldest.map_or(Duration::ZERO, |&(_, began)| now.since(began))
     }
 
     /// Whether a leader here should rather let a peer with such a disk lead.
     pub(super) fn is_slow_beside(&self, peer: Pace, now: Time) -> bool {
-        let (Some(own), Some(peer)) = (self.pace(now).latency(), peer.latency()) else {
+        let Some(peer) = peer.latency() else {
             return false;
         };
-        let known = self.latencies.len() > SAMPLES_FEW || self.median < Some(own);
-        known && own > self.unnoticed && own / SLOW_FACTOR > peer
+        let own = self.median.unwrap_or_default().max(self.waits(now));
+        own > self.unnoticed && own / SLOW_FACTOR > peer
     }
 
     /// Whether a peer with such a disk may lead instead of this one.
@@ -122,8 +137,9 @@ impl Disk {
         let Some(peer) = peer.latency() else {
             return false;
         };
-        let own = self.pace(now).latency().unwrap_or_default();
-        peer <= self.unnoticed || peer / WELL_FACTOR <= own
+        let own = self.pace(now);
+        let unlike = own != Pace::UNKNOWN && peer / WELL_FACTOR > own.latency().unwrap_or_default();
+        peer <= self.unnoticed || !unlike
     }
 
     /// A leadership was handed over because of the disk.

@@ -75,8 +75,8 @@ impl Group {
         let voters = self.members.iter().filter(|member| member.voter).count();
         let (mut full, mut failed) = (0, 0);
         for (_, progress) in self.voters() {
-            full += usize::from(progress.disk == Pace::FULL);
-            failed += usize::from(progress.disk.has_failed());
+            full += usize::from(progress.disk() == Pace::FULL);
+            failed += usize::from(progress.disk().has_failed());
         }
         if voters - full - failed > voters / 2 {
             return None;
@@ -90,7 +90,7 @@ impl Group {
 
     /// Transfers leadership, to the most up-to-date replica if none is named.
     pub(super) fn hand_over(&mut self, to: Option<ReplicaId>) {
-        if let Some(to) = to.or_else(|| self.successor(|progress| !progress.disk.has_failed())) {
+        if let Some(to) = to.or_else(|| self.successor(|progress| !progress.disk().has_failed())) {
             self.raft.transfer(to, &mut self.outbox);
         }
     }
@@ -100,7 +100,7 @@ impl Group {
         let voters = self.voters();
         let able =
             voters.filter(|(_, progress)| progress.mode == Mode::Replicate && fits(progress));
-        able.max_by_key(|(_, progress)| (progress.disk.has_room(), progress.matched))
+        able.max_by_key(|(_, progress)| (progress.disk().has_room(), progress.matched))
             .map(|&(id, _)| id)
     }
 
@@ -131,12 +131,12 @@ impl Group {
         let now = clock.now;
         let keeps_up = |progress: &Progress| progress.matched >= self.raft.commit();
         let better = if disk.is_full() {
-            self.successor(|progress| keeps_up(progress) && progress.disk.has_room())
+            self.successor(|progress| keeps_up(progress) && progress.disk().has_room())
         } else {
             self.successor(|progress| {
                 keeps_up(progress)
-                    && progress.disk != Pace::UNKNOWN
-                    && disk.is_slow_beside(progress.disk, now)
+                    && progress.disk() != Pace::UNKNOWN
+                    && disk.is_slow_beside(progress.disk(), now)
             })
         };
         let Some(better) = better else {

@@ -14,9 +14,7 @@ use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{
-    Log, Members, Message, Mode, Outbox, Pace, Raft, RepairNote, Role, Settings, Window,
-};
+use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, RepairNote, Role, Settings, Window};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
@@ -279,10 +277,10 @@ impl Group {
         let Some((_, preferred)) = others.find(|(id, _)| *id == replica) else {
             return;
         };
-        if preferred.disk == Pace::UNKNOWN {
-            return; // it will say
-        }
-        if !disk.does_well(preferred.disk, clock.now) {
+        let Some(pace) = preferred.told else {
+            return; // it will say how its disk does
+        };
+        if !disk.does_well(pace, clock.now) {
             // It must do well all the time until it is given the lead again.
             self.balance_at = clock.now.after(options.election_timeout * 10);
         }
