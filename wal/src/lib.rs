@@ -14,6 +14,7 @@ pub mod io;
 mod record;
 mod replay;
 mod segment;
+pub mod survey;
 mod writer;
 
 pub use codec::{RecordError, decode_entry};

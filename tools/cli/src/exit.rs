@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 /// Something went wrong.
 pub(crate) const ERROR: u8 = 1;
+/// A safety rule forbids it; the complaint names the flag that overrides it.
+pub(crate) const REFUSED: u8 = 4;
 /// Nothing of what was asked for was found.
 pub(crate) const NOT_FOUND: u8 = 6;
 /// The words of the command line are not understood: by `serve`, and by all others.

@@ -3,6 +3,7 @@
 mod demo;
 mod exit;
 mod http;
+mod inspect;
 mod serve;
 mod status;
 
@@ -40,6 +41,9 @@ enum Verb {
     Demo(demo::Options),
     /// Shows nodes, groups, leaders, terms and how far each has got.
     Status(status::Options),
+    /// Looks at the logs in a data directory without changing them.
+    #[command(subcommand)]
+    Inspect(inspect::Verb),
 }
 
 fn main() -> ExitCode {
@@ -52,5 +56,6 @@ fn main() -> ExitCode {
         Verb::Check { config } => serve::check(&config),
         Verb::Demo(options) => demo::run(&options),
         Verb::Status(options) => status::run(&options),
+        Verb::Inspect(verb) => inspect::run(&verb),
     }
 }

@@ -122,7 +122,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Lines up columns with two blanks between.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| {
         rows.iter()

@@ -9,8 +9,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::NodeId;
 
-const LOCK: &str = "lock";
-const IDENTITY: &str = "identity";
+pub(super) const LOCK: &str = "lock";
+pub(super) const IDENTITY: &str = "identity";
 const FORMAT: u32 = 1;
 
 /// Whose data a directory holds.
@@ -184,6 +184,36 @@ fn create(path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {
 }
 
 fn check(text: &str, path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {
+    let (found, instance) = parse(text, path)?;
+    if found.cluster_id != identity.cluster_id {
+        return Err(DirectoryError::Cluster {
+            found: found.cluster_id,
+            asked: identity.cluster_id.clone(),
+        });
+    }
+    if found.node != identity.node {
+        return Err(DirectoryError::Node {
+            found: found.node,
+            asked: identity.node,
+        });
+    }
+    if found.address != identity.address {
+        return Err(DirectoryError::Address {
+            found: found.address,
+            asked: identity.address.clone(),
+        });
+    }
+    if found.shards != identity.shards {
+        return Err(DirectoryError::Shards {
+            found: found.shards,
+            asked: identity.shards,
+        });
+    }
+    Ok(instance)
+}
+
+/// Whose data a directory holds, and its instance.
+pub(super) fn parse(text: &str, path: &Path) -> Result<(Identity, u64), DirectoryError> {
     let damaged = || DirectoryError::Damaged {
         path: path.to_owned(),
     };
@@ -205,39 +235,12 @@ fn check(text: &str, path: &Path, identity: &Identity) -> Result<u64, DirectoryE
             found: format,
         });
     }
-    let Identity {
-        cluster_id,
-        node,
-        address,
-        shards,
-    } = identity;
-    let found = value("cluster")?;
-    if found != cluster_id {
-        return Err(DirectoryError::Cluster {
-            found: found.to_owned(),
-            asked: cluster_id.clone(),
-        });
-    }
-    let found = NodeId::from_raw(value("node")?.parse().map_err(|_| damaged())?);
-    if found != *node {
-        return Err(DirectoryError::Node {
-            found,
-            asked: *node,
-        });
-    }
-    let found = value("address")?;
-    if found != address {
-        return Err(DirectoryError::Address {
-            found: found.to_owned(),
-            asked: address.clone(),
-        });
-    }
-    let found = value("shards")?.parse().map_err(|_| damaged())?;
-    if found != *shards {
-        return Err(DirectoryError::Shards {
-            found,
-            asked: *shards,
-        });
-    }
-    u64::from_str_radix(value("instance")?, 16).map_err(|_| damaged())
+    let identity = Identity {
+        cluster_id: value("cluster")?.to_owned(),
+        node: NodeId::from_raw(value("node")?.parse().map_err(|_| damaged())?),
+        address: value("address")?.to_owned(),
+        shards: value("shards")?.parse().map_err(|_| damaged())?,
+    };
+    let instance = u64::from_str_radix(value("instance")?, 16).map_err(|_| damaged())?;
+    Ok((identity, instance))
 }

@@ -3,6 +3,8 @@
 mod directory;
 mod log;
 mod segments;
+mod view;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
 pub use log::{Found, Log, LogError};
+pub use view::{DataView, SegmentView, ViewError};

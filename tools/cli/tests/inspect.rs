@@ -1,0 +1,248 @@
+//! `drakkar inspect` on what a real node has written: while it runs, after it stopped, and after
+//! somebody damaged it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a real process is given real time"
+)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PAUSE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster of one node in a temporary directory.
+struct Node {
+    directory: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Node {
+    fn start(name: &str) -> Self {
+        let name = format!("drakkar-inspect-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let (a, b) = (free_port(), free_port());
+        let config = format!(
+            "[node]\nid = 1\ndata_dir = \"{}\"\n[cluster]\nid = \"inspect\"\nshards = 1\ngroups = 2\n\
+             election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n[log]\nsegment_size = \"32MB\"\n\
+             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {a}\npeer_port = {b}\n",
+            directory.join("data").display()
+        );
+        let file = directory.join("node.toml");
+        fs::write(&file, config).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
+            .args(["serve", "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            directory,
+            port: a,
+            child: Some(child),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Writes keys, each acknowledged before the next.
+    fn write(&self, keys: u32) {
+        let start = Instant::now();
+        for key in 0..keys {
+            while self.set(&format!("key{key}")).is_none() {
+                let log = fs::read_to_string(self.directory.join("log")).unwrap();
+                assert!(start.elapsed() < PATIENCE, "it does not serve: {log}");
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    fn set(&self, key: &str) -> Option<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream
+            .write_all(format!("SET {key} value\r\n").as_bytes())
+            .ok()?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).ok()?;
+        (answer == *b"+OK\r\n").then_some(())
+    }
+
+    /// SIGTERM, and waits until it is gone.
+    fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        child.wait().unwrap();
+    }
+
+    fn inspect(&self, arguments: &[&str]) -> Output {
+        run(arguments, &self.data())
+    }
+
+    /// The places and the exit code of a verification.
+    fn verify(&self) -> (Value, Option<i32>) {
+        let output = self.inspect(&["inspect", "verify", "--json"]);
+        (json(&output), output.status.code())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn run(arguments: &[&str], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_drakkar"))
+        .args(arguments)
+        .arg(directory)
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The flushes of the first segment: offset and bytes.
+fn flushes(node: &Node) -> Vec<(u64, u64)> {
+    let found = json(&node.inspect(&["inspect", "log", "--json", "--flushes"]));
+    let list = &found["shards"][0]["segments"][0]["flush_list"];
+    let number = |value: &Value| value.as_u64().unwrap();
+    let list = list.as_array().unwrap().iter();
+    list.map(|one| (number(&one["offset"]), number(&one["bytes"])))
+        .collect()
+}
+
+#[test]
+fn a_running_node_is_only_looked_at_when_asked_for_and_a_stopped_one_is_sound() {
+    let mut node = Node::start("live");
+    node.write(20);
+    let refused = node.inspect(&["inspect", "log"]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(4), "{words}");
+    assert!(words.contains("--live"), "{words}");
+    let live = node.inspect(&["inspect", "verify", "--live"]);
+    assert_eq!(live.status.code(), Some(0), "{live:?}");
+
+    node.stop();
+    let (verdict, code) = node.verify();
+    assert_eq!((code, &verdict["sound"]), (Some(0), &Value::Bool(true)));
+    let found = json(&node.inspect(&["inspect", "log", "--json"]));
+    assert_eq!(found["identity"]["cluster"], "inspect");
+    let groups = found["shards"][0]["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 2);
+    for group in groups {
+        let last = group["last"].as_u64().unwrap();
+        assert!(
+            last > 1 && group["entries"].as_u64() == Some(last),
+            "{group}"
+        );
+        assert!(group["hard_state"]["term"].as_u64() > Some(0), "{group}");
+    }
+    let roles: Vec<&Value> = found["shards"][0]["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|segment| &segment["role"])
+        .collect();
+    assert_eq!(roles, ["live", "spare"]);
+    let text = node.inspect(&["inspect", "log"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(
+        text.contains("SEGMENT") && text.contains("sound: 1 logs"),
+        "{text}"
+    );
+}
+
+#[test]
+fn flipped_bytes_and_zeroed_blocks_are_all_named_with_their_places() {
+    let mut node = Node::start("damage");
+    node.write(30);
+    node.stop();
+    let flushes = flushes(&node);
+    let ((flipped, _), (zeroed, bytes)) = (flushes[4], flushes[12]);
+    let file = node.data().join("shard-0/00000001.seg");
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, flipped + 600).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], flipped + 600).unwrap();
+    let zeroes = vec![0; usize::try_from(bytes).unwrap()];
+    file.write_all_at(&zeroes, zeroed).unwrap();
+
+    let (verdict, code) = node.verify();
+    assert_eq!((code, &verdict["sound"]), (Some(65), &Value::Bool(false)));
+    let damage = verdict["shards"][0]["damage"].as_array().unwrap();
+    for offset in [flipped + 512, zeroed] {
+        let named = |one: &Value| one["segment"] == "00000001" && one["offset"] == offset;
+        assert!(damage.iter().any(named), "@{offset}: {damage:?}");
+    }
+    let text = node.inspect(&["inspect", "verify"]);
+    assert_eq!(text.status.code(), Some(65));
+    let words = String::from_utf8(text.stdout).unwrap();
+    let place = format!("segment 00000001 @{zeroed}");
+    assert!(words.contains(&place), "{words}");
+    // To look is not to fail.
+    let log = node.inspect(&["inspect", "log"]);
+    assert_eq!(log.status.code(), Some(0));
+}
+
+#[test]
+fn a_torn_tail_is_said_to_be_one_and_is_no_damage() {
+    let mut node = Node::start("torn");
+    node.write(10);
+    node.stop();
+    let (offset, _) = *flushes(&node).last().unwrap();
+    let file = node.data().join("shard-0/00000001.seg");
+    let file = fs::File::options().write(true).open(file).unwrap();
+    file.write_all_at(&[0; 512], offset + 512).unwrap();
+    let (verdict, code) = node.verify();
+    assert_eq!(code, Some(0), "{verdict}");
+    assert_eq!(verdict["shards"][0]["torn"]["offset"], offset);
+    let text = node.inspect(&["inspect", "verify"]);
+    let words = String::from_utf8(text.stdout).unwrap();
+    assert!(
+        words.contains("torn tail") && words.contains("sound"),
+        "{words}"
+    );
+}
+
+#[test]
+fn what_is_no_data_directory_is_said() {
+    let directory =
+        std::env::temp_dir().join(format!("drakkar-inspect-none-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let output = run(&["inspect", "verify"], &directory);
+    fs::remove_dir(&directory).unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("shard-0"));
+}

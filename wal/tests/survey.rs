@@ -1,0 +1,203 @@
+//! What a survey says of logs that are sound, torn and damaged in several places at once.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use wal::survey::{Condition, Flaw, Role, Survey, Surveyed};
+use wal::{
+    BLOCK, Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Placement, Record,
+    Replay, SegmentId, Term, Writer,
+};
+
+const OPTIONS: Options = Options {
+    segment_bytes: 5 * BLOCK as u64,
+    instance: 0x1a57,
+};
+
+type Disk = BTreeMap<SegmentId, Vec<u8>>;
+
+fn segment(raw: u32) -> SegmentId {
+    SegmentId::from_raw(raw)
+}
+
+fn flush(raw: u64) -> FlushNumber {
+    FlushNumber::from_raw(raw)
+}
+
+fn entry(index: u64) -> Record {
+    let entry = Entry {
+        term: Term::from_raw(3),
+        index: LogIndex::from_raw(index),
+        kind: EntryKind::Batch,
+        payload: Payload::from(vec![7; 100]),
+    };
+    Record::Entry {
+        group: GroupId::from_raw(1),
+        entry,
+    }
+}
+
+/// Flushes of one entry and one block each; four fit a segment.
+fn log(flushes: u64) -> (Disk, Vec<Placement>) {
+    let replay = Replay::new(OPTIONS, 0, []).unwrap();
+    let mut writer: Writer = replay.finish().writer;
+    let (mut disk, mut places) = (Disk::new(), Vec::new());
+    for number in 1..=flushes {
+        let records = [entry(number)];
+        let place = writer.place(flush(number), &records);
+        let mut bytes = vec![0; place.bytes];
+        writer.encode(&place, &records, &mut bytes);
+        let file = disk
+            .entry(place.segment)
+            .or_insert_with(|| vec![0; 5 * BLOCK]);
+        let at = usize::try_from(place.offset).unwrap();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        writer.written(place.number);
+        places.push(place);
+    }
+    disk.insert(writer.next_segment(), vec![0; 5 * BLOCK]);
+    (disk, places)
+}
+
+fn survey(disk: &Disk) -> Surveyed {
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
+    let segments = survey.segments().to_vec();
+    for one in segments.iter().filter(|one| one.role != Role::Dead) {
+        survey.witness(one.segment, &disk[&one.segment]);
+    }
+    for one in segments.iter().filter(|one| one.role == Role::Live) {
+        survey.segment(one.segment, &disk[&one.segment]);
+    }
+    survey.finish()
+}
+
+#[test]
+fn a_sound_log_has_no_flaws_and_names_its_entries() {
+    let (disk, _) = log(10);
+    let found = survey(&disk);
+    assert_eq!((found.flaws, found.torn), (vec![], None));
+    assert_eq!(found.last_flush, flush(10));
+    let group = &found.groups[&GroupId::from_raw(1)];
+    let (first, last) = (LogIndex::from_raw(1), LogIndex::from_raw(10));
+    assert_eq!((group.entries, group.range), (10, Some((first, last))));
+    assert_eq!(group.terms, [(first, Term::from_raw(3))]);
+}
+
+#[test]
+fn every_damage_is_named_not_only_the_first() {
+    let (mut disk, _) = log(10);
+    disk.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
+    disk.get_mut(&segment(2)).unwrap()[BLOCK..2 * BLOCK].fill(0);
+    let found = survey(&disk);
+    let [rotten, gap_1, lost, gap_2] = &found.flaws[..] else {
+        panic!("{:?}", found.flaws);
+    };
+    let offset = 2 * BLOCK as u64 + 512;
+    let (first, number) = (segment(1), flush(2));
+    assert_eq!(
+        rotten,
+        &Flaw::Rotten {
+            segment: first,
+            offset,
+            number
+        }
+    );
+    assert!(
+        matches!(lost, Flaw::Lost { first, last, .. } if (*first, *last) == (flush(5), flush(5)))
+    );
+    assert_eq!(lost.place(), (segment(2), BLOCK as u64));
+    assert!(matches!(gap_1, Flaw::Gap { .. }) && matches!(gap_2, Flaw::Gap { .. }));
+}
+
+#[test]
+fn the_last_flush_may_be_torn_and_is_no_flaw() {
+    let (mut disk, places) = log(6);
+    let last = places.last().unwrap();
+    let at = usize::try_from(last.offset).unwrap();
+    // The second of its sectors holds the record.
+    disk.get_mut(&last.segment).unwrap()[at + 512..at + 1024].fill(0);
+    let found = survey(&disk);
+    assert_eq!(found.flaws, []);
+    let torn = found.torn.unwrap();
+    assert_eq!((torn.offset, torn.number), (last.offset, flush(6)));
+    assert_eq!(found.last_flush, flush(5));
+}
+
+#[test]
+fn a_segment_that_is_gone_or_lost_its_header_is_named_and_the_rest_is_read() {
+    let (mut disk, _) = log(10);
+    disk.remove(&segment(2));
+    let found = survey(&disk);
+    let (missing, needed_by) = (segment(2), segment(3));
+    let gone = Flaw::Missing {
+        segment: missing,
+        needed_by,
+    };
+    assert!(found.flaws.contains(&gone), "{:?}", found.flaws);
+    assert_eq!(found.last_flush, flush(10));
+
+    let (mut disk, _) = log(10);
+    disk.get_mut(&segment(2)).unwrap()[..BLOCK].fill(0);
+    let found = survey(&disk);
+    let header = Flaw::Header {
+        segment: segment(2),
+    };
+    assert_eq!((found.flaws, found.last_flush), (vec![header], flush(10)));
+}
+
+#[test]
+fn swapped_blocks_are_named_where_they_stand() {
+    let (mut disk, _) = log(10);
+    let (left, right) = disk.get_mut(&segment(1)).unwrap().split_at_mut(3 * BLOCK);
+    left[2 * BLOCK..].swap_with_slice(&mut right[..BLOCK]);
+    let places: Vec<_> = survey(&disk).flaws.iter().map(Flaw::place).collect();
+    assert!(
+        places.contains(&(segment(1), 2 * BLOCK as u64)),
+        "{places:?}"
+    );
+    assert!(
+        places.contains(&(segment(1), 3 * BLOCK as u64)),
+        "{places:?}"
+    );
+}
+
+/// A byte that is changed in what was durable never goes unnoticed, and what is noticed lies in the
+/// flush, or the segment's header, that holds the byte.
+#[test]
+fn no_flipped_byte_goes_unnoticed() {
+    let (disk, places) = log(6);
+    for place in &places[..5] {
+        for at in (0..place.bytes).step_by(37) {
+            let at = at + usize::try_from(place.offset).unwrap();
+            // Only the header of a segment is checked, not the zeroes behind it.
+            if (64..BLOCK).contains(&at) {
+                continue;
+            }
+            let mut disk = disk.clone();
+            disk.get_mut(&place.segment).unwrap()[at] ^= 0x10;
+            let found = survey(&disk);
+            let block = (at - at % BLOCK) as u64;
+            let places = found.flaws.iter().map(Flaw::place);
+            let named = places.filter(|&(id, offset)| {
+                id == place.segment && offset >= block && offset < block + BLOCK as u64
+            });
+            let flaws = &found.flaws;
+            assert!(named.count() > 0, "{} @{at}: {flaws:?}", place.segment);
+        }
+    }
+}
+
+#[test]
+fn flushes_are_listed_with_their_condition() {
+    let (mut disk, _) = log(3);
+    disk.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut survey = Survey::new(None, firsts);
+    survey.witness(segment(1), &disk[&segment(1)]);
+    let flushes = survey.segment(segment(1), &disk[&segment(1)]);
+    let conditions: Vec<_> = flushes.iter().map(|one| one.condition).collect();
+    use Condition::{Rotten, Sound};
+    assert_eq!(conditions, [Sound, Rotten, Sound]);
+}
