@@ -76,6 +76,8 @@ pub struct Options {
     /// Which of the cluster's nodes this process is.
     pub node_id: u32,
     pub data_dir: String,
+    /// Whether the data directory may be on a file system that cannot promise durability.
+    pub any_file_system: bool,
     /// Address to listen on, if not the node's host.
     pub listen: Option<IpAddr>,
     /// Cores the shards are pinned to, in turn. Empty: all there are.
@@ -206,6 +208,7 @@ impl Default for Options {
             cluster: ClusterOptions::default(),
             node_id: 0,
             data_dir: String::new(),
+            any_file_system: false,
             listen: None,
             cores: Vec::new(),
             segment_bytes: 64 * MIB as u64,

@@ -71,6 +71,7 @@ impl Cluster {
             let options = Options {
                 node_id: id,
                 data_dir: self.directory.join(id.to_string()).display().to_string(),
+                any_file_system: true,
                 ..self.options.clone()
             };
             let config = options

@@ -60,7 +60,10 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "nodes",
         ],
     ),
-    ("node", &["id", "data_dir", "listen", "cores"]),
+    (
+        "node",
+        &["id", "data_dir", "any_file_system", "listen", "cores"],
+    ),
     ("log", &["segment_size", "cache_size"]),
     ("client", &["proxy", "route_wait", "request_timeout"]),
     (
@@ -253,6 +256,8 @@ impl Fields<'_> {
     fn node(&mut self, options: &mut Options) {
         self.put("id", "a number from 1", &mut options.node_id, number);
         self.put("data_dir", "a path", &mut options.data_dir, text);
+        let any = &mut options.any_file_system;
+        self.put("any_file_system", "true or false", any, Value::as_bool);
         self.put("listen", "an IP address", &mut options.listen, |value| {
             let address: IpAddr = value.as_str()?.parse().ok()?;
             Some(Some(address))
@@ -399,6 +404,7 @@ mod tests {
         [node]
         id = 1
         data_dir = "/var/lib/drakkar"
+        any_file_system = true
         cores = [0, 1]
 
         [log]
@@ -412,6 +418,7 @@ mod tests {
     fn a_file_becomes_a_configuration() {
         let config = parse(GOOD).unwrap();
         assert_eq!(config.cluster.shards, 2);
+        assert!(config.any_file_system);
         assert_eq!(config.segment_bytes, 64 << 20);
         assert_eq!(
             config.route_wait,

@@ -105,6 +105,9 @@ impl Node {
     pub fn open(config: Config) -> Result<Self, OpenError> {
         let shards = config.cluster.shards;
         preflight::check(shards)?;
+        if !config.any_file_system {
+            preflight::check_file_system(Path::new(&config.data_dir))?;
+        }
         let address = config.own_address().clone();
         let ip = preflight::listen_address(&address.host, config.listen)?;
         let mut listeners = Vec::new();

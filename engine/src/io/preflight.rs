@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wal::io::{FileSystem, FileSystemKind};
 
 /// What glommio locks for the rings of one shard, and what it refuses to start without.
 const MEMLOCK_BYTES: u64 = 512 * 1024;
@@ -39,6 +41,16 @@ pub enum PreflightError {
         hint: &'static str,
         source: io::Error,
     },
+    /// What is written durably there may be lost with the power, or with another machine.
+    #[error(
+        "node.data_dir {path} is on {name}, {}: an acknowledged write could be lost there. Choose a directory on a local disk (ext4, xfs), or set node.any_file_system = true if this data may be lost",
+        kind.name()
+    )]
+    FileSystem {
+        path: PathBuf,
+        name: String,
+        kind: FileSystemKind,
+    },
     #[error("host '{host}' has no address: {source}")]
     Host { host: String, source: io::Error },
 }
@@ -63,6 +75,21 @@ pub(super) fn check(shards: u16) -> Result<(), PreflightError> {
             needed,
             needed_kib: needed / 1024,
         }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a data directory where durable writes are not.
+pub(super) fn check_file_system(path: &Path) -> Result<(), PreflightError> {
+    match FileSystem::of(path) {
+        Ok(FileSystem { name, kind }) if kind != FileSystemKind::Local => {
+            Err(PreflightError::FileSystem {
+                path: path.to_owned(),
+                name: name.into_owned(),
+                kind,
+            })
+        }
+        // What cannot be looked at is said better by who opens it.
         _ => Ok(()),
     }
 }

@@ -54,7 +54,7 @@ impl Options {
 
     fn config(&self, node: u16, directory: &Path) -> String {
         let mut text = format!(
-            "[node]\nid = {node}\ndata_dir = \"{}\"\n\n\
+            "[node]\nid = {node}\ndata_dir = \"{}\"\nany_file_system = true\n\n\
              [cluster]\nid = \"demo\"\nshards = {}\ngroups = {}\n\n\
              [log]\nsegment_size = \"64MB\"\n\n[client]\nproxy = {}\n",
             directory.join(format!("n{node}")).display(),

@@ -1,5 +1,6 @@
 //! The program `drakkar`: one node, a cluster to try, and what an operator asks of them.
 
+mod check_disk;
 mod demo;
 mod exit;
 mod http;
@@ -31,11 +32,14 @@ enum Verb {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Says everything that is wrong with a configuration.
+    /// Says everything that is wrong with a configuration, or what a disk can do.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Check {
         /// The configuration to check.
-        #[arg(long)]
-        config: PathBuf,
+        #[arg(long, required = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        what: Option<Checked>,
     },
     /// Runs three nodes on this machine until Ctrl-C.
     Demo(demo::Options),
@@ -46,6 +50,12 @@ enum Verb {
     Inspect(inspect::Verb),
 }
 
+#[derive(Subcommand)]
+enum Checked {
+    /// Says what the disk under a directory can do for a log. Writes one temporary file.
+    Disk(check_disk::Options),
+}
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -53,7 +63,10 @@ fn main() -> ExitCode {
     };
     match arguments.verb {
         Verb::Serve { config } => serve::serve(&config),
-        Verb::Check { config } => serve::check(&config),
+        Verb::Check { config, what } => match (what, config) {
+            (Some(Checked::Disk(options)), _) => check_disk::run(&options),
+            (None, config) => serve::check(&config.expect("required without a subcommand")),
+        },
         Verb::Demo(options) => demo::run(&options),
         Verb::Status(options) => status::run(&options),
         Verb::Inspect(verb) => inspect::run(&verb),

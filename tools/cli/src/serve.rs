@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::config::Config;
-use engine::io::{Node, NodeError, OpenError, config_file};
+use engine::io::{Node, NodeError, OpenError, PreflightError, config_file};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -93,6 +93,7 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
 
 fn code_of(error: &OpenError) -> u8 {
     match error {
+        OpenError::Preflight(PreflightError::FileSystem { .. }) => exit::CONFIG,
         OpenError::DataDirectory { reason } if reason.starts_with("data dir ") => exit::CONFIG,
         OpenError::DataDirectory { .. } => exit::CANNOT_OPEN,
         OpenError::Log { .. } => exit::CORRUPT,

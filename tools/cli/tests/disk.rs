@@ -137,7 +137,7 @@ impl Cluster {
         for (id, directory) in (1..).zip(&cluster.directories) {
             fs::create_dir_all(directory).unwrap();
             let config = format!(
-                "[node]\nid = {id}\ndata_dir = \"{}\"\n[cluster]\nid = \"disk\"\nshards = 1\n\
+                "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"disk\"\nshards = 1\n\
                  groups = 1\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
                  [log]\nsegment_size = \"20MB\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{nodes}",
                 directory.join("data").display()

@@ -48,7 +48,7 @@ impl Cluster {
         }
         for id in 1..=3 {
             let config = format!(
-                "[node]\nid = {id}\ndata_dir = \"{}\"\n[cluster]\nid = \"kill\"\nshards = 1\n\
+                "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"kill\"\nshards = 1\n\
                  groups = {groups}\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
                  [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\n{nodes}",
                 directory.join(format!("n{id}")).display()

@@ -1,10 +1,12 @@
 //! The log on a real disk: a data directory that one process owns, and a shard's log on io_uring.
 
 mod directory;
+mod file_system;
 mod log;
 mod segments;
 mod view;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
+pub use file_system::{FileSystem, FileSystemKind};
 pub use log::{Found, Log, LogError};
 pub use view::{DataView, SegmentView, ViewError};
