@@ -2,9 +2,12 @@
 
 use engine::batch::Batch;
 use net::Command;
-use net::peer::{FrameKind, FrameReader, Messages};
+use net::peer::{
+    Answers, Forwards, FrameKind, FrameReader, Hello, HelloReply, Messages, decode_reply, frame,
+};
 use net::resp::{Limits, Parser};
-use wal::{BLOCK, Options, Payload, Replay, SegmentId};
+use wal::survey::{Role, Survey};
+use wal::{BLOCK, GroupId, LogIndex, Options, Payload, Replay, SECTOR, SegmentId, decode_entry};
 
 /// A named target.
 pub type Target = (&'static str, fn(&[u8]));
@@ -16,6 +19,10 @@ pub const TARGETS: &[Target] = &[
     ("command", command),
     ("batch", batch),
     ("wal_replay", wal_replay),
+    ("wal_survey", wal_survey),
+    ("wal_sealed", wal_sealed),
+    ("wal_record", wal_record),
+    ("peer_body", peer_body),
 ];
 
 /// A client's bytes: whole, and in two parts, which must mean the same.
@@ -87,12 +94,40 @@ pub fn peer_frame(bytes: &[u8]) {
     }
 }
 
+/// A body of the kind that the first byte draws, in a frame whose checksums are right.
+pub fn peer_body(bytes: &[u8]) {
+    let Some((&kind, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let kind = match kind % 5 {
+        0 => FrameKind::Hello,
+        1 => FrameKind::HelloReply,
+        2 => FrameKind::Messages,
+        3 => FrameKind::Forward,
+        _ => FrameKind::ForwardReply,
+    };
+    let mut framed = Vec::new();
+    frame(kind, &mut framed, |body| body.extend(bytes));
+    peer_frame(&framed);
+    drop(std::hint::black_box(decode_reply(bytes)));
+}
+
 fn body(kind: FrameKind, bytes: &[u8]) {
-    if kind == FrameKind::Messages
-        && let Ok(messages) = Messages::access(bytes)
-    {
-        for (_, payloads) in messages.iter() {
-            std::hint::black_box(payloads);
+    match kind {
+        FrameKind::Hello => drop(std::hint::black_box(Hello::decode(bytes))),
+        FrameKind::HelloReply => drop(std::hint::black_box(HelloReply::decode(bytes))),
+        FrameKind::Forward => {
+            std::hint::black_box(Forwards::new(bytes).count());
+        }
+        FrameKind::ForwardReply => {
+            std::hint::black_box(Answers::new(bytes).count());
+        }
+        FrameKind::Messages => {
+            if let Ok(messages) = Messages::access(bytes) {
+                for (_, payloads) in messages.iter() {
+                    std::hint::black_box(payloads);
+                }
+            }
         }
     }
 }
@@ -132,4 +167,65 @@ pub fn wal_replay(bytes: &[u8]) {
         }
     }
     std::hint::black_box(replay.finish());
+}
+
+/// The same log, looked at without stopping at what is wrong.
+pub fn wal_survey(bytes: &[u8]) {
+    let mut segment = bytes.to_vec();
+    segment.resize(8 * BLOCK, 0);
+    for instance in [Some(1), None] {
+        let firsts = [(SegmentId::from_raw(1), &segment[..BLOCK])];
+        let mut survey = Survey::new(instance, firsts);
+        let found = survey.segments().to_vec();
+        for one in found.iter().filter(|one| one.role != Role::Dead) {
+            survey.witness(one.segment, &segment);
+        }
+        for one in found.iter().filter(|one| one.role == Role::Live) {
+            std::hint::black_box(survey.segment(one.segment, &segment));
+        }
+        std::hint::black_box(survey.finish());
+    }
+}
+
+/// A log of one segment whose headers pass their checks whatever they say: a checksum keeps rot out,
+/// not a build that wrote something else.
+pub fn wal_sealed(bytes: &[u8]) {
+    let mut segment = bytes.to_vec();
+    segment.resize(8 * BLOCK, 0);
+    seal(&mut segment[..64]);
+    for block in segment[BLOCK..].chunks_exact_mut(BLOCK) {
+        if block.starts_with(b"DKFL") {
+            for at in 1..BLOCK / SECTOR {
+                let crc = crc32c::crc32c(&block[at * SECTOR..][..SECTOR]);
+                block[64 + 4 * (at - 1)..][..4].copy_from_slice(&crc.to_le_bytes());
+            }
+            let table = crc32c::crc32c(&block[64..SECTOR]);
+            block[48..52].copy_from_slice(&table.to_le_bytes());
+            seal(&mut block[..64]);
+        }
+    }
+    wal_replay(&segment);
+    wal_survey(&segment);
+}
+
+/// Puts the checksum of all before it behind a header.
+fn seal(header: &mut [u8]) {
+    let at = header.len() - 4;
+    let crc = crc32c::crc32c(&header[..at]);
+    header[at..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// One record: as it is, and with a checksum that is right.
+pub fn wal_record(bytes: &[u8]) {
+    let (group, index) = (GroupId::from_raw(1), LogIndex::from_raw(1));
+    drop(std::hint::black_box(decode_entry(bytes, group, index)));
+    if bytes.len() < 40 {
+        return;
+    }
+    let mut record = bytes.to_vec();
+    let length = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
+    let end = (40 + length).next_multiple_of(8).min(record.len());
+    let crc = crc32c::crc32c(&record[4..end]);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+    drop(std::hint::black_box(decode_entry(&record, group, index)));
 }

@@ -65,7 +65,16 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             commands().iter().for_each(|command| builder.push(command));
             vec![builder.seal(7).to_vec(), builder.seal(8).to_vec()]
         }
-        "wal_replay" => vec![log()],
+        "wal_replay" | "wal_survey" | "wal_sealed" => vec![log()],
+        // The first record of the first flush, and the entry behind it.
+        "wal_record" => {
+            let body = wal::BLOCK + wal::SECTOR;
+            vec![
+                log()[body..body + 40].to_vec(),
+                log()[body + 40..body + 136].to_vec(),
+            ]
+        }
+        "peer_body" => bodies(),
         _ => vec![],
     }
 }
@@ -76,6 +85,28 @@ fn hello() -> Vec<u8> {
         body.extend([1; 64])
     });
     bytes
+}
+
+/// A body of each kind, behind the byte that draws it.
+fn bodies() -> Vec<Vec<u8>> {
+    let mut bodies: Vec<Vec<u8>> = (0..3).map(|kind| [vec![kind], hello()].concat()).collect();
+    let command = encoded(&Command::Get { key: b"key" });
+    let (mut forwards, mut answers) = (vec![3], vec![4]);
+    for request in 1..4 {
+        let forward = net::peer::Forward {
+            request,
+            group: 1,
+            command: &command,
+        };
+        net::peer::push_forward(&forward, &mut forwards);
+        let verdict = net::peer::Verdict::Redirect {
+            leader: 2,
+            command: command.clone(),
+        };
+        net::peer::push_answer(request, &verdict, &mut answers);
+    }
+    bodies.extend([forwards, answers]);
+    bodies
 }
 
 fn encoded(command: &Command<'_>) -> Vec<u8> {
