@@ -9,7 +9,7 @@ use engine::batch::{Batch, BatchBuilder};
 use engine::kv::Kv;
 use engine::state_machine::StateMachine;
 use net::command::{Condition, Expiry, List, Unit};
-use net::{Command, Reply, SLOTS};
+use net::{Command, ErrorReply, Reply, SLOTS};
 
 use model::Model;
 
@@ -106,7 +106,14 @@ fn with_command(random: &mut Random, clock: u64, run: &mut dyn FnMut(&Command<'_
             let delta = random.one_of(&DELTAS);
             Command::Increment { key, delta }
         }
-        11..13 => Command::Append { key, value },
+        11..13 => {
+            let bytes_max = random.one_of(&[8, 64]);
+            Command::Append {
+                key,
+                value,
+                bytes_max,
+            }
+        }
         13 => Command::Length { key },
         14 => Command::MultiGet { keys },
         15 => {
@@ -315,4 +322,26 @@ fn commands_that_cannot_be_read_are_refused_alike_and_change_nothing() {
     };
     assert_eq!(error.to_string(), expected);
     assert_eq!(kv.keys(), 0);
+}
+
+#[test]
+fn append_stops_at_the_limit_that_came_with_it() {
+    let mut kv = Kv::new(EVERY_SLOT);
+    let mut append = |bytes_max| {
+        let mut builder = BatchBuilder::default();
+        builder.push(&Command::Append {
+            key: b"k",
+            value: b"four",
+            bytes_max,
+        });
+        apply(&mut kv, &builder.seal(1)).remove(0)
+    };
+    assert_eq!(append(3), ErrorReply::StringTooLarge.into(), "a new value");
+    assert_eq!(append(4), Reply::Integer(4));
+    assert_eq!(append(7), ErrorReply::StringTooLarge.into());
+    assert_eq!(append(8), Reply::Integer(8));
+    assert_eq!(
+        kv.read(0, &Command::Length { key: b"k" }),
+        Reply::Integer(8)
+    );
 }

@@ -219,6 +219,15 @@ fn any_node_answers_for_all_when_it_is_a_proxy() {
         client.expect(&answers);
         client.ask("DBSIZE", ":40\r\n");
     }
+    // Of the largest value allowed, which no replica lets grow, 16 bytes are missing.
+    let part = "x".repeat(61_680);
+    for parts in 1..=17 {
+        let bytes = parts * part.len();
+        first.ask(&format!("APPEND large {part}"), &format!(":{bytes}\r\n"));
+    }
+    let refusal = "-ERR string exceeds maximum allowed size (limits.value_size)\r\n";
+    first.ask(&format!("APPEND large {}", "x".repeat(17)), refusal);
+    first.ask("STRLEN large", ":1048560\r\n");
     first.ask("FLUSHALL", "+OK\r\n");
     cluster.connect(3).ask("DBSIZE", ":0\r\n");
 }

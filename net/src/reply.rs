@@ -34,7 +34,7 @@ pub enum ErrorReply {
     IncrementOverflow,
     #[error("ERR invalid expire time in '{command}' command")]
     InvalidExpire { command: &'static str },
-    #[error("ERR string exceeds maximum allowed size")]
+    #[error("ERR string exceeds maximum allowed size (limits.value_size)")]
     StringTooLarge,
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,

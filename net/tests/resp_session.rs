@@ -323,7 +323,7 @@ fn arguments_become_commands() {
         ("incrby k -5", Command::Increment { key: b"k", delta: -5 }),
         ("decrby k 5", Command::Increment { key: b"k", delta: -5 }),
         ("decrby k 9223372036854775807", Command::Increment { key: b"k", delta: -i64::MAX }),
-        ("append k v", Command::Append { key: b"k", value: b"v" }),
+        ("append k v", Command::Append { key: b"k", value: b"v", bytes_max: 512 << 20 }),
         ("strlen k", Command::Length { key: b"k" }),
         ("expire k -1", Command::Expire { key: b"k", after_ms: -1000 }),
         ("pexpire k 5", Command::Expire { key: b"k", after_ms: 5 }),

@@ -140,8 +140,12 @@ impl Executor {
         asker: Asker,
         group: GroupId,
         proxy: bool,
-        command: Command<'_>,
+        mut command: Command<'_>,
     ) {
+        if let Command::Append { bytes_max, .. } = &mut command {
+            // What others allow is theirs; each node that it passes may allow less.
+            *bytes_max = (*bytes_max).min(self.config.limits.value_bytes_max as u64);
+        }
         let token = self.requests.borrow_mut().insert(Request {
             asker,
             group,

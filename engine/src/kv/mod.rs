@@ -17,10 +17,6 @@ use crate::state_machine::StateMachine;
 use expiry::Expiries;
 use slot::{Entry, Table};
 
-/// Largest value that `APPEND` makes, in bytes, as in Redis. It decides about state, so it is the same
-/// on every node and no option.
-const VALUE_BYTES_MAX: usize = 512 << 20;
-
 /// The data of one group: the slots it owns.
 pub struct Kv {
     first_slot: u16,
@@ -77,7 +73,11 @@ impl Kv {
                 count(keys.iter().filter(|key| self.remove(key).is_some()).count())
             }
             Command::Increment { key, delta } => self.increment(key, delta),
-            Command::Append { key, value } => self.append(key, value),
+            Command::Append {
+                key,
+                value,
+                bytes_max,
+            } => self.append(key, value, bytes_max),
             Command::MultiSet { pairs } => {
                 let mut items = pairs.iter();
                 while let (Some(key), Some(value)) = (items.next(), items.next()) {
@@ -158,16 +158,18 @@ impl Kv {
         Reply::Integer(new)
     }
 
-    fn append(&mut self, key: &[u8], suffix: &[u8]) -> Reply {
-        let Some(entry) = self.table_mut(key).1.get_mut(key) else {
-            self.put(key, suffix, None);
-            return count(suffix.len());
-        };
-        if entry.value().len() + suffix.len() > VALUE_BYTES_MAX {
+    fn append(&mut self, key: &[u8], suffix: &[u8], bytes_max: u64) -> Reply {
+        let entry = self.table_mut(key).1.get_mut(key);
+        let old = entry.as_ref().map_or(0, |entry| entry.value().len());
+        let bytes = old + suffix.len();
+        if bytes as u64 > bytes_max {
             return ErrorReply::StringTooLarge.into();
         }
-        entry.append(suffix);
-        count(entry.value().len())
+        match entry {
+            Some(entry) => entry.append(suffix),
+            None => self.put(key, suffix, None),
+        }
+        count(bytes)
     }
 
     fn expire(&mut self, key: &[u8], after_ms: i64) -> Reply {

@@ -89,13 +89,20 @@ impl Model {
                     .count(),
             ),
             Command::Increment { key, delta } => self.increment(key, delta),
-            Command::Append { key, value } => {
+            Command::Append {
+                key,
+                value,
+                bytes_max,
+            } => {
                 let due = self.due(key);
                 let mut whole = match self.get(key) {
                     Reply::Bulk(old) => old,
                     _ => Vec::new(),
                 };
                 whole.extend_from_slice(value);
+                if whole.len() as u64 > bytes_max {
+                    return ErrorReply::StringTooLarge.into();
+                }
                 self.put(key, &whole, due);
                 integer(whole.len())
             }

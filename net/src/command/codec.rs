@@ -80,7 +80,14 @@ impl<'a> Command<'a> {
                 put(out, INCREMENT, &[key]);
                 out.extend_from_slice(&delta.to_le_bytes());
             }
-            Self::Append { key, value } => put(out, APPEND, &[key, value]),
+            Self::Append {
+                key,
+                value,
+                bytes_max,
+            } => {
+                put(out, APPEND, &[key, value]);
+                out.extend_from_slice(&bytes_max.to_le_bytes());
+            }
             Self::Length { key } => put(out, LENGTH, &[key]),
             Self::MultiGet { keys } => put_list(out, MULTI_GET, keys),
             Self::MultiSet { pairs } => put_list(out, MULTI_SET, pairs),
@@ -128,6 +135,7 @@ impl<'a> Command<'a> {
             APPEND => Self::Append {
                 key: fields.bytes()?,
                 value: fields.bytes()?,
+                bytes_max: u64::from_le_bytes(fields.fixed()?),
             },
             LENGTH => Self::Length {
                 key: fields.bytes()?,
@@ -289,7 +297,8 @@ mod tests {
             },
             Command::Append {
                 key: b"",
-                value: b"v"
+                value: b"v",
+                bytes_max: 1 << 40,
             },
             Command::Length { key: b"k" },
             Command::MultiGet {

@@ -73,6 +73,9 @@ pub enum Command<'a> {
     Append {
         key: &'a [u8],
         value: &'a [u8],
+        /// Longest value that may come of it. It decides about state, so it is in the log with the
+        /// command: every replica refuses alike, after its limits have been changed too.
+        bytes_max: u64,
     },
     Length {
         key: &'a [u8],

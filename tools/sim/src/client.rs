@@ -49,7 +49,11 @@ impl Request {
                 keys: List::Arguments(&keys),
             },
             Ask::Call(Call::Increment(delta)) => Command::Increment { key, delta: *delta },
-            Ask::Call(Call::Append(value)) => Command::Append { key, value },
+            Ask::Call(Call::Append(value)) => Command::Append {
+                key,
+                value,
+                bytes_max: u64::MAX,
+            },
             Ask::Call(Call::Length) => Command::Length { key },
             Ask::Expiring { value, after_ms } => {
                 set(value, Condition::Always, false, Expiry::After(*after_ms))

@@ -8,6 +8,9 @@ use crate::{Command, ErrorReply};
 
 use super::{Spec, Verb};
 
+/// Longest value that Redis makes, in bytes.
+const VALUE_BYTES_MAX: u64 = 512 << 20;
+
 /// How the reply of a data command becomes that of the name it was asked by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::resp) enum Shape {
@@ -63,6 +66,8 @@ pub(in crate::resp) fn data_command<'a>(
         Verb::Append => Command::Append {
             key,
             value: arguments[2],
+            // The node that takes it lowers this to its limit.
+            bytes_max: VALUE_BYTES_MAX,
         },
         Verb::Strlen => Command::Length { key },
         Verb::MultiGet => Command::MultiGet { keys: rest },
