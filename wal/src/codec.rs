@@ -3,13 +3,13 @@
 //! ```text
 //!  0       4        8      9      10   12      16      24      32       40
 //!  ┌───────┬────────┬──────┬──────┬────┬───────┬───────┬───────┬────────┬─────────┬─────────┐
-//!  │ crc   │ length │ kind │ what │ 0  │ group │ term  │ index │ vote   │ payload │ 0 … 0   │
+//!  │ crc   │ length │ kind │ what │echo│ group │ term  │ index │ vote   │ payload │ 0 … 0   │
 //!  │ u32   │ u32    │ u8   │ u8   │    │ u32   │ u64   │ u64   │ u64    │ length  │ to 8    │
 //!  └───────┴────────┴──────┴──────┴────┴───────┴───────┴───────┴────────┴─────────┴─────────┘
 //!          ╰──────────────────────── crc32c covers ───────────────────────────────────────╯
 //! ```
 //!
-//! `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
+//! `echo` is 1 in a record that repeats what the flush before held. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
 //! claim has an index (2), promises may be lost (4). `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set. A record starts 8-byte aligned, and so does its payload.
 
@@ -29,6 +29,9 @@ const FLOOR: u8 = 3;
 const INTACT: u8 = 4;
 const DAMAGED: u8 = 5;
 const PATCH: u8 = 6;
+const CONTENTS: u8 = 7;
+/// Where a record says that it repeats what the flush before held.
+const ECHO_AT: usize = 10;
 const VOTED: u64 = 1 << 32;
 /// Bits of what a damaged replica says.
 const CLAIMED: u8 = 1;
@@ -56,13 +59,15 @@ pub(crate) fn record_bytes(record: &Record) -> usize {
         }
         Record::HardState { .. }
         | Record::Floor { .. }
+        | Record::Contents { .. }
         | Record::Damaged { .. }
         | Record::Intact { .. } => HEADER,
     }
 }
 
-/// Writes a record at the start of `to`; says how many bytes it took.
-pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
+/// Writes a record at the start of `to`; says how many bytes it took. An echo repeats what the flush
+/// before this one held: it counts only if that one is lost.
+pub(crate) fn encode_record(record: &Record, echo: bool, to: &mut [u8]) -> usize {
     let bytes = record_bytes(record);
     let to = &mut to[..bytes];
     to[..HEADER].fill(0);
@@ -86,6 +91,15 @@ pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
         }
         Record::Floor { group, index, term } => put(to, FLOOR, *group, *term, *index),
         Record::Intact { group, index, term } => put(to, INTACT, *group, *term, *index),
+        Record::Contents {
+            group,
+            first,
+            last,
+            term,
+        } => {
+            put(to, CONTENTS, *group, *term, *last);
+            write(to, 32, &first.to_raw().to_le_bytes());
+        }
         Record::Damaged {
             group,
             claim,
@@ -103,6 +117,7 @@ pub(crate) fn encode_record(record: &Record, to: &mut [u8]) -> usize {
             to[9] = set.map(|(_, bit)| bit).sum();
         }
     }
+    to[ECHO_AT] = u8::from(echo);
     let crc = crc32c::crc32c(&to[4..]);
     write(to, 0, &crc.to_le_bytes());
     bytes
@@ -171,6 +186,12 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
         }
         FLOOR => Record::Floor { group, index, term },
         INTACT => Record::Intact { group, index, term },
+        CONTENTS => Record::Contents {
+            group,
+            first: LogIndex::from_raw(read_u64(bytes, 32)),
+            last: index,
+            term,
+        },
         DAMAGED => Record::Damaged {
             group,
             claim: (what & CLAIMED != 0).then_some(Claim {
@@ -182,6 +203,11 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
         kind => return Err(RecordError::Kind { kind, what }),
     };
     Ok((record, needs))
+}
+
+/// Whether the record at the start of `bytes`, which was decoded, is an echo.
+pub(crate) fn is_echo(bytes: &[u8]) -> bool {
+    bytes[ECHO_AT] != 0
 }
 
 /// Reads one entry back from the place that [`crate::Writer::locate`] named.
@@ -203,6 +229,7 @@ pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Ent
         }
         Record::HardState { group, .. }
         | Record::Floor { group, .. }
+        | Record::Contents { group, .. }
         | Record::Damaged { group, .. }
         | Record::Intact { group, .. } => Err(RecordError::Other {
             group,

@@ -3,7 +3,7 @@
 //! ```text
 //!  0        4     6     8            12        16       24        32     36
 //!  ┌────────┬─────┬─────┬────────────┬─────────┬────────┬─────────┬──────┬────────┐
-//!  │ magic  │ fmt │ 0   │ generation │ records │ number │ durable │ body │ blocks │
+//!  │ magic  │ fmt │names│ generation │ records │ number │ durable │ body │ blocks │
 //!  │ DKFL   │ u16 │ u16 │ u32        │ u32     │ u64    │ u64     │ u32  │ u32    │
 //!  ├────────┴─┬───┴─────┴─┬────────┬─┴─────────┴─┬──────┴─────────┴──────┴────────┘
 //!  │ instance │ table crc │ copies │ copies at   │ crc  │
@@ -11,6 +11,7 @@
 //!  └──────────┴───────────┴────────┴─────────────┴──────┘
 //!  40         48          52       56            60     64
 //!
+//!  names: 1 if the echoes among the records name all that the flush before held, else 0
 //!  table, from 64: CRC32C of each sector of the body, u32 each; zeroes to the end of the sector
 //!  body, from the next sector: records; zeroes; copies of hard states; 0xa5 to the end of the block
 //! ```
@@ -60,6 +61,8 @@ pub(crate) struct FlushHeader {
     /// How many hard states stand a second time in the body, and where.
     pub(crate) copies: u32,
     pub(crate) copies_at: u32,
+    /// Its echoes name all that the flush before it held. The first flush of a start cannot.
+    pub(crate) names: bool,
 }
 
 /// What the start of a flush says.
@@ -107,6 +110,7 @@ impl FlushHeader {
         }
         write(start, 0, &MAGIC.to_le_bytes());
         write(start, 4, &FORMAT.to_le_bytes());
+        write(start, 6, &u16::from(self.names).to_le_bytes());
         write(start, 8, &self.generation.to_raw().to_le_bytes());
         write(start, 12, &self.records.to_le_bytes());
         write(start, 16, &self.number.to_raw().to_le_bytes());
@@ -143,6 +147,7 @@ impl FlushHeader {
             instance: read_u64(bytes, 40),
             copies: read_u32(bytes, 52),
             copies_at: read_u32(bytes, 56),
+            names: read_u16(bytes, 6) != 0,
         };
         let blocks = header.blocks as usize;
         let fits = (1..=usize::from(u16::MAX)).contains(&blocks)

@@ -8,6 +8,7 @@ mod codec;
 mod coordinates;
 mod damage;
 mod flush;
+mod history;
 mod index;
 #[cfg(feature = "io")]
 pub mod io;
@@ -22,6 +23,6 @@ pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use damage::{Claim, Damage};
 pub use index::Location;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
-pub use replay::{Cut, Recovered, RecoveredLog, Replay, ReplayError};
+pub use replay::{Cut, Lost, Recovered, RecoveredLog, Replay, ReplayError};
 pub use segment::{BLOCK, FORMAT, SECTOR, SegmentId};
 pub use writer::{Options, Placement, Writer, contiguous};

@@ -65,6 +65,13 @@ pub enum Record {
         index: LogIndex,
         term: Term,
     },
+    /// The flush before held entries of the group from `first` to `last`, whose term is `term`.
+    Contents {
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        term: Term,
+    },
     /// What a replica that started with damage may have acknowledged and promised: it stays in force
     /// until the log reaches the claim again, or until [`Record::Intact`], whatever is written after.
     Damaged {

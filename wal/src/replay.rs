@@ -1,18 +1,19 @@
 //! Replay: what a log holds, as far as it can be trusted.
 //!
 //! The caller gives the first block of every segment file, then the whole segments that
-//! [`Replay::next_segment`] asks for. Replay follows the flushes in their order and stops at the
-//! first that is not whole. If anything written later says that this flush had been durable, or if a
-//! sector of it is neither what was written nor never written, it has rotted: that is an error, for
-//! what it held may have been acknowledged. Otherwise it was under way when the node stopped: the
-//! log is cut before it.
+//! [`Replay::next_segment`] asks for, some of them twice. Replay follows the flushes in their order.
+//! At one that is not whole it looks at all that follows. If anything written later says that the
+//! flush had been durable, or if a sector of it is neither what was written nor never written, it has
+//! rotted: what it held may have been acknowledged, so it is lost, and replay goes on behind it.
+//! Otherwise it was under way when the node stopped: the log is cut before it.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, decode_record};
-use crate::damage::Damage;
+use crate::codec::{RecordError, decode_record, is_echo};
+use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start};
+use crate::history::{Gap, History};
 use crate::index::{Index, Location};
 use crate::segment::{BLOCK, FORMAT, FirstBlock, Link, SegmentHeader};
 use crate::writer::{Options, Writer};
@@ -22,20 +23,6 @@ use crate::{Entry, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId,
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    #[error(
-        "segment {segment} @{offset}: flush {number} was durable and no longer passes its check; \
-         the disk has lost data: keep the directory, and replace this node"
-    )]
-    Rot {
-        segment: SegmentId,
-        offset: u64,
-        number: FlushNumber,
-    },
-    #[error(
-        "segment {segment} @0: the header does not pass its check; the disk has lost data: \
-         keep the directory, and replace this node"
-    )]
-    Header { segment: SegmentId },
     #[error("segment {segment} @0: format {found}, this build reads {supported}")]
     Format {
         segment: SegmentId,
@@ -50,18 +37,6 @@ pub enum ReplayError {
         segment: SegmentId,
         found: u64,
         expected: u64,
-    },
-    #[error("segment {missing} @0: the file is missing, segment {needed_by} continues it")]
-    Missing {
-        missing: SegmentId,
-        needed_by: SegmentId,
-    },
-    #[error("segment {segment} @{offset}: flush {found} follows flush {previous}")]
-    Sequence {
-        segment: SegmentId,
-        offset: u64,
-        previous: FlushNumber,
-        found: FlushNumber,
     },
     #[error("segment {segment} @{offset}: {error}")]
     Record {
@@ -107,6 +82,21 @@ pub struct Recovered {
     pub unsynced: Vec<SegmentId>,
     /// The flush that was cut off because it was under way, if any.
     pub cut: Option<Cut>,
+    /// Flushes that were durable and are no longer readable, oldest first.
+    pub lost: Vec<Lost>,
+    /// What has to be assumed of a group that the log does not mention.
+    pub unmentioned: RecoveredLog,
+}
+
+/// Flushes that the disk lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Where the first of them was expected.
+    pub segment: SegmentId,
+    pub offset: u64,
+    pub first: FlushNumber,
+    /// The flush behind the last of them; `None` if nothing follows.
+    pub next: Option<FlushNumber>,
 }
 
 /// The first flush that is not there.
@@ -119,31 +109,74 @@ pub struct Cut {
     pub torn: bool,
 }
 
+/// A segment that is part of the log.
+#[derive(Debug)]
+struct Part {
+    id: SegmentId,
+    /// `None`: unreadable.
+    first_flush: Option<FlushNumber>,
+    /// Its first block was never written, or decayed to zeroes.
+    unwritten: bool,
+    /// Where what is valid of it ends.
+    end: u64,
+}
+
+/// A flush whose header is sound, somewhere behind one that is not whole.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    part: usize,
+    offset: usize,
+    number: FlushNumber,
+    durable: FlushNumber,
+}
+
+/// What replay does with the next segment.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// Follows its flushes, from an offset on.
+    Follow(usize),
+    /// Only notes where later flushes are, to judge the one at which following stopped.
+    Look(Stop),
+}
+
+/// Where a flush was expected that is not whole.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    part: usize,
+    offset: usize,
+    /// Some sector of it is neither right nor zero.
+    rotten: bool,
+    /// It may be whole although its segment's header is not.
+    itself: bool,
+    /// Something of it was written.
+    torn: bool,
+}
+
 /// A replay under way.
 #[derive(Debug)]
 pub struct Replay {
     options: Options,
     cache_bytes: usize,
-    /// Segments of the log, oldest first, and where each ends.
-    chain: Vec<(SegmentHeader, u64)>,
-    /// Segments whose header was never written, and those that continue them: must not hold anything
-    /// that was durable.
-    unwritten: Vec<SegmentId>,
+    /// The log's segments, oldest first.
+    parts: Vec<Part>,
     dead: Vec<SegmentId>,
     newest: SegmentId,
-    /// How many of `chain` and then of `unwritten` were given.
+    /// The part to give next.
     given: usize,
+    stage: Stage,
+    sightings: Option<Vec<Sighting>>,
     number: FlushNumber,
+    /// Where what was followed ends.
+    end: Option<Link>,
     cut: Option<Cut>,
-    groups: BTreeMap<GroupId, Group>,
-    index: Index,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    log: RecoveredLog,
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
+    lost: Vec<Lost>,
+    /// Flushes from this one on are lost, up to the next that is followed.
+    lost_from: Option<FlushNumber>,
+    /// Something rotten stood where this flush was expected, and it was found behind.
+    displaced: Option<FlushNumber>,
+    /// Flushes were lost of which nothing is known: groups not mentioned before may have been in them.
+    unnamed: bool,
+    groups: BTreeMap<GroupId, History>,
 }
 
 impl Replay {
@@ -155,61 +188,70 @@ impl Replay {
         firsts: impl IntoIterator<Item = (SegmentId, &'a [u8])>,
     ) -> Result<Self, ReplayError> {
         let mut headers = BTreeMap::new();
-        let mut newest = SegmentId::from_raw(0);
         for (segment, block) in firsts {
-            newest = newest.max(segment);
             headers.insert(segment, SegmentHeader::decode(block));
         }
+        let newest = headers.last_key_value().map(|(&segment, _)| segment);
         let mut replay = Self {
             options,
             cache_bytes,
-            chain: Vec::new(),
-            unwritten: Vec::new(),
+            parts: Vec::new(),
             dead: Vec::new(),
-            newest,
+            newest: newest.unwrap_or(SegmentId::from_raw(0)),
             given: 0,
+            stage: Stage::Follow(BLOCK),
+            sightings: None,
             number: FlushNumber::ZERO,
+            end: None,
             cut: None,
+            lost: Vec::new(),
+            lost_from: None,
+            displaced: None,
+            unnamed: false,
             groups: BTreeMap::new(),
-            index: Index::default(),
         };
         replay.link(&headers)?;
-        let first = replay
-            .chain
-            .first()
-            .map(|(header, _)| header.first_flush.to_raw());
-        replay.number = FlushNumber::from_raw(first.unwrap_or(1).saturating_sub(1));
         Ok(replay)
     }
 
-    /// Follows the links from the newest segment back.
+    /// Follows the links from the newest segment back. Where a link cannot be read, or leads to a
+    /// file that is not there, the next older file is taken: dead ones are removed at each start.
     fn link(&mut self, headers: &BTreeMap<SegmentId, FirstBlock>) -> Result<(), ReplayError> {
+        let whole = self.options.segment_bytes;
         let mut wanted: Option<Link> = None;
+        let mut linked = true;
         for (&segment, first) in headers.iter().rev() {
-            let begun = !self.chain.is_empty();
-            if begun && wanted.is_none_or(|link| link.segment != segment) {
-                if let Some(link) = wanted
-                    && link.segment > segment
-                {
-                    let needed_by = self.chain[self.chain.len() - 1].0.id;
-                    return Err(ReplayError::Missing {
-                        missing: link.segment,
-                        needed_by,
-                    });
+            let end = match wanted {
+                Some(link) if link.segment < segment => {
+                    self.dead.push(segment);
+                    continue;
                 }
-                self.dead.push(segment);
-                continue;
-            }
+                Some(link) if link.segment == segment => link.end,
+                // The file that the link names is missing.
+                Some(_) => whole,
+                None if self.parts.is_empty() || !linked => whole,
+                None => {
+                    self.dead.push(segment);
+                    continue;
+                }
+            };
+            let mut part = Part {
+                id: segment,
+                first_flush: None,
+                unwritten: false,
+                end,
+            };
+            wanted = None;
+            linked = false;
             match first {
-                FirstBlock::Unwritten => {
-                    // Opened, but its first write was not whole: what continues it was under way
-                    // too, unless `witness_unwritten` finds otherwise.
-                    self.unwritten
-                        .extend(self.chain.drain(..).map(|(header, _)| header.id));
-                    self.unwritten.push(segment);
-                    wanted = None;
+                FirstBlock::Unwritten => part.unwritten = true,
+                FirstBlock::Header(header) if header.id == segment => {
+                    self.check_instance(header)?;
+                    part.first_flush = Some(header.first_flush);
+                    wanted = header.previous;
+                    linked = true;
                 }
-                FirstBlock::Rotten => return Err(ReplayError::Header { segment }),
+                FirstBlock::Rotten | FirstBlock::Header(_) => {}
                 &FirstBlock::Format(found) => {
                     return Err(ReplayError::Format {
                         segment,
@@ -217,165 +259,256 @@ impl Replay {
                         supported: FORMAT,
                     });
                 }
-                FirstBlock::Header(header) => {
-                    self.check_header(segment, header)?;
-                    let end = wanted.map_or(self.options.segment_bytes, |link| link.end);
-                    wanted = header.previous;
-                    self.chain.push((*header, end));
-                }
             }
+            self.parts.push(part);
         }
-        if let Some(link) = wanted {
-            let needed_by = self.chain[self.chain.len() - 1].0.id;
-            return Err(ReplayError::Missing {
-                missing: link.segment,
-                needed_by,
-            });
+        self.parts.reverse();
+        if wanted.is_some() || !linked && !self.parts.is_empty() {
+            // Nothing is known of what was before the first segment that is there.
+            self.lost_from = Some(FlushNumber::ZERO.next());
         }
-        self.chain.reverse();
         Ok(())
     }
 
-    fn check_header(&self, segment: SegmentId, header: &SegmentHeader) -> Result<(), ReplayError> {
-        if header.id != segment {
-            return Err(ReplayError::Header { segment });
+    fn check_instance(&self, header: &SegmentHeader) -> Result<(), ReplayError> {
+        if header.instance == self.options.instance {
+            return Ok(());
         }
-        if header.instance != self.options.instance {
-            let (found, expected) = (header.instance, self.options.instance);
-            return Err(ReplayError::Instance {
-                segment,
-                found,
-                expected,
-            });
-        }
-        Ok(())
+        Err(ReplayError::Instance {
+            segment: header.id,
+            found: header.instance,
+            expected: self.options.instance,
+        })
     }
 
     /// The segment to give next.
     pub fn next_segment(&self) -> Option<SegmentId> {
-        let unwritten = || self.unwritten.get(self.given - self.chain.len()).copied();
-        self.chain
-            .get(self.given)
-            .map_or_else(unwritten, |(header, _)| Some(header.id))
+        self.parts.get(self.given).map(|part| part.id)
     }
 
     /// Takes the bytes of the segment that [`Replay::next_segment`] named; a file that is too short
     /// counts as ending in zeroes.
     pub fn segment(&mut self, bytes: &[u8]) -> Result<(), ReplayError> {
-        let segment = self
-            .next_segment()
-            .expect("only segments that were asked for are given");
-        let position = self.given;
-        self.given += 1;
+        let part = self.given;
+        assert!(
+            part < self.parts.len(),
+            "only segments that were asked for are given"
+        );
         let whole = bytes.len() - bytes.len() % BLOCK;
-        let bytes = &bytes[..whole];
-        let Some(&(header, end)) = self.chain.get(position) else {
-            return self.witness_unwritten(segment, bytes);
-        };
-        let end = usize::try_from(end).unwrap_or(usize::MAX).min(bytes.len());
-        let mut offset = BLOCK;
-        if self.cut.is_none() {
-            if header.first_flush != self.number.next() {
-                let (previous, found) = (self.number, header.first_flush);
-                return Err(ReplayError::Sequence {
-                    segment,
-                    offset: 0,
-                    previous,
-                    found,
-                });
-            }
-            offset = self.follow(segment, &bytes[..end])?;
-        }
-        self.witness(segment, &bytes[..end], offset)
-    }
-
-    /// Follows the flushes of a segment; returns where it stopped.
-    fn follow(&mut self, segment: SegmentId, bytes: &[u8]) -> Result<usize, ReplayError> {
-        let mut offset = BLOCK;
-        while offset < bytes.len() {
-            let number = self.number.next();
-            let cut = |torn| Cut {
-                segment,
-                offset: offset as u64,
-                number,
-                torn,
-            };
-            let rot = ReplayError::Rot {
-                segment,
-                offset: offset as u64,
-                number,
-            };
-            let header = match FlushHeader::decode(&bytes[offset..]) {
-                Start::Unwritten => {
-                    self.cut = Some(cut(false));
-                    return Ok(offset + BLOCK);
-                }
-                Start::Rotten => return Err(rot),
-                Start::Header(header) => header,
-            };
-            let length = header.blocks as usize * BLOCK;
-            if header.generation != segment || header.instance != self.options.instance {
-                return Err(rot);
-            }
-            if header.number != number {
-                let (previous, found) = (self.number, header.number);
-                let offset = offset as u64;
-                return Err(ReplayError::Sequence {
-                    segment,
-                    offset,
-                    previous,
-                    found,
-                });
-            }
-            let Some(flush) = bytes.get(offset..offset + length) else {
-                return Err(rot);
-            };
-            match header.check(flush) {
-                Body::Sound => {}
-                Body::Rotten { .. } => return Err(rot),
-                Body::Torn { .. } => {
-                    self.cut = Some(cut(true));
-                    return Ok(offset + length);
+        let end = usize::try_from(self.parts[part].end).unwrap_or(usize::MAX);
+        let bytes = &bytes[..whole.min(end)];
+        match self.stage {
+            Stage::Look(stop) => {
+                self.look(part, bytes);
+                self.given += 1;
+                if self.given == self.parts.len() {
+                    self.judge(stop);
                 }
             }
-            self.take(&header, flush, segment, offset)?;
-            self.number = number;
-            offset += length;
-        }
-        Ok(offset)
-    }
-
-    /// Looks behind a cut for a flush that knew the missing one durable.
-    fn witness(&self, segment: SegmentId, bytes: &[u8], from: usize) -> Result<(), ReplayError> {
-        let Some(cut) = self.cut else { return Ok(()) };
-        for header in flushes_of(segment, self.options.instance, bytes, from) {
-            if header.durable >= cut.number {
-                let Cut {
-                    segment,
-                    offset,
-                    number,
-                    ..
-                } = cut;
-                return Err(ReplayError::Rot {
-                    segment,
-                    offset,
-                    number,
-                });
+            Stage::Follow(offset) => {
+                let offset = if offset == BLOCK {
+                    match self.enter(part) {
+                        Ok(()) => self.follow(part, bytes, offset)?,
+                        Err(stop) => Some(stop),
+                    }
+                } else {
+                    self.follow(part, bytes, offset)?
+                };
+                match offset {
+                    None => {
+                        self.given += 1;
+                        self.stage = Stage::Follow(BLOCK);
+                    }
+                    Some(stop) => self.stop(stop, bytes),
+                }
             }
         }
         Ok(())
     }
 
-    /// A segment without a header, and those that continue it, were never acknowledged, unless their
-    /// own flushes say otherwise.
-    fn witness_unwritten(&self, segment: SegmentId, bytes: &[u8]) -> Result<(), ReplayError> {
-        self.witness(segment, bytes, BLOCK)?;
-        let missing = self.number.next();
-        let mut flushes = flushes_of(segment, self.options.instance, bytes, BLOCK);
-        match flushes.find(|header| header.durable >= missing) {
-            Some(_) => Err(ReplayError::Header { segment }),
-            None => Ok(()),
+    /// Compares the header of a segment with the flushes before it.
+    fn enter(&mut self, part: usize) -> Result<(), Stop> {
+        let Part {
+            first_flush,
+            unwritten,
+            ..
+        } = self.parts[part];
+        let expected = self.number.next();
+        match first_flush {
+            Some(first) if first > expected => {
+                self.lose(part, BLOCK, expected, Some(first));
+                self.number = FlushNumber::from_raw(first.to_raw() - 1);
+                Ok(())
+            }
+            Some(first) if first == expected => Ok(()),
+            // Rotten, unwritten, or of a history that was cut off: its flushes must tell.
+            _ => Err(Stop {
+                part,
+                offset: BLOCK,
+                rotten: !unwritten,
+                itself: true,
+                torn: false,
+            }),
         }
+    }
+
+    /// Follows the flushes of a segment from an offset on; says where one is not whole.
+    fn follow(
+        &mut self,
+        part: usize,
+        bytes: &[u8],
+        from: usize,
+    ) -> Result<Option<Stop>, ReplayError> {
+        let segment = self.parts[part].id;
+        let mut offset = from;
+        while offset < bytes.len() {
+            let stop = |rotten, torn| Stop {
+                part,
+                offset,
+                rotten,
+                itself: false,
+                torn,
+            };
+            let header = match FlushHeader::decode(&bytes[offset..]) {
+                Start::Unwritten => return Ok(Some(stop(false, false))),
+                Start::Rotten => return Ok(Some(stop(true, true))),
+                Start::Header(header) => header,
+            };
+            let length = header.blocks as usize * BLOCK;
+            let ours = header.generation == segment
+                && header.instance == self.options.instance
+                && header.number > self.number;
+            let flush = bytes.get(offset..offset + length).filter(|_| ours);
+            let Some(flush) = flush else {
+                return Ok(Some(stop(true, true)));
+            };
+            match header.check(flush) {
+                Body::Sound => {}
+                Body::Rotten { .. } => return Ok(Some(stop(true, true))),
+                Body::Torn { .. } => return Ok(Some(stop(false, true))),
+            }
+            if header.number > self.number.next() {
+                self.lose(part, offset, self.number.next(), Some(header.number));
+            }
+            self.take(&header, flush, segment, offset)?;
+            self.number = header.number;
+            offset += length;
+            self.end = Some(Link {
+                segment,
+                end: offset as u64,
+            });
+        }
+        Ok(None)
+    }
+
+    /// A flush is not whole: looks at all that follows before judging it.
+    fn stop(&mut self, stop: Stop, bytes: &[u8]) {
+        if self.sightings.is_none() {
+            self.sightings = Some(Vec::new());
+            self.look(stop.part, bytes);
+            if stop.part + 1 < self.parts.len() {
+                self.given = stop.part + 1;
+                self.stage = Stage::Look(stop);
+                return;
+            }
+        }
+        self.judge(stop);
+    }
+
+    fn look(&mut self, part: usize, bytes: &[u8]) {
+        let segment = self.parts[part].id;
+        let found = flushes_of(segment, self.options.instance, bytes);
+        let found = found.map(|(offset, header)| Sighting {
+            part,
+            offset,
+            number: header.number,
+            durable: header.durable,
+        });
+        self.sightings
+            .as_mut()
+            .expect("looking has begun")
+            .extend(found);
+    }
+
+    /// Decides about the flush that is not whole, and where to go on.
+    fn judge(&mut self, stop: Stop) {
+        let expected = self.number.next();
+        let place = (stop.part, stop.offset);
+        let sightings = self.sightings.as_deref().unwrap_or_default();
+        let later = sightings.iter().filter(|sighting| {
+            let from = (sighting.part, sighting.offset);
+            let itself = stop.itself && from == place;
+            from > place && sighting.number >= expected || itself
+        });
+        // Wherever it stands now, it was written after this one was durable.
+        let proven = sightings
+            .iter()
+            .any(|sighting| sighting.durable >= expected);
+        let segment = self.parts[stop.part].id;
+        let rotten = stop.rotten || self.displaced == Some(expected);
+        if !(proven || rotten) {
+            self.cut = Some(Cut {
+                segment,
+                offset: stop.offset as u64,
+                number: expected,
+                torn: stop.torn,
+            });
+            self.given = self.parts.len();
+            return;
+        }
+        let next = later.min_by_key(|sighting| (sighting.part, sighting.offset));
+        let Some(&next) = next else {
+            // The end of the log: whatever was here is lost.
+            self.lose(stop.part, stop.offset, expected, None);
+            self.number = expected;
+            self.given = self.parts.len();
+            return;
+        };
+        if next.number > expected {
+            self.lose(stop.part, stop.offset, expected, Some(next.number));
+        } else if next.number < expected {
+            // What was followed was history that had been cut off.
+            self.lose(stop.part, stop.offset, expected, Some(next.number));
+            self.forget();
+        }
+        self.displaced = rotten.then_some(next.number);
+        self.number = FlushNumber::from_raw(next.number.to_raw() - 1);
+        self.given = next.part;
+        self.stage = Stage::Follow(next.offset);
+        if next.offset == BLOCK {
+            // Its segment's header was judged already.
+            self.parts[next.part].first_flush = Some(next.number);
+            self.parts[next.part].unwritten = false;
+        }
+    }
+
+    fn lose(&mut self, part: usize, offset: usize, first: FlushNumber, next: Option<FlushNumber>) {
+        self.lost_from.get_or_insert(first);
+        self.lost.push(Lost {
+            segment: self.parts[part].id,
+            offset: offset as u64,
+            first,
+            next,
+        });
+    }
+
+    /// Flushes were lost that nothing names.
+    fn forget(&mut self) {
+        self.unnamed = true;
+        for history in self.groups.values_mut() {
+            history.lose_unnamed();
+        }
+    }
+
+    fn history(&mut self, group: GroupId) -> &mut History {
+        let unnamed = self.unnamed;
+        self.groups.entry(group).or_insert_with(|| {
+            let mut history = History::default();
+            if unnamed {
+                history.lose_unnamed();
+            }
+            history
+        })
     }
 
     /// Takes the records of a flush that passed its check.
@@ -386,60 +519,61 @@ impl Replay {
         segment: SegmentId,
         offset: usize,
     ) -> Result<(), ReplayError> {
-        let body = header.body(flush);
+        let lost_from = self.lost_from.take();
+        if lost_from.is_some_and(|first| first.next() < header.number || !header.names) {
+            self.forget();
+        }
         let body_start = offset + header.body_offset();
-        let mut at = 0;
-        for position in 0..header.records + header.copies {
-            if position == header.records {
-                at = header.copies_at as usize;
-            }
+        let records = records_of(header, flush).map(|(at, decoded)| {
             let place = body_start + at;
-            let offset = place as u64;
-            let (record, bytes) =
-                decode_record(body.get(at..).unwrap_or_default()).map_err(|error| {
-                    ReplayError::Record {
-                        segment,
-                        offset,
-                        error,
-                    }
-                })?;
-            at += bytes;
+            let (record, bytes, echo) = decoded.map_err(|error| ReplayError::Record {
+                segment,
+                offset: place as u64,
+                error,
+            })?;
             let location = Location {
                 segment,
                 offset: u32::try_from(place).expect("segments are below 4 GiB"),
                 bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
             };
+            Ok((record, location, echo))
+        });
+        let records = records.collect::<Result<Vec<_>, _>>()?;
+        let (echoes, own): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, _, echo)| *echo);
+        let echoes = echoes.into_iter().filter(|_| lost_from.is_some());
+        for (record, location, _) in echoes.chain(own) {
             self.record(record, location)?;
         }
         Ok(())
     }
 
-    fn record(&mut self, record: Record, location: Location) -> Result<(), ReplayError> {
+    fn record(&mut self, record: Record, at: Location) -> Result<(), ReplayError> {
+        let cache_bytes = self.cache_bytes;
         match record {
-            Record::Entry { group, entry } | Record::Patch { group, entry } => {
-                let log = self.groups.entry(group).or_default();
+            Record::Entry { group, entry } => {
                 let index = entry.index;
-                if index > log.log.last.next() || index <= log.log.floor.0 {
-                    return Err(ReplayError::Gap {
-                        segment: location.segment,
-                        offset: u64::from(location.offset),
-                        group,
-                        previous: log.log.last,
-                        found: index,
-                    });
-                }
-                log.put(entry, self.cache_bytes);
-                self.index.put(group, index, location);
+                let put = self.history(group).put(entry, at, cache_bytes);
+                put.map_err(|gap| gap_error(&gap, group, index, at))?;
             }
-            Record::HardState { group, state } => {
-                self.groups.entry(group).or_default().log.hard_state = state;
+            Record::Patch { group, entry } => {
+                let index = entry.index;
+                let put = self.history(group).patch(entry, at, cache_bytes);
+                put.map_err(|gap| gap_error(&gap, group, index, at))?;
             }
-            Record::Floor { group, index, term } => {
-                let log = &mut self.groups.entry(group).or_default().log;
-                log.floor = (index, term);
-                log.last = log.last.max(index);
-            }
-            Record::Damaged { .. } | Record::Intact { .. } => {}
+            Record::HardState { group, state } => self.history(group).hard_state(state),
+            Record::Floor { group, index, term } => self.history(group).floor(index, term),
+            Record::Contents {
+                group,
+                first,
+                last,
+                term,
+            } => self.history(group).lose(first, last, term),
+            Record::Damaged {
+                group,
+                claim,
+                promises_lost,
+            } => self.history(group).damaged(claim, promises_lost),
+            Record::Intact { group, .. } => self.history(group).intact(),
         }
         Ok(())
     }
@@ -447,97 +581,101 @@ impl Replay {
     /// Ends the replay once every segment was given.
     pub fn finish(mut self) -> Recovered {
         assert!(self.next_segment().is_none(), "not every segment was given");
-        let last = self.chain.last();
-        let end = match self.cut {
-            Some(cut) => Some(Link {
+        if self.lost_from.is_some() && !self.lost.is_empty() {
+            self.forget();
+        }
+        let end = match (self.cut, self.lost.last()) {
+            (Some(cut), _) => Some(Link {
                 segment: cut.segment,
                 end: cut.offset,
             }),
-            None => last.map(|(header, end)| Link {
-                segment: header.id,
-                end: *end,
+            // What was lost at the end must be missed at the next start, too.
+            (None, Some(lost)) if lost.next.is_none() => Some(Link {
+                segment: lost.segment,
+                end: lost.offset,
             }),
+            (None, _) => self.end,
         };
         // What lies behind a cut is no longer part of the log.
         let unsynced = end.map(|link| link.segment).into_iter().collect();
         let alive = |segment: SegmentId| end.is_some_and(|link| segment <= link.segment);
-        let behind = self
-            .chain
-            .iter()
-            .map(|(header, _)| header.id)
-            .filter(|&id| !alive(id));
-        self.dead
-            .extend(behind.chain(self.unwritten.iter().copied()));
-        let writer = Writer::new(
-            self.options,
-            end,
-            self.newest.next(),
-            self.number,
-            self.index,
-        );
-        let finish = |(id, group): (GroupId, Group)| (id, group.finish());
-        let groups = self.groups.into_iter().map(finish).collect();
+        let behind = self.parts.iter().map(|part| part.id);
+        self.dead.extend(behind.filter(|&id| !alive(id)));
+        let mut index = Index::default();
+        let mut groups = BTreeMap::new();
+        for (group, history) in self.groups {
+            let (log, places) = history.finish();
+            for (position, location) in places {
+                index.put(group, position, location);
+            }
+            groups.insert(group, log);
+        }
+        let nothing_known = Damage {
+            claim: Some(Claim {
+                index: None,
+                term: Term::ZERO,
+            }),
+            promises_lost: true,
+            ..Damage::default()
+        };
+        let writer = Writer::new(self.options, end, self.newest.next(), self.number, index);
         Recovered {
             groups,
             writer,
             dead: self.dead,
             unsynced,
             cut: self.cut.filter(|cut| cut.torn),
+            lost: self.lost,
+            unmentioned: RecoveredLog {
+                damage: self.unnamed.then_some(nothing_known),
+                ..RecoveredLog::default()
+            },
         }
     }
 }
 
-impl Group {
-    /// Takes an entry; those at its index and above are replaced.
-    fn put(&mut self, entry: Entry, cache_bytes: usize) {
-        let log = &mut self.log;
-        while self
-            .tail
-            .back()
-            .is_some_and(|newest| newest.index >= entry.index)
-        {
-            let dropped = self.tail.pop_back().expect("just seen");
-            self.tail_bytes -= dropped.payload.len();
-        }
-        while log
-            .terms
-            .last()
-            .is_some_and(|&(first, _)| first >= entry.index)
-        {
-            log.terms.pop();
-        }
-        if log.terms.last().is_none_or(|&(_, term)| term != entry.term) {
-            log.terms.push((entry.index, entry.term));
-        }
-        log.last = entry.index;
-        self.tail_bytes += entry.payload.len();
-        self.tail.push_back(entry);
-        while self.tail_bytes > cache_bytes && self.tail.len() > 1 {
-            let oldest = self.tail.pop_front().expect("just seen");
-            self.tail_bytes -= oldest.payload.len();
-        }
-    }
-
-    fn finish(self) -> RecoveredLog {
-        let mut log = self.log;
-        log.tail = self.tail.into();
-        // The commit may have been written in a flush whose entries came in an earlier one.
-        log.hard_state.commit = log.hard_state.commit.min(log.last);
-        log
+fn gap_error(gap: &Gap, group: GroupId, found: LogIndex, at: Location) -> ReplayError {
+    ReplayError::Gap {
+        segment: at.segment,
+        offset: u64::from(at.offset),
+        group,
+        previous: gap.previous,
+        found,
     }
 }
 
-/// The headers of flushes in a segment, from an offset on, wherever a block starts with one.
+/// The records of a flush: where each lies in the body, and what it is, its bytes and whether it is
+/// an echo.
+fn records_of<'a>(
+    header: &'a FlushHeader,
+    flush: &'a [u8],
+) -> impl Iterator<Item = (usize, Result<(Record, usize, bool), RecordError>)> + 'a {
+    let body = header.body(flush);
+    let mut at = 0;
+    (0..header.records + header.copies).map_while(move |position| {
+        if position == header.records {
+            at = header.copies_at as usize;
+        }
+        let place = at;
+        let bytes = body.get(at..).unwrap_or_default();
+        let decoded = decode_record(bytes).map(|(record, length)| {
+            at += length;
+            (record, length, is_echo(bytes))
+        });
+        Some((place, decoded))
+    })
+}
+
+/// The headers of flushes in a segment and their offsets, wherever a block starts with one.
 fn flushes_of(
     segment: SegmentId,
     instance: u64,
     bytes: &[u8],
-    from: usize,
-) -> impl Iterator<Item = FlushHeader> {
-    let blocks = bytes.get(from..).unwrap_or_default().chunks_exact(BLOCK);
-    blocks.filter_map(move |block| match FlushHeader::decode(block) {
+) -> impl Iterator<Item = (usize, FlushHeader)> {
+    let blocks = bytes.chunks_exact(BLOCK).zip((0..).step_by(BLOCK));
+    blocks.filter_map(move |(block, offset)| match FlushHeader::decode(block) {
         Start::Header(header) if header.generation == segment && header.instance == instance => {
-            Some(header)
+            Some((offset, header))
         }
         _ => None,
     })

@@ -7,7 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, decode_record};
+use crate::codec::{RecordError, decode_record, is_echo};
 use crate::flush::{Body, FlushHeader, Start};
 use crate::segment::{BLOCK, FORMAT, FirstBlock, SECTOR, SegmentHeader};
 use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
@@ -517,10 +517,13 @@ impl Survey {
         let mut at = 0;
         for _ in 0..header.records {
             let place = (start + at) as u64;
-            match decode_record(body.get(at..).unwrap_or_default()) {
+            let rest = body.get(at..).unwrap_or_default();
+            match decode_record(rest) {
                 Ok((record, bytes)) => {
                     at += bytes;
-                    self.record(record, segment, place);
+                    if !is_echo(rest) {
+                        self.record(record, segment, place);
+                    }
                 }
                 Err(error) => {
                     self.found.flaws.push(Flaw::Record {
@@ -555,6 +558,8 @@ impl Survey {
             Record::Damaged { group, claim, .. } => {
                 groups.entry(group).or_default().claim = claim;
             }
+            // Only echoes say this.
+            Record::Contents { .. } => {}
             Record::Intact { group, .. } => {
                 let group = groups.entry(group).or_default();
                 group.claim = None;

@@ -34,6 +34,7 @@ pub struct Placement {
     blocks: usize,
     copies: Option<usize>,
     body_bytes: usize,
+    names: bool,
 }
 
 /// Lays out the flushes of one log. Pure arithmetic: the caller writes.
@@ -50,6 +51,10 @@ pub struct Writer {
     /// Durable before one that was placed earlier.
     early: BTreeSet<FlushNumber>,
     index: Index,
+    /// What the newest flush must be remembered for if it is lost.
+    newest: Vec<Record>,
+    /// What each flush under way repeats of the one before it.
+    echoes: BTreeMap<FlushNumber, Vec<Record>>,
     /// Term and vote as last written, per group.
     promises: BTreeMap<GroupId, (Term, Option<ReplicaId>)>,
 }
@@ -83,6 +88,8 @@ impl Writer {
             durable,
             early: BTreeSet::new(),
             index,
+            newest: Vec::new(),
+            echoes: BTreeMap::new(),
             promises: BTreeMap::new(),
         }
     }
@@ -110,7 +117,8 @@ impl Writer {
     /// If the numbers do not follow each other, or the flush does not fit a segment.
     pub fn place(&mut self, number: FlushNumber, records: &[Record]) -> Placement {
         assert_eq!(number, self.next_flush(), "flushes are placed in order");
-        let records_bytes: usize = records.iter().map(record_bytes).sum();
+        let echo = core::mem::take(&mut self.newest);
+        let records_bytes: usize = records.iter().chain(&echo).map(record_bytes).sum();
         let (blocks, copies, body_bytes) = self.size(records, records_bytes);
         let opens_segment = self.sealed
             || self
@@ -128,6 +136,7 @@ impl Writer {
             blocks,
             copies,
             body_bytes,
+            names: !self.sealed,
         };
         if opens_segment {
             placement.bytes += BLOCK;
@@ -147,6 +156,7 @@ impl Writer {
             end,
         });
         self.placed = number;
+        self.echoes.insert(number, echo);
         self.remember(&placement, records);
         placement
     }
@@ -188,13 +198,45 @@ impl Writer {
                         bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
                     };
                     self.index.put(*group, entry.index, location);
+                    // A patch that is lost leaves the gap that it was to fill.
+                    if matches!(record, Record::Entry { .. }) {
+                        self.name(*group, entry.index, entry.term);
+                    }
                 }
                 Record::HardState { group, state } => {
-                    self.promises.insert(*group, (state.term, state.vote));
+                    let promise = (state.term, state.vote);
+                    if self.promises.insert(*group, promise) != Some(promise) {
+                        self.newest.push(record.clone());
+                    }
                 }
-                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {}
+                Record::Contents { .. } => {}
+                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {
+                    self.newest.push(record.clone());
+                }
             }
             offset += bytes as u64;
+        }
+    }
+
+    /// Notes that the newest flush holds an entry.
+    fn name(&mut self, named: GroupId, index: LogIndex, entry_term: Term) {
+        match self.newest.last_mut() {
+            // The entries of a group stand together.
+            Some(Record::Contents {
+                group,
+                first,
+                last,
+                term,
+            }) if *group == named => {
+                *first = index.min(*first);
+                (*last, *term) = (index, entry_term);
+            }
+            _ => self.newest.push(Record::Contents {
+                group: named,
+                first: index,
+                last: index,
+                term: entry_term,
+            }),
         }
     }
 
@@ -221,14 +263,19 @@ impl Writer {
         let body = &mut flush[head_sectors(placement.blocks) * SECTOR..];
         let mut at = 0;
         for record in in_layout(records) {
-            at += encode_record(record, &mut body[at..]);
+            at += encode_record(record, false, &mut body[at..]);
+        }
+        let echo = self.echoes.get(&placement.number);
+        let echo = echo.expect("a flush is encoded before it is written");
+        for record in echo {
+            at += encode_record(record, true, &mut body[at..]);
         }
         let mut copies = 0;
         if let Some(copies_at) = placement.copies {
             body[at..copies_at].fill(0);
             at = copies_at;
             for record in records.iter().filter(|record| is_hard_state(record)) {
-                at += encode_record(record, &mut body[at..]);
+                at += encode_record(record, false, &mut body[at..]);
                 copies += 1;
             }
         }
@@ -238,7 +285,7 @@ impl Writer {
         );
         let header = FlushHeader {
             generation: placement.segment,
-            records: u32::try_from(records.len()).expect("a flush has few records"),
+            records: u32::try_from(records.len() + echo.len()).expect("a flush has few records"),
             number: placement.number,
             durable: placement.durable,
             body_bytes: u32::try_from(at).expect("segments are below 4 GiB"),
@@ -246,6 +293,7 @@ impl Writer {
             instance: self.options.instance,
             copies,
             copies_at: u32::try_from(placement.copies.unwrap_or(0)).expect("as above"),
+            names: placement.names,
         };
         header.seal(flush);
     }
@@ -263,7 +311,9 @@ impl Writer {
             self.early.pop_first();
             self.durable = self.durable.next();
         }
-        self.durable
+        let durable = self.durable;
+        self.echoes.retain(|&number, _| number > durable);
+        durable
     }
 
     /// Where the record of an entry lies.

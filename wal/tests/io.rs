@@ -8,10 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::LocalExecutorBuilder;
-use wal::io::{DataDirectory, DirectoryError, Identity, Log, LogError};
+use wal::io::{DataDirectory, DirectoryError, Identity, Log};
 use wal::{
-    Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record,
-    ReplayError, Term,
+    Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record, Term,
 };
 
 const OPTIONS: Options = Options {
@@ -110,7 +109,7 @@ fn what_was_appended_is_there_after_reopening_and_can_be_read() {
 }
 
 #[test]
-fn a_log_that_rotted_is_not_opened() {
+fn a_log_that_rotted_is_opened_and_says_what_it_lost() {
     let scratch = Scratch::new("rot");
     let path = scratch.0.join("shard-0");
     let opened = path.clone();
@@ -120,11 +119,19 @@ fn a_log_that_rotted_is_not_opened() {
         log.close().await;
     });
     damage(&path.join("00000001.seg"), 5 * 4096 + 700);
-    let error = run(async move { Log::open(&path, OPTIONS, 0).await.map(|_| ()).unwrap_err() });
-    let LogError::Replay(ReplayError::Rot { .. }) = &error else {
-        panic!("{error}")
+    let found = run(async move {
+        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        log.close().await;
+        found
+    });
+    let [lost] = &found.lost[..] else {
+        panic!("{:?}", found.lost)
     };
-    assert!(error.to_string().contains("segment 00000001 @"), "{error}");
+    assert_eq!((lost.segment.to_raw(), lost.offset % 4096), (1, 0));
+    let log = &found.groups[&GROUP];
+    let damage = log.damage.as_ref().expect("entries are missing");
+    let claim = damage.claim.expect("it names them");
+    assert!(damage.named && claim.index > Some(log.last), "{damage:?}");
 }
 
 fn damage(file: &Path, at: usize) {

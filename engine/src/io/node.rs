@@ -375,6 +375,17 @@ async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Exec
             flush = cut.number.to_raw(),
         );
     }
+    for lost in &recovered.lost {
+        tracing::warn!(
+            event = "log.lost",
+            shard = index,
+            segment = %lost.segment,
+            offset = lost.offset,
+            first_flush = lost.first.to_raw(),
+            next_flush = lost.next.map(|flush| flush.to_raw()),
+            "the disk lost flushes that had been durable: what they held is fetched from the peers",
+        );
+    }
     let groups = config
         .groups_of_shard(index)
         .map(|group| {
@@ -384,7 +395,7 @@ async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Exec
                 members: config.members(),
                 slots: config.slots_of_group(group),
                 preferred: Some(config.preferred_leader(group)),
-                recovered: found.unwrap_or_default(),
+                recovered: found.unwrap_or_else(|| recovered.unmentioned.clone()),
             }
         })
         .collect();

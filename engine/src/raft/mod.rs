@@ -335,7 +335,9 @@ impl Raft {
                 self.hear_leader(from);
                 // The leader names only what this replica has acknowledged in this term: it is
                 // durable here, even if a restart forgot who vouched for it.
-                self.verified = self.verified.max(commit.min(self.log.last_index()));
+                if !self.may_be_stale() {
+                    self.verified = self.verified.max(commit.min(self.log.last_index()));
+                }
                 self.advance_commit(commit.min(self.verified));
                 let disk = self.disk;
                 out.push((from, Message::HeartbeatAck { term, round, disk }));

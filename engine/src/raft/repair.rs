@@ -36,6 +36,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Repair {
     claim: Option<Claim>,
+    /// What is lost is not known: it may have replaced entries that are still there.
+    stale: bool,
     /// The claim is the end of the log that the spares belong to.
     named: bool,
     /// The last entry of each gap, as far as known.
@@ -91,6 +93,7 @@ impl Raft {
         );
         self.repair = Some(Repair {
             claim,
+            stale: claim.is_some_and(|claim| claim.index.is_none()),
             named,
             gap_ends: gap_ends.into(),
             spares: spares.into(),
@@ -111,6 +114,11 @@ impl Raft {
     /// The newest entry of a damaged replica: what its log has to reach.
     pub fn claim(&self) -> Option<Claim> {
         self.repair.as_ref()?.claim
+    }
+
+    /// Whether entries behind the commit may be such as had been replaced before the damage.
+    pub(super) fn may_be_stale(&self) -> bool {
+        self.repair.as_ref().is_some_and(|repair| repair.stale)
     }
 
     /// Whether it may have forgotten a term or a vote.
@@ -147,10 +155,15 @@ impl Raft {
 
     fn ask(&self, to: ReplicaId, out: &mut Outbox) {
         let Some(repair) = &self.repair else { return };
+        let after = if repair.stale {
+            self.commit.max(self.verified)
+        } else {
+            self.log.last_index()
+        };
         let question = Message::Repair {
             term: self.term,
-            after: self.log.last_index(),
-            after_term: self.log.last_term(),
+            after,
+            after_term: self.log.term(after).unwrap_or_default(),
             held: repair.held(self.log.last_index()).map(|(held, _)| held),
         };
         out.push((to, question));
@@ -409,7 +422,7 @@ impl Raft {
             self.become_follower(newest, None);
         }
         // A vote for itself, which it never asks anyone to count, gives this term to nobody.
-        self.vote = Some(self.id);
+        self.vote = self.vote.or(Some(self.id));
         let repair = self.repair.as_mut().expect("just seen");
         repair.terms = None;
         if let Some(claim) = &mut repair.claim

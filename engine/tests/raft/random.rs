@@ -30,6 +30,7 @@ struct Provoked {
     fetches: usize,
     holes: usize,
     lost_tails: usize,
+    stale_tails: usize,
     lost_promises: usize,
     repairs: usize,
 }
@@ -99,6 +100,7 @@ fn random_histories_keep_every_promise() {
         fetches,
         holes,
         lost_tails,
+        stale_tails,
         lost_promises,
         repairs,
     } = total;
@@ -113,6 +115,7 @@ fn random_histories_keep_every_promise() {
         assert!(fetches > 100, "{fetches} fetches");
         assert!(holes > 100, "{holes} holes");
         assert!(lost_tails > 50, "{lost_tails} lost tails");
+        assert!(stale_tails > 5, "{stale_tails} stale tails");
         assert!(lost_promises > 50, "{lost_promises} lost promises");
         assert!(repairs > 200, "{repairs} repairs");
     }
@@ -346,8 +349,11 @@ impl History {
         let grave = voters.len() >= 3 && is_voter && !others().any(damaged);
         match self.below(4) {
             0 if grave => {
-                self.replicas[at].disk.hard_state = self.older[at];
-                self.replicas[at].disk.rot.promises = true;
+                let disk = &mut self.replicas[at].disk;
+                let commit = self.older[at].commit.min(disk.hard_state.commit);
+                disk.hard_state = self.older[at];
+                disk.hard_state.commit = commit;
+                disk.rot.promises = true;
                 self.provoked.lost_promises += 1;
             }
             1 if grave => {
@@ -358,6 +364,20 @@ impl History {
                 let end = LogIndex::from_raw(disk.entries.len() as u64);
                 disk.rot.holes.split_off(&end.next());
                 disk.rot.tail = true;
+                // What the lost entries had replaced comes to light again.
+                let from = disk.replaced.first().map_or(usize::MAX, |entry| {
+                    usize::try_from(entry.index.to_raw()).expect("small") - 1
+                });
+                let stale = from < entries.len()
+                    && from >= entries.len() - copied
+                    && disk.rot.holes.is_empty();
+                if stale {
+                    disk.entries = entries[..from].to_vec();
+                    disk.entries.append(&mut disk.replaced);
+                    let settled = LogIndex::from_raw(from as u64);
+                    disk.hard_state.commit = disk.hard_state.commit.min(settled);
+                    self.provoked.stale_tails += 1;
+                }
                 self.provoked.lost_tails += 1;
             }
             _ if !entries.is_empty() => {
@@ -623,6 +643,7 @@ impl Provoked {
         self.fetches += other.fetches;
         self.holes += other.holes;
         self.lost_tails += other.lost_tails;
+        self.stale_tails += other.stale_tails;
         self.lost_promises += other.lost_promises;
         self.repairs += other.repairs;
     }

@@ -25,6 +25,8 @@ pub(crate) struct Disk {
     pub(crate) hard_state: HardState,
     pub(crate) entries: Vec<Entry>,
     pub(crate) rot: Rot,
+    /// What entries written last replaced.
+    pub(crate) replaced: Vec<Entry>,
 }
 
 /// What of a disk is no longer readable.
@@ -68,6 +70,7 @@ impl Disk {
             },
             entries: terms.iter().enumerate().map(entry).collect(),
             rot: Rot::default(),
+            replaced: Vec::new(),
         }
     }
 
@@ -98,7 +101,10 @@ impl Disk {
                 self.entries[at] = entry;
                 continue;
             }
-            self.entries.truncate(at);
+            let replaced = self.entries.split_off(at);
+            if !replaced.is_empty() {
+                self.replaced = replaced;
+            }
             self.rot.holes.split_off(&entry.index);
             self.entries.push(entry);
         }

@@ -302,16 +302,14 @@ impl Cluster {
             return Ok(());
         }
         let rot = self.rot(node);
-        let mut found = self.nodes[node].start(&self.plan, self.seed, self.now);
+        let (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
         if let Some(place) = rot {
-            // Whoever runs the node puts the disk in order. What was read must be right by itself.
-            self.nodes[node].disk.flip(place);
-            if found.is_err() {
-                self.counters.rotten_disks += 1;
-                found = self.nodes[node].start(&self.plan, self.seed, self.now);
+            self.counters.rotten_disks += u64::from(!damaged.is_empty());
+            if damaged.is_empty() {
+                // What did no harm now must not add to what rots later.
+                self.nodes[node].disk.flip(place);
             }
         }
-        let found = found?;
         self.tell(|_| {
             let groups = found.iter().map(|(group, (state, terms))| {
                 format!("{group}: {} entries, {state:?}", terms.len())
@@ -323,15 +321,23 @@ impl Cluster {
             )
         });
         self.counters.restarts += u64::from(self.nodes[node].life > 1);
-        self.oracle.recovered(node, &found)?;
+        self.oracle.recovered(node, &found, &damaged)?;
         self.arrive(node, Arrival::Wake);
         self.make_room(node);
         Ok(())
     }
 
-    /// Sometimes flips a bit of the disk of a node that was down.
+    /// Sometimes flips a bit of the disk of a node that was down, while all others are sound: of each
+    /// entry a copy stays.
     fn rot(&mut self, node: usize) -> Option<(SegmentId, usize, u8)> {
         if !self.plan.has(Fault::Rot) || self.nodes[node].life == 0 {
+            return None;
+        }
+        let mut others = self.nodes.iter().enumerate();
+        let under_repair = |(other, found): (usize, &Node)| {
+            other != node && (found.is_damaged() || self.oracle.is_damaged(other))
+        };
+        if others.any(under_repair) {
             return None;
         }
         let share = if self.counters.rotten_disks == 0 {
@@ -678,6 +684,7 @@ fn describe_record(record: &wal::Record) -> String {
         }
         wal::Record::Floor { group, index, .. } => format!("{group}: floor {index}"),
         wal::Record::Intact { group, index, .. } => format!("{group}: intact {index}"),
+        wal::Record::Contents { group, last, .. } => format!("{group}: up to {last} before"),
         wal::Record::Damaged { group, .. } => format!("{group}: damaged"),
     }
 }

@@ -147,18 +147,35 @@ impl Node {
         }
     }
 
-    /// Starts the node from what is on its disk. Says what it found there.
-    pub(crate) fn start(&mut self, plan: &Plan, seed: u64, now: u64) -> Result<Found, String> {
+    /// Whether a group here is under repair.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let process = self.process.as_ref();
+        process.is_some_and(|process| process.shard.status().iter().any(|group| group.damaged))
+    }
+
+    /// Starts the node from what is on its disk. Says what it found there, and in which groups
+    /// something is missing.
+    pub(crate) fn start(
+        &mut self,
+        plan: &Plan,
+        seed: u64,
+        now: u64,
+    ) -> Result<(Found, Vec<GroupId>), String> {
         assert!(self.process.is_none(), "it runs already");
         self.life += 1;
         self.clocks.started = now;
         self.paused_until = 0;
         let mut recovered = self.replay(plan, &mut Rng::new(mix(seed ^ now)))?;
         let mut found = Found::new();
+        let mut damaged = Vec::new();
         let groups = (0..plan.groups).map(|number| {
             let group = GroupId::from_raw(number);
-            let recovered = recovered.groups.remove(&group).unwrap_or_default();
+            let recovered_log = recovered.groups.remove(&group);
+            let recovered = recovered_log.unwrap_or_else(|| recovered.unmentioned.clone());
             found.insert(group, (recovered.hard_state, expand(&recovered)));
+            if recovered.damage.is_some() {
+                damaged.push(group);
+            }
             GroupOptions {
                 group,
                 members: members(plan.nodes),
@@ -185,7 +202,7 @@ impl Node {
             wake_at: None,
             out: Output::default(),
         });
-        Ok(found)
+        Ok((found, damaged))
     }
 
     /// Replays the log and deletes what is dead. Sometimes it dies half way and does it again.

@@ -56,6 +56,8 @@ struct NodeLog {
     /// Per group: applied and checked up to, in this life of the node.
     checked: BTreeMap<GroupId, LogIndex>,
     roles: BTreeMap<GroupId, (Role, Term, LogIndex)>,
+    /// Groups under repair.
+    damaged: Vec<GroupId>,
 }
 
 /// Per group: hard state, and the terms of its entries from index 1.
@@ -65,6 +67,14 @@ type Content = BTreeMap<GroupId, (HardState, Vec<Term>)>;
 enum Change {
     Entry(GroupId, LogIndex, Term),
     HardState(GroupId, HardState),
+}
+
+impl Change {
+    fn group(&self) -> GroupId {
+        match *self {
+            Self::Entry(group, ..) | Self::HardState(group, _) => group,
+        }
+    }
 }
 
 /// What replay made of a group: hard state, terms from index 1.
@@ -133,7 +143,13 @@ impl Oracle {
                     }
                     Change::HardState(*group, *state)
                 }
-                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => continue,
+                Record::Intact { group, .. } => {
+                    log.damaged.retain(|damaged| damaged != group);
+                    continue;
+                }
+                Record::Floor { .. } | Record::Contents { .. } | Record::Damaged { .. } => {
+                    continue;
+                }
             };
             apply(&mut log.placed, change);
             changes.push(change);
@@ -157,9 +173,30 @@ impl Oracle {
         }
     }
 
-    /// A node found this on its disk: all that was durable, and of the rest a beginning.
-    pub(crate) fn recovered(&mut self, node: usize, found: &Found) -> Result<(), Broken> {
+    /// Whether the node found damage when it last started, and has not noted its end.
+    pub(crate) fn is_damaged(&self, node: usize) -> bool {
+        !self.logs[node].damaged.is_empty()
+    }
+
+    /// A node found this on its disk: all that was durable, and of the rest a beginning. Groups that
+    /// are damaged and say so may hold less.
+    pub(crate) fn recovered(
+        &mut self,
+        node: usize,
+        found: &Found,
+        damaged: &[GroupId],
+    ) -> Result<(), Broken> {
         let log = &mut self.logs[node];
+        // What an interrupted repair had put back may close a gap, with entries behind it.
+        let repaired = std::mem::take(&mut log.damaged);
+        for group in repaired.iter().chain(damaged) {
+            // From here on it stands for what it found, and for what it writes.
+            let content = found.get(group).cloned().unwrap_or_default();
+            log.durable.insert(*group, content);
+            for (_, changes) in &mut log.pending {
+                changes.retain(|change| change.group() != *group);
+            }
+        }
         let mut held = std::mem::take(&mut log.durable);
         let mut pending = std::mem::take(&mut log.pending);
         let durable = held.clone();
@@ -186,6 +223,7 @@ impl Oracle {
         *log = NodeLog {
             placed: held.clone(),
             durable: held,
+            damaged: damaged.to_vec(),
             ..NodeLog::default()
         };
         Ok(())
@@ -286,6 +324,10 @@ impl Oracle {
         group.committed = commit;
         let at = position(commit);
         let holders = self.logs.iter().filter(|log| {
+            // What a damaged one lost, it may have acknowledged before; it votes for nobody without.
+            if log.damaged.contains(&name) {
+                return true;
+            }
             let terms = log.durable.get(&name).map(|(_, terms)| terms.get(at));
             terms.flatten() == Some(&status.term)
         });

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use super::segments::Segments;
 use crate::writer::contiguous;
 use crate::{
-    BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Options, Record, RecordError,
-    RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
+    BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Lost, Options, Record,
+    RecordError, RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
 };
 
 /// Why the log cannot go on.
@@ -62,10 +62,14 @@ impl LogError {
 #[derive(Debug)]
 pub struct Found {
     pub groups: BTreeMap<GroupId, RecoveredLog>,
+    /// What has to be assumed of a group that the log does not mention.
+    pub unmentioned: RecoveredLog,
     /// The number of the flush to append next.
     pub next_flush: FlushNumber,
     /// The flush that was cut off because it had been under way.
     pub cut: Option<Cut>,
+    /// Flushes that were durable and are no longer readable.
+    pub lost: Vec<Lost>,
 }
 
 /// The log of one shard, on the glommio executor that opened it.
@@ -126,8 +130,10 @@ impl Log {
         let next_flush = recovered.writer.next_flush();
         let found = Found {
             groups: recovered.groups,
+            unmentioned: recovered.unmentioned,
             next_flush,
             cut: recovered.cut,
+            lost: recovered.lost,
         };
         let writer = RefCell::new(recovered.writer);
         Ok((

@@ -1,0 +1,306 @@
+//! What replay learns of one group: its records in their order, with gaps where flushes were lost.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::damage::{Claim, Damage};
+use crate::index::Location;
+use crate::replay::RecoveredLog;
+use crate::{Entry, HardState, LogIndex, Term};
+
+/// One position of the log.
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    Held(Term, Location),
+    /// It was in a flush that is lost; the term is known of the last entry of such a flush.
+    Lost(Option<Term>),
+}
+
+/// The log of one group as its records tell it.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    hard_state: HardState,
+    floor: (LogIndex, Term),
+    /// From the position behind the floor on.
+    slots: VecDeque<Slot>,
+    /// The newest readable entries, as many as fit the cache.
+    cache: BTreeMap<LogIndex, Entry>,
+    cache_bytes: usize,
+    /// Flushes were lost whose contents nobody names, and the group's entries were not heard of since.
+    unsure: bool,
+    /// What was committed before they were lost: entries up to here were not replaced since.
+    settled: LogIndex,
+    /// These may have been replaced by what such flushes held.
+    doubt: Option<(LogIndex, LogIndex)>,
+    promises_lost: bool,
+    /// What an earlier start with damage noted.
+    owed: Option<Claim>,
+    promises_owed: bool,
+}
+
+/// An entry that follows neither another nor a lost flush.
+pub(crate) struct Gap {
+    pub(crate) previous: LogIndex,
+}
+
+impl History {
+    /// The newest position.
+    fn last(&self) -> LogIndex {
+        LogIndex::from_raw(self.floor.0.to_raw() + self.slots.len() as u64)
+    }
+
+    fn slot(&self, index: LogIndex) -> Option<Slot> {
+        let at = index.to_raw().checked_sub(self.floor.0.to_raw() + 1)?;
+        self.slots.get(usize::try_from(at).ok()?).copied()
+    }
+
+    fn term(&self, index: LogIndex) -> Option<Term> {
+        match self.slot(index)? {
+            Slot::Held(term, _) => Some(term),
+            Slot::Lost(term) => term,
+        }
+    }
+
+    fn truncate(&mut self, from: LogIndex) {
+        let keep = from.to_raw() - self.floor.0.to_raw() - 1;
+        self.slots
+            .truncate(usize::try_from(keep).expect("positions fit memory"));
+        while let Some(newest) = self.cache.last_entry() {
+            if *newest.key() < from {
+                break;
+            }
+            self.cache_bytes -= newest.remove().payload.len();
+        }
+        self.doubt = self
+            .doubt
+            .filter(|&(first, _)| first < from)
+            .map(|(first, last)| (first, last.min(from.previous())));
+    }
+
+    /// Flushes were lost, and nothing says what they held.
+    pub(crate) fn lose_unnamed(&mut self) {
+        if !self.unsure {
+            self.unsure = true;
+            self.settled = self.hard_state.commit.min(self.last());
+        }
+        self.promises_lost = true;
+    }
+
+    /// A lost flush held entries from `first` to `last`.
+    pub(crate) fn lose(&mut self, first: LogIndex, last: LogIndex, term: Term) {
+        let first = first.max(self.floor.0.next());
+        if last < first {
+            return;
+        }
+        self.resolve(first, None);
+        self.truncate(first);
+        while self.last() < last.previous() {
+            self.slots.push_back(Slot::Lost(None));
+        }
+        self.slots.push_back(Slot::Lost(Some(term)));
+    }
+
+    /// After lost flushes of which nothing is known, the group goes on at `next`. They held what is
+    /// missing before it. If the position before is of the same term, nothing else: all entries of a
+    /// term are one leader's, who never replaces them. If not, they may have replaced whatever was
+    /// not committed.
+    fn resolve(&mut self, next: LogIndex, term: Option<Term>) {
+        if !core::mem::take(&mut self.unsure) {
+            return;
+        }
+        let before = self.last().min(next.previous());
+        let same = term.is_some() && self.term(before) == term;
+        let first = self.settled.max(self.floor.0).next();
+        if !same && first < next {
+            let doubt = self.doubt.unwrap_or((first, LogIndex::ZERO));
+            self.doubt = Some((doubt.0.min(first), doubt.1.max(next.previous())));
+        }
+        while self.last() < next.previous() {
+            self.slots.push_back(Slot::Lost(None));
+        }
+    }
+
+    /// Takes an entry; those at its index and above are replaced.
+    pub(crate) fn put(&mut self, entry: Entry, at: Location, cache_max: usize) -> Result<(), Gap> {
+        let index = entry.index;
+        let follows = self.unsure || index <= self.last().next();
+        if !follows || index <= self.floor.0 {
+            return Err(Gap {
+                previous: self.last(),
+            });
+        }
+        self.resolve(index, Some(entry.term));
+        self.truncate(index);
+        self.slots.push_back(Slot::Held(entry.term, at));
+        self.keep(entry, cache_max);
+        Ok(())
+    }
+
+    /// Takes an entry that was put back; those above stay.
+    pub(crate) fn patch(
+        &mut self,
+        entry: Entry,
+        at: Location,
+        cache_max: usize,
+    ) -> Result<(), Gap> {
+        let index = entry.index;
+        if index > self.last() || index <= self.floor.0 {
+            return self.put(entry, at, cache_max);
+        }
+        let position = index.to_raw() - self.floor.0.to_raw() - 1;
+        let position = usize::try_from(position).expect("positions fit memory");
+        self.slots[position] = Slot::Held(entry.term, at);
+        self.keep(entry, cache_max);
+        Ok(())
+    }
+
+    fn keep(&mut self, entry: Entry, cache_max: usize) {
+        self.cache_bytes += entry.payload.len();
+        if let Some(replaced) = self.cache.insert(entry.index, entry) {
+            self.cache_bytes -= replaced.payload.len();
+        }
+        while self.cache_bytes > cache_max && self.cache.len() > 1 {
+            let (_, oldest) = self.cache.pop_first().expect("more than one");
+            self.cache_bytes -= oldest.payload.len();
+        }
+    }
+
+    pub(crate) fn hard_state(&mut self, state: HardState) {
+        self.hard_state = state;
+        self.promises_lost = false;
+    }
+
+    pub(crate) fn floor(&mut self, index: LogIndex, term: Term) {
+        if index <= self.floor.0 {
+            return;
+        }
+        let below = usize::try_from(index.to_raw() - self.floor.0.to_raw());
+        let below = below.unwrap_or(usize::MAX).min(self.slots.len());
+        self.slots.drain(..below);
+        while let Some(oldest) = self.cache.first_entry() {
+            if *oldest.key() > index {
+                break;
+            }
+            self.cache_bytes -= oldest.remove().payload.len();
+        }
+        self.floor = (index, term);
+    }
+
+    /// A start with damage noted it: what was doubtful then was cut off then.
+    pub(crate) fn damaged(&mut self, claim: Option<Claim>, promises_lost: bool) {
+        self.conclude_doubt();
+        self.unsure = false;
+        self.owed = claim;
+        self.promises_owed = promises_lost;
+        self.promises_lost = false;
+    }
+
+    /// What an earlier start noted is there again. What rotted since is another matter.
+    pub(crate) fn intact(&mut self) {
+        self.owed = None;
+        self.promises_owed = false;
+    }
+
+    fn conclude_doubt(&mut self) {
+        let Some((first, last)) = self.doubt.take() else {
+            return;
+        };
+        let mut index = first;
+        while index <= last {
+            let at = index.to_raw() - self.floor.0.to_raw() - 1;
+            if let Some(slot) = usize::try_from(at)
+                .ok()
+                .and_then(|at| self.slots.get_mut(at))
+            {
+                *slot = Slot::Lost(None);
+                if let Some(entry) = self.cache.remove(&index) {
+                    self.cache_bytes -= entry.payload.len();
+                }
+            }
+            index = index.next();
+        }
+    }
+
+    /// What is there up to the first gap, where its entries lie, and what is missing.
+    pub(crate) fn finish(mut self) -> (RecoveredLog, Vec<(LogIndex, Location)>) {
+        self.conclude_doubt();
+        let mut log = RecoveredLog {
+            hard_state: self.hard_state,
+            floor: self.floor,
+            last: self.floor.0,
+            ..RecoveredLog::default()
+        };
+        let mut places = Vec::new();
+        for slot in &self.slots {
+            let Slot::Held(term, location) = *slot else {
+                break;
+            };
+            log.last = log.last.next();
+            if log.terms.last().is_none_or(|&(_, newest)| newest != term) {
+                log.terms.push((log.last, term));
+            }
+            places.push((log.last, location));
+        }
+        log.damage = self.damage(log.last);
+        let spares = self.cache.split_off(&log.last.next());
+        if let Some(damage) = &mut log.damage {
+            damage.spares = spares.into_values().collect();
+        }
+        log.tail = self.cache.into_values().collect();
+        // The commit may have been written in a flush whose entries came in an earlier one.
+        log.hard_state.commit = log.hard_state.commit.min(log.last);
+        if self.unsure {
+            // It may speak of entries that replaced those that are left here.
+            log.hard_state.commit = log.hard_state.commit.min(self.settled);
+        }
+        (log, places)
+    }
+
+    fn damage(&self, sound: LogIndex) -> Option<Damage> {
+        let last = self.last();
+        let newest = self.hard_state.term;
+        let last_term = self.term(last).unwrap_or(if last == self.floor.0 {
+            self.floor.1
+        } else {
+            newest
+        });
+        let own = (sound < last).then_some(Claim {
+            index: Some(last),
+            term: last_term,
+        });
+        let tail = self.unsure.then_some(Claim {
+            index: None,
+            term: newest.max(last_term),
+        });
+        let far = |claim: &Claim| (claim.term, claim.index.map_or(u64::MAX, LogIndex::to_raw));
+        let owed = self
+            .owed
+            .filter(|claim| far(claim) > (last_term, last.to_raw()));
+        let claim = [own, tail, owed].into_iter().flatten().max_by_key(far);
+        let promises_lost = self.promises_lost || self.promises_owed;
+        if claim.is_none() && !promises_lost {
+            return None;
+        }
+        Some(Damage {
+            claim,
+            named: claim.is_some() && claim == own,
+            gap_ends: self.gap_ends(),
+            spares: Vec::new(),
+            promises_lost,
+        })
+    }
+
+    fn gap_ends(&self) -> Vec<(LogIndex, Term)> {
+        let mut index = self.floor.0;
+        let mut ends = Vec::new();
+        let mut slots = self.slots.iter().peekable();
+        while let Some(slot) = slots.next() {
+            index = index.next();
+            let ends_here = !matches!(slots.peek(), Some(Slot::Lost(_)));
+            if let (Slot::Lost(Some(term)), true) = (slot, ends_here) {
+                ends.push((index, *term));
+            }
+        }
+        ends
+    }
+}

@@ -1,0 +1,320 @@
+//! Random histories of several groups, damaged at random: nothing that was durable may be missing in
+//! silence, nothing may come back that is not the newest, and a log that was healed stays healed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
+use std::collections::BTreeMap;
+
+use wal::{
+    BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
+    Recovered, RecoveredLog, Replay, ReplicaId, SegmentId, Term, Writer,
+};
+
+const SEGMENT_BLOCKS: usize = 12;
+const OPTIONS: Options = Options {
+    segment_bytes: (SEGMENT_BLOCKS * BLOCK) as u64,
+    instance: 0x0107,
+};
+const GROUPS: u32 = 3;
+const HISTORIES: u64 = 4000;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize % end
+    }
+}
+
+/// What one group's log is when nothing is lost.
+#[derive(Clone, Default)]
+struct Model {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+}
+
+type Disk = BTreeMap<SegmentId, Vec<u8>>;
+
+struct History {
+    random: Random,
+    disk: Disk,
+    writer: Writer,
+    models: BTreeMap<GroupId, Model>,
+    written: u64,
+}
+
+fn replay(disk: &Disk) -> Recovered {
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
+    while let Some(segment) = replay.next_segment() {
+        replay.segment(&disk[&segment]).unwrap();
+    }
+    replay.finish()
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let mut history = Self {
+            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            disk: Disk::new(),
+            writer: replay(&Disk::new()).writer,
+            models: BTreeMap::new(),
+            written: 0,
+        };
+        for _ in 0..10 + history.random.below(25) {
+            history.flush_something();
+        }
+        history.flush(&[]);
+        history
+    }
+
+    fn flush_something(&mut self) {
+        let mut records = Vec::new();
+        for group in 0..GROUPS {
+            if self.random.below(3) == 0 {
+                self.change(GroupId::from_raw(group), &mut records);
+            }
+        }
+        self.flush(&records);
+    }
+
+    fn change(&mut self, group: GroupId, records: &mut Vec<Record>) {
+        let model = self.models.entry(group).or_default();
+        let new_term = model.hard_state.term == Term::ZERO || self.random.below(5) == 0;
+        if new_term {
+            // A new leader replaces what was not committed, or some of it.
+            let commit = model.hard_state.commit.to_raw() as usize;
+            let kept = commit + self.random.below(model.entries.len() - commit + 1);
+            if self.random.below(2) == 0 {
+                model.entries.truncate(kept);
+            }
+            model.hard_state.term = model.hard_state.term.next();
+            model.hard_state.vote = Some(ReplicaId::from_raw(self.random.below(3) as u32 + 1));
+        }
+        let first = model.entries.len();
+        for _ in 0..self.random.below(4) + usize::from(new_term) {
+            self.written += 1;
+            let payload = vec![self.written as u8; self.random.below(900)];
+            model.entries.push(Entry {
+                term: model.hard_state.term,
+                index: LogIndex::from_raw(model.entries.len() as u64 + 1),
+                kind: EntryKind::Batch,
+                payload: Payload::from(payload),
+            });
+        }
+        if self.random.below(4) == 0 {
+            let commit = self.random.below(model.entries.len() + 1) as u64;
+            model.hard_state.commit = model.hard_state.commit.max(LogIndex::from_raw(commit));
+        }
+        if new_term || self.random.below(3) == 0 {
+            let state = model.hard_state;
+            records.push(Record::HardState { group, state });
+        }
+        let entries = model.entries[first..].iter().cloned();
+        records.extend(entries.map(|entry| Record::Entry { group, entry }));
+    }
+
+    fn flush(&mut self, records: &[Record]) {
+        let at = self.writer.place(self.writer.next_flush(), records);
+        let mut bytes = vec![0; at.bytes];
+        self.writer.encode(&at, records, &mut bytes);
+        let segment = self.disk.entry(at.segment);
+        let segment = segment.or_insert_with(|| vec![0; SEGMENT_BLOCKS * BLOCK]);
+        segment[at.offset as usize..][..at.bytes].copy_from_slice(&bytes);
+        self.writer.written(at.number);
+    }
+
+    /// Harms one block that was written, or takes a whole segment. The mark, which alone knows of the
+    /// flush before it, is not emptied: what is lost together with its only witness cannot be told
+    /// from what was under way.
+    fn rot(&mut self) -> String {
+        let segments: Vec<SegmentId> = self.disk.keys().copied().collect();
+        let segment = segments[self.random.below(segments.len())];
+        let newest = segment == segments[segments.len() - 1];
+        let what = self.random.below(20);
+        if what == 0 && !newest {
+            self.disk.remove(&segment);
+            return format!("segment {segment} is gone");
+        }
+        let bytes = self.disk.get_mut(&segment).unwrap();
+        let used = bytes
+            .chunks_exact(BLOCK)
+            .rposition(|block| block.iter().any(|&byte| byte != 0));
+        let used = used.unwrap_or(0) + 1;
+        let marked = usize::from(newest && what != 0 && !(8..16).contains(&what));
+        let used = used - marked;
+        let block = self.random.below(used);
+        let start = block * BLOCK;
+        match what {
+            1..8 => {
+                bytes[start..start + BLOCK].fill(0);
+                format!("{segment} block {block} is zero")
+            }
+            8..16 => {
+                let at = start + self.random.below(BLOCK);
+                bytes[at] ^= 1 << self.random.below(8);
+                format!("{segment} @{at} is flipped")
+            }
+            _ => {
+                let other = self.random.below(used) * BLOCK;
+                let copy = bytes[other..other + BLOCK].to_vec();
+                bytes.copy_within(start..start + BLOCK, other);
+                bytes[start..start + BLOCK].copy_from_slice(&copy);
+                format!("{segment} @{start} and @{other} are swapped")
+            }
+        }
+    }
+
+    /// Says whether the group is whole.
+    fn check(&self, group: GroupId, log: &RecoveredLog, what: &str) -> bool {
+        let nothing = Model::default();
+        let model = self.models.get(&group).unwrap_or(&nothing);
+        let whole = Damage::default();
+        let damage = log.damage.as_ref().unwrap_or(&whole);
+        let promise = |state: &HardState| (state.term, state.vote);
+        assert!(
+            damage.promises_lost || promise(&log.hard_state) == promise(&model.hard_state),
+            "{what}: {group}: the newest promise is missing in silence"
+        );
+        let last = LogIndex::from_raw(model.entries.len() as u64);
+        let last_term = model.entries.last().map_or(Term::ZERO, |entry| entry.term);
+        let claim = damage.claim;
+        if let Some(claim) = claim.filter(|claim| claim.index.is_none()) {
+            let known = damage.promises_lost || claim.term >= last_term;
+            assert!(known, "{what}: {group}: the claim's term is too low");
+            return false;
+        }
+        let claimed = claim.map_or(
+            (log.last, log.terms.last().map_or(Term::ZERO, |t| t.1)),
+            |claim| (claim.index.unwrap(), claim.term),
+        );
+        assert_eq!(
+            claimed,
+            (last, last_term),
+            "{what}: {group}: where the log ended"
+        );
+        for entry in log.tail.iter().chain(&damage.spares) {
+            let at = entry.index.to_raw() as usize - 1;
+            assert_eq!(entry, &model.entries[at], "{what}: {group}: not the newest");
+        }
+        for &(index, term) in &damage.gap_ends {
+            let at = index.to_raw() as usize - 1;
+            assert_eq!(
+                term, model.entries[at].term,
+                "{what}: {group}: the end of a gap"
+            );
+        }
+        log.damage.is_none()
+    }
+}
+
+#[test]
+fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
+    let (mut damaged, mut whole, mut named) = (0, 0, 0);
+    for seed in 1..=HISTORIES {
+        let mut history = History::new(seed);
+        let mut what = format!("seed {seed}");
+        for _ in 0..1 + history.random.below(3) {
+            what = format!("{what}, {}", history.rot());
+        }
+        let found = replay(&history.disk);
+        let groups = || (0..GROUPS).map(GroupId::from_raw);
+        let log_of = |found: &Recovered, group| {
+            let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
+            log.clone()
+        };
+        for group in groups() {
+            let log = log_of(&found, group);
+            match history.check(group, &log, &what) {
+                true => whole += 1,
+                false => damaged += 1,
+            }
+            named += usize::from(log.damage.is_some_and(|damage| damage.named));
+        }
+
+        // The same is found again while nobody heals it, even when something else is written.
+        for segment in &found.dead {
+            history.disk.remove(segment);
+        }
+        let logs: Vec<RecoveredLog> = groups().map(|group| log_of(&found, group)).collect();
+        let again = replay(&history.disk);
+        for (group, log) in groups().zip(&logs) {
+            assert_eq!(
+                log_of(&again, group).damage,
+                log.damage,
+                "{what}: {group}, again"
+            );
+        }
+        history.writer = again.writer;
+        history.flush(&[]);
+        let again = replay(&history.disk);
+        for (group, log) in groups().zip(&logs) {
+            assert_eq!(
+                log_of(&again, group).damage,
+                log.damage,
+                "{what}: {group}, later"
+            );
+        }
+
+        // Healed in two steps, with a start in between.
+        history.writer = again.writer;
+        for (group, log) in groups().zip(&logs) {
+            if let Some(damage) = &log.damage {
+                let (claim, promises_lost) = (damage.claim, damage.promises_lost);
+                history.flush(&[Record::Damaged {
+                    group,
+                    claim,
+                    promises_lost,
+                }]);
+            }
+        }
+        let again = replay(&history.disk);
+        history.writer = again.writer;
+        for (group, log) in groups().zip(&logs) {
+            if log.damage.is_none() {
+                continue;
+            }
+            let noted = log_of(&replay(&history.disk), group).damage;
+            assert_eq!(
+                noted.map(|damage| (damage.claim, damage.promises_lost)),
+                log.damage
+                    .as_ref()
+                    .map(|damage| (damage.claim, damage.promises_lost)),
+                "{what}: {group}, noted"
+            );
+            let Some(model) = history.models.get(&group).cloned() else {
+                continue;
+            };
+            // A leader replaces all that is not known to be right.
+            let from = log.last.min(log.hard_state.commit).to_raw() as usize;
+            let state = model.hard_state;
+            let mut records = vec![Record::HardState { group, state }];
+            let missing = model.entries[from..].iter().cloned();
+            records.extend(missing.map(|entry| Record::Entry { group, entry }));
+            for record in records.chunks(4) {
+                history.flush(record);
+            }
+            let index = LogIndex::from_raw(model.entries.len() as u64);
+            let term = state.term;
+            history.flush(&[Record::Intact { group, index, term }]);
+        }
+        history.flush(&[]);
+        let healed = replay(&history.disk);
+        for group in groups().filter(|group| history.models.contains_key(group)) {
+            let log = log_of(&healed, group);
+            assert!(
+                history.check(group, &log, &what),
+                "{what}: {group}: not healed"
+            );
+        }
+    }
+    println!("{damaged} damaged, {named} of them named, {whole} whole");
+    assert!(damaged > 2000 && named > 500 && whole > 2000);
+}
