@@ -453,6 +453,13 @@ impl Replay {
                 number: expected,
                 torn: stop.torn,
             });
+            // A segment whose header was never written is no part of the log.
+            if !stop.itself {
+                self.end = Some(Link {
+                    segment,
+                    end: stop.offset as u64,
+                });
+            }
             self.given = self.parts.len();
             return;
         }
@@ -585,10 +592,7 @@ impl Replay {
             self.forget();
         }
         let end = match (self.cut, self.lost.last()) {
-            (Some(cut), _) => Some(Link {
-                segment: cut.segment,
-                end: cut.offset,
-            }),
+            (Some(_), _) => self.end,
             // What was lost at the end must be missed at the next start, too.
             (None, Some(lost)) if lost.next.is_none() => Some(Link {
                 segment: lost.segment,

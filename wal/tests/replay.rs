@@ -415,3 +415,20 @@ fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     assert_eq!(scribe.writer.written(numbers[0]), numbers[0]);
     assert_eq!(scribe.writer.written(numbers[1]), numbers[2]);
 }
+
+#[test]
+fn a_spare_that_was_never_written_is_no_part_of_the_log() {
+    let mut scribe = Scribe::story(true);
+    for _ in 0..3 {
+        let newest = *scribe.disk.0.keys().next_back().unwrap();
+        scribe.disk.0.insert(newest.next(), vec![0; 4 * BLOCK]);
+        let recovered = scribe.disk.replay().unwrap();
+        assert_eq!(last_of(&recovered), scribe.index);
+        // The spare is not removed: a start may die before it has.
+        scribe.writer = recovered.writer;
+        scribe.entries(&[8]);
+    }
+    let recovered = scribe.disk.replay().unwrap();
+    assert_eq!(last_of(&recovered), scribe.index);
+    assert!(recovered.lost.is_empty());
+}
