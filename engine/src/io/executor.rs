@@ -63,6 +63,8 @@ pub(super) struct Executor {
     answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
     groups: Vec<GroupId>,
     published: Cell<Time>,
+    /// Groups whose repair was told.
+    repairing: RefCell<Vec<GroupId>>,
     /// Instances of the peers that called since the start.
     instances: RefCell<BTreeMap<u32, u64>>,
     random: Cell<u64>,
@@ -114,6 +116,7 @@ impl Executor {
             carried: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             answers: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             published: Cell::new(Time::default()),
+            repairing: RefCell::default(),
             instances: RefCell::default(),
             random: Cell::new(seed | 1),
             stopping: Cell::new(false),
@@ -568,6 +571,30 @@ impl Executor {
         let shard = self.shard.borrow();
         for &group in &self.groups {
             self.routes.set(group, shard.leader(group));
+        }
+        self.tell_repairs(&shard);
+    }
+
+    /// Logs which groups began to be repaired, and which are whole again.
+    fn tell_repairs(&self, shard: &Shard) {
+        let mut told = self.repairing.borrow_mut();
+        told.retain(|&group| {
+            let goes_on = shard.damaged().any(|damaged| damaged == group);
+            if !goes_on {
+                tracing::info!(event = "group.intact", shard = self.index, %group);
+            }
+            goes_on
+        });
+        for group in shard.damaged() {
+            if !told.contains(&group) {
+                tracing::warn!(
+                    event = "group.damaged",
+                    shard = self.index,
+                    %group,
+                    "the disk lost something of this replica; it is being repaired from its peers"
+                );
+                told.push(group);
+            }
         }
     }
 

@@ -119,7 +119,7 @@ fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, 
     let text = format!(
         "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
          \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
-         \"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+         \"health\":\"{}\",\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
         status.group,
         role_name(status.role),
         status.term,
@@ -128,11 +128,21 @@ fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, 
         status.last,
         status.persisted,
         status.keys,
+        health(status),
         hash.0,
         hash.1,
         matched.join(","),
     );
     (status.group.to_raw(), text)
+}
+
+/// Whether a replica holds all that it may have acknowledged and promised.
+fn health(status: &GroupStatus) -> &'static str {
+    match (status.damaged, status.promises_lost) {
+        (false, _) => "intact",
+        (true, false) => "repairing",
+        (true, true) => "asking-for-terms",
+    }
 }
 
 fn peer_json(shard: u16, peer: &PeerStatus) -> String {

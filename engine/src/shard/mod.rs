@@ -280,6 +280,12 @@ impl Shard {
             .ok()
     }
 
+    /// The groups of which something is missing here.
+    pub fn damaged(&self) -> impl Iterator<Item = GroupId> {
+        let damaged = self.groups.iter().filter(|group| group.raft.is_damaged());
+        damaged.map(|group| group.id)
+    }
+
     /// The node that leads a group, as far as known here; maybe this one.
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.groups[self.position(group)?].leader()

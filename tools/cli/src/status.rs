@@ -89,7 +89,13 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
         ]);
         for group in &list {
             let field = |name: &str| text(&group[name]);
-            let row = ["role", "term", "commit", "applied", "keys"].map(field);
+            let mut row = ["role", "term", "commit", "applied", "keys"].map(field);
+            if group["health"]
+                .as_str()
+                .is_some_and(|health| health != "intact")
+            {
+                row[0] = format!("{}, repairing", row[0]);
+            }
             let number = group["group"].as_u64().unwrap_or_default();
             groups.push((number, node.clone(), row));
         }
