@@ -302,8 +302,13 @@ impl Oracle {
         }
         let (_, terms) = self.logs[node].placed.entry(name).or_default();
         let lacks = group.applied.iter().zip(1u64..).find(|(applied, index)| {
-            let at = position(LogIndex::from_raw(*index));
-            applied.by < term && terms.get(at) != Some(&applied.term)
+            let index = LogIndex::from_raw(*index);
+            // What it holds and has not yet handed to its disk is not known here.
+            let held = match terms.get(position(index)) {
+                Some(held) => *held == applied.term,
+                None => index <= status.last,
+            };
+            applied.by < term && !held
         });
         match lacks {
             Some((_, index)) => Err(format!(
