@@ -79,8 +79,8 @@ pub enum Record {
         claim: Option<Claim>,
         promises_lost: bool,
     },
-    /// The log of the group up to here, and its promises, were found complete after damage: what
-    /// replay could not read before this record is of no importance any more.
+    /// Ends what [`Record::Damaged`] noted: the log of the group up to here, and its promises, are
+    /// complete again.
     Intact {
         group: GroupId,
         index: LogIndex,

@@ -39,7 +39,7 @@ impl Drop for Scratch {
 
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
     LocalExecutorBuilder::default().make().unwrap().run(async {
-        // An executor that sleeps may miss the completion of a direct write; a timer wakes it.
+        // glommio may sleep over ready tasks when it is preempted before the first; a timer wakes it.
         let pulse = glommio::spawn_local(async {
             loop {
                 glommio::timer::sleep(Duration::from_millis(1)).await;

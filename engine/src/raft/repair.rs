@@ -11,9 +11,9 @@
 //! 3. acknowledges only what it holds.
 //!
 //! A leader repairs it as it repairs any follower that lags. Without a leader it asks its peers, and
-//! names the end of the gap, or the first entry behind it, that it held: a peer whose log held an entry of the same
-//! term held the same entries up to there (Raft §5.3, log matching), so its entries fill the gap.
-//! Readable entries behind the gap are *spares*: they join the log once what is before them is
+//! names the end of the gap, or the first entry behind it, that it held: a peer whose log held an
+//! entry of the same term held the same entries up to there (Raft §5.3, log matching), so its
+//! entries fill the gap. Readable entries behind the gap are *spares*: they join the log once what is before them is
 //! there, and they repair others meanwhile. If each entry is readable somewhere, the replicas so
 //! complete each other, and one can be elected.
 //!
