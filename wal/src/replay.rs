@@ -445,7 +445,11 @@ impl Replay {
             .iter()
             .any(|sighting| sighting.durable >= expected);
         let segment = self.parts[stop.part].id;
-        let rotten = stop.rotten || self.displaced == Some(expected);
+        // Behind a header that rotted, the log may go on: it no longer says where this segment ends.
+        let mut behind = self.parts[stop.part + 1..].iter();
+        let rotten = stop.rotten
+            || self.displaced == Some(expected)
+            || behind.any(|part| part.first_flush.is_none() && !part.unwritten);
         if !(proven || rotten) {
             self.cut = Some(Cut {
                 segment,

@@ -302,12 +302,15 @@ impl Cluster {
             return Ok(());
         }
         let rot = self.rot(node);
-        let (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+        let (mut found, mut damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
         if let Some(place) = rot {
             self.counters.rotten_disks += u64::from(!damaged.is_empty());
             if damaged.is_empty() {
                 // What did no harm now must not add to what rots later.
                 self.nodes[node].disk.flip(place);
+                // Nor may it have decided what was read of a flush that was under way.
+                self.nodes[node].process = None;
+                (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
             }
         }
         self.tell(|_| {
