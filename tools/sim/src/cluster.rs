@@ -1,110 +1,18 @@
-//! The run: a queue of events in virtual time, and what each does.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::rc::Rc;
+//! The run: what each event does.
 
 use engine::raft::Message;
-use engine::shard::{Flush, Outcome, Output, Token};
-use wal::{Entry, FlushNumber, GroupId, NodeId, SegmentId};
+use engine::shard::{Flush, Output};
+use wal::{FlushNumber, GroupId, NodeId, SegmentId};
 
-use crate::client::{Client, Histories, Request};
+use crate::client::{Client, Histories};
+use crate::events::{Event, Queue};
 use crate::faults::{Counters, Fault, Plan};
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Arrival, Node, node_id, position_of};
 use crate::oracle::{Broken, Oracle};
 use crate::rng::{Rng, mix};
-
-/// Something that happens at a moment.
-pub(crate) enum Event {
-    /// A node works off its inbox.
-    Turn {
-        node: usize,
-        life: u64,
-    },
-    Alarm {
-        node: usize,
-        life: u64,
-    },
-    Message {
-        from: usize,
-        to: usize,
-        group: GroupId,
-        message: Message,
-    },
-    Flushed {
-        node: usize,
-        life: u64,
-        number: FlushNumber,
-    },
-    FlushFailed {
-        node: usize,
-        life: u64,
-        number: FlushNumber,
-    },
-    /// A disk has space again.
-    Space {
-        node: usize,
-    },
-    /// A disk is as fast as usual again.
-    Fast {
-        node: usize,
-    },
-    Log {
-        node: usize,
-        life: u64,
-        group: GroupId,
-        entries: Vec<Entry>,
-    },
-    /// A request reaches a node.
-    Request {
-        node: usize,
-        token: Token,
-        request: Rc<Request>,
-    },
-    /// An answer reaches its client.
-    Answer {
-        token: Token,
-        outcome: Outcome,
-    },
-    /// A client's patience for an attempt ends.
-    Impatience {
-        token: Token,
-    },
-    /// A client does something new.
-    Call {
-        client: usize,
-    },
-    /// A client tries again, if it still waits for that attempt.
-    Retry {
-        token: Token,
-    },
-    Crash {
-        node: usize,
-        life: u64,
-        torn: bool,
-    },
-    Start {
-        node: usize,
-    },
-    /// A fault that is an event.
-    Trouble,
-    Heal {
-        partition: u64,
-    },
-    /// Faults end, if all have happened.
-    Calm,
-    /// Histories are judged; once calm: is everything served and equal?
-    Inspect,
-}
-
-struct Scheduled {
-    at: u64,
-    /// Keeps the order of what happens at the same moment.
-    sequence: u64,
-    event: Event,
-}
+use crate::trace::{describe, describe_record};
 
 /// A cluster, its clients and its enemies.
 pub(crate) struct Cluster {
@@ -114,8 +22,7 @@ pub(crate) struct Cluster {
     pub(crate) now: u64,
     /// Events so far.
     pub(crate) steps: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    sequence: u64,
+    queue: Queue,
     /// Chances of disks and turns.
     pub(crate) rng: Rng,
     pub(crate) nodes: Vec<Node>,
@@ -150,8 +57,7 @@ impl Cluster {
             seed,
             now: 0,
             steps: 0,
-            queue: BinaryHeap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             network: Network::new(rng.fork(), plan.nodes, &plan),
             clients: (0..plan.clients).map(|_| client(&mut rng)).collect(),
             nemesis: Nemesis::new(rng.fork(), &plan),
@@ -193,7 +99,7 @@ impl Cluster {
             format!("{faults:?} {:?}", cluster.plan)
         });
         while !self.done {
-            let Reverse(Scheduled { at, event, .. }) = self.queue.pop().expect("inspections go on");
+            let (at, event) = self.queue.next().expect("inspections go on");
             self.now = at;
             self.steps += 1;
             crate::note_step(self.steps);
@@ -258,19 +164,12 @@ impl Cluster {
     }
 
     pub(crate) fn plan_at(&mut self, at: u64, event: Event) {
-        self.sequence += 1;
-        let scheduled = Scheduled {
-            at,
-            sequence: self.sequence,
-            event,
-        };
-        self.queue.push(Reverse(scheduled));
+        self.queue.plan_at(at, event);
     }
 
     /// A moment that orders the calls and returns of clients.
     pub(crate) fn moment(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
+        self.queue.moment()
     }
 
     fn lives(&self, node: usize, life: u64) -> bool {
@@ -618,14 +517,6 @@ impl Cluster {
         self.digest = mix(self.digest ^ self.now).wrapping_add(number);
     }
 
-    /// Tells what happens, to whoever wants to know.
-    pub(crate) fn tell(&self, what: impl FnOnce(&Self) -> String) {
-        if self.told {
-            let (seconds, micros) = (self.now / 1_000_000_000, self.now / 1_000 % 1_000_000);
-            println!("{:>7} {seconds:>3}.{micros:06} {}", self.steps, what(self));
-        }
-    }
-
     /// Judges the histories; at the end all of them.
     pub(crate) fn judge(&mut self, all: bool) -> Result<(), Broken> {
         match self.histories.judge(all) {
@@ -647,67 +538,5 @@ impl Cluster {
                 ))
             }
         }
-    }
-}
-
-fn describe(message: &Message) -> String {
-    match message {
-        Message::Append {
-            term,
-            previous_index,
-            previous_term,
-            commit,
-            entries,
-        } => {
-            let terms: Vec<u64> = entries.iter().map(|entry| entry.term.to_raw()).collect();
-            format!(
-                "Append term {term} behind {previous_index}/{previous_term} commit {commit} entries of terms {terms:?}"
-            )
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn describe_record(record: &wal::Record) -> String {
-    match record {
-        wal::Record::Entry { group, entry } | wal::Record::Patch { group, entry } => {
-            format!(
-                "{group}:{}/{} {} bytes",
-                entry.index,
-                entry.term,
-                entry.payload.len()
-            )
-        }
-        wal::Record::HardState { group, state } => {
-            let vote = state.vote.map_or(0, |vote| vote.to_raw());
-            format!(
-                "{group}: term {} vote {vote} commit {}",
-                state.term, state.commit
-            )
-        }
-        wal::Record::Floor { group, index, .. } => format!("{group}: floor {index}"),
-        wal::Record::Intact { group, index, .. } => format!("{group}: intact {index}"),
-        wal::Record::Contents { group, last, .. } => format!("{group}: up to {last} before"),
-        wal::Record::Damaged { group, .. } => format!("{group}: damaged"),
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }

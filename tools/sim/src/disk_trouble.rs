@@ -4,7 +4,8 @@ use engine::raft::Role;
 use engine::shard::DiskState;
 use wal::FlushNumber;
 
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
+use crate::events::Event;
 use crate::faults::Fault;
 use crate::node::Arrival;
 use crate::oracle::Broken;

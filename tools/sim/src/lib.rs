@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 mod disk;
 mod disk_trouble;
+mod events;
 mod faults;
 mod linearizability;
 mod nemesis;
@@ -11,6 +12,7 @@ mod network;
 mod node;
 mod oracle;
 mod rng;
+mod trace;
 mod traffic;
 
 use std::cell::{Cell, RefCell};

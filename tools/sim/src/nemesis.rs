@@ -3,8 +3,9 @@
 use engine::shard::Output;
 use wal::GroupId;
 
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
 use crate::disk::Damage;
+use crate::events::Event;
 use crate::faults::{Fault, Plan};
 use crate::node::{Arrival, node_id};
 use crate::rng::Rng;

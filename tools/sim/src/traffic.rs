@@ -7,7 +7,8 @@ use net::{ErrorReply, Reply};
 use wal::LogIndex;
 
 use crate::client::{Ask, Client, Request, Waiting, answer};
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
+use crate::events::Event;
 use crate::linearizability::Answer;
 use crate::node::{Arrival, position_of};
 use crate::oracle::Broken;
