@@ -11,7 +11,7 @@
 //!
 //! `echo` is 1 in a record that repeats what the flush before held. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
 //! claim has an index (2), promises may be lost (4). `index` is the commit in a hard state. `vote` is 0 for none, else the
-//! replica with bit 32 set. A record starts 8-byte aligned, and so does its payload.
+//! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
 use crate::bytes::{read_u32, read_u64, write};
 use crate::{
@@ -32,6 +32,8 @@ const PATCH: u8 = 6;
 const CONTENTS: u8 = 7;
 /// Where a record says that it repeats what the flush before held.
 const ECHO_AT: usize = 10;
+/// Where what a damaged replica says names the losses it knew.
+const LOSSES_AT: usize = 32;
 const VOTED: u64 = 1 << 32;
 /// Bits of what a damaged replica says.
 const CLAIMED: u8 = 1;
@@ -65,9 +67,17 @@ pub(crate) fn record_bytes(record: &Record) -> usize {
     }
 }
 
-/// Writes a record at the start of `to`; says how many bytes it took. An echo repeats what the flush
-/// before this one held: it counts only if that one is lost.
-pub(crate) fn encode_record(record: &Record, echo: bool, to: &mut [u8]) -> usize {
+/// What the writer adds to a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    /// It repeats what the flush before held: it counts only if that one is lost.
+    pub(crate) echo: bool,
+    /// Fingerprint of the lost flushes that are known to whoever writes.
+    pub(crate) losses: u64,
+}
+
+/// Writes a record at the start of `to`; says how many bytes it took.
+pub(crate) fn encode_record(record: &Record, stamp: Stamp, to: &mut [u8]) -> usize {
     let bytes = record_bytes(record);
     let to = &mut to[..bytes];
     to[..HEADER].fill(0);
@@ -115,9 +125,10 @@ pub(crate) fn encode_record(record: &Record, echo: bool, to: &mut [u8]) -> usize
             ];
             let set = bits.iter().filter(|(set, _)| *set);
             to[9] = set.map(|(_, bit)| bit).sum();
+            write(to, LOSSES_AT, &stamp.losses.to_le_bytes());
         }
     }
-    to[ECHO_AT] = u8::from(echo);
+    to[ECHO_AT] = u8::from(stamp.echo);
     let crc = crc32c::crc32c(&to[4..]);
     write(to, 0, &crc.to_le_bytes());
     bytes
@@ -205,9 +216,12 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
     Ok((record, needs))
 }
 
-/// Whether the record at the start of `bytes`, which was decoded, is an echo.
-pub(crate) fn is_echo(bytes: &[u8]) -> bool {
-    bytes[ECHO_AT] != 0
+/// What the writer added to the record at the start of `bytes`, which was decoded.
+pub(crate) fn stamp(bytes: &[u8]) -> Stamp {
+    Stamp {
+        echo: bytes[ECHO_AT] != 0,
+        losses: read_u64(bytes, LOSSES_AT),
+    }
 }
 
 /// Reads one entry back from the place that [`crate::Writer::locate`] named.

@@ -186,13 +186,16 @@ impl History {
         self.floor = (index, term);
     }
 
-    /// A start with damage noted it: what was doubtful then was cut off then.
-    pub(crate) fn damaged(&mut self, claim: Option<Claim>, promises_lost: bool) {
+    /// A start with damage noted it: what was doubtful then was cut off then. If it was aware of all
+    /// that is lost before the note, the note says all there is to say about it.
+    pub(crate) fn damaged(&mut self, claim: Option<Claim>, promises_lost: bool, aware: bool) {
         self.conclude_doubt();
-        self.unsure = false;
         self.owed = claim;
         self.promises_owed = promises_lost;
-        self.promises_lost = false;
+        if aware {
+            self.unsure = false;
+            self.promises_lost = false;
+        }
     }
 
     /// What an earlier start noted is there again. What rotted since is another matter.
@@ -268,14 +271,16 @@ impl History {
             index: Some(last),
             term: last_term,
         });
-        let tail = self.unsure.then_some(Claim {
-            index: None,
-            term: newest.max(last_term),
-        });
         let far = |claim: &Claim| (claim.term, claim.index.map_or(u64::MAX, LogIndex::to_raw));
         let owed = self
             .owed
             .filter(|claim| far(claim) > (last_term, last.to_raw()));
+        let owed_term = owed.map_or(Term::ZERO, |claim| claim.term);
+        // Even if an earlier start named the end, what is left may have been replaced before it.
+        let tail = self.unsure.then_some(Claim {
+            index: None,
+            term: newest.max(last_term).max(owed_term),
+        });
         let claim = [own, tail, owed].into_iter().flatten().max_by_key(far);
         let promises_lost = self.promises_lost || self.promises_owed;
         if claim.is_none() && !promises_lost {

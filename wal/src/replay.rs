@@ -10,7 +10,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, decode_record, is_echo};
+use crate::codec::{RecordError, Stamp, decode_record, stamp};
 use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start};
 use crate::history::{Gap, History};
@@ -537,7 +537,7 @@ impl Replay {
         let body_start = offset + header.body_offset();
         let records = records_of(header, flush).map(|(at, decoded)| {
             let place = body_start + at;
-            let (record, bytes, echo) = decoded.map_err(|error| ReplayError::Record {
+            let (record, bytes, stamp) = decoded.map_err(|error| ReplayError::Record {
                 segment,
                 offset: place as u64,
                 error,
@@ -547,18 +547,19 @@ impl Replay {
                 offset: u32::try_from(place).expect("segments are below 4 GiB"),
                 bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
             };
-            Ok((record, location, echo))
+            Ok((record, location, stamp))
         });
         let records = records.collect::<Result<Vec<_>, _>>()?;
-        let (echoes, own): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, _, echo)| *echo);
+        let (echoes, own): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|(_, _, stamp)| stamp.echo);
         let echoes = echoes.into_iter().filter(|_| lost_from.is_some());
-        for (record, location, _) in echoes.chain(own) {
-            self.record(record, location)?;
+        for (record, location, stamp) in echoes.chain(own) {
+            self.record(record, location, stamp)?;
         }
         Ok(())
     }
 
-    fn record(&mut self, record: Record, at: Location) -> Result<(), ReplayError> {
+    fn record(&mut self, record: Record, at: Location, stamp: Stamp) -> Result<(), ReplayError> {
         let cache_bytes = self.cache_bytes;
         match record {
             Record::Entry { group, entry } => {
@@ -583,7 +584,11 @@ impl Replay {
                 group,
                 claim,
                 promises_lost,
-            } => self.history(group).damaged(claim, promises_lost),
+            } => {
+                let aware = stamp.losses == fingerprint(&self.lost);
+                let history = self.history(group);
+                history.damaged(claim, promises_lost, aware);
+            }
             Record::Intact { group, .. } => self.history(group).intact(),
         }
         Ok(())
@@ -626,7 +631,15 @@ impl Replay {
             promises_lost: true,
             ..Damage::default()
         };
-        let writer = Writer::new(self.options, end, self.newest.next(), self.number, index);
+        let losses = fingerprint(&self.lost);
+        let writer = Writer::new(
+            self.options,
+            end,
+            self.newest.next(),
+            self.number,
+            index,
+            losses,
+        );
         Recovered {
             groups,
             writer,
@@ -652,12 +665,23 @@ fn gap_error(gap: &Gap, group: GroupId, found: LogIndex, at: Location) -> Replay
     }
 }
 
-/// The records of a flush: where each lies in the body, and what it is, its bytes and whether it is
-/// an echo.
+/// Tells lists of lost flushes apart; the same whether or not anything was written behind the last.
+fn fingerprint(lost: &[Lost]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for lost in lost {
+        let next = lost.next.unwrap_or(lost.first.next());
+        for number in [lost.first, next] {
+            hash = (hash ^ number.to_raw()).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    hash
+}
+
+/// The records of a flush: where each lies in the body, and what it is, its bytes and its stamp.
 fn records_of<'a>(
     header: &'a FlushHeader,
     flush: &'a [u8],
-) -> impl Iterator<Item = (usize, Result<(Record, usize, bool), RecordError>)> + 'a {
+) -> impl Iterator<Item = (usize, Result<(Record, usize, Stamp), RecordError>)> + 'a {
     let body = header.body(flush);
     let mut at = 0;
     (0..header.records + header.copies).map_while(move |position| {
@@ -668,7 +692,7 @@ fn records_of<'a>(
         let bytes = body.get(at..).unwrap_or_default();
         let decoded = decode_record(bytes).map(|(record, length)| {
             at += length;
-            (record, length, is_echo(bytes))
+            (record, length, stamp(bytes))
         });
         Some((place, decoded))
     })

@@ -7,7 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, decode_record, is_echo};
+use crate::codec::{RecordError, decode_record, stamp};
 use crate::flush::{Body, FlushHeader, Start};
 use crate::segment::{BLOCK, FORMAT, FirstBlock, SECTOR, SegmentHeader};
 use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
@@ -521,7 +521,7 @@ impl Survey {
             match decode_record(rest) {
                 Ok((record, bytes)) => {
                     at += bytes;
-                    if !is_echo(rest) {
+                    if !stamp(rest).echo {
                         self.record(record, segment, place);
                     }
                 }

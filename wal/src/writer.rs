@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::codec::{encode_record, record_bytes};
+use crate::codec::{Stamp, encode_record, record_bytes};
 use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
@@ -48,6 +48,8 @@ pub struct Writer {
     next_segment: SegmentId,
     placed: FlushNumber,
     durable: FlushNumber,
+    /// Fingerprint of the lost flushes before this writer's first.
+    losses: u64,
     /// Durable before one that was placed earlier.
     early: BTreeSet<FlushNumber>,
     index: Index,
@@ -66,6 +68,7 @@ impl Writer {
         next_segment: SegmentId,
         durable: FlushNumber,
         index: Index,
+        losses: u64,
     ) -> Self {
         assert!(
             options.segment_bytes.is_multiple_of(BLOCK as u64),
@@ -86,6 +89,7 @@ impl Writer {
             next_segment,
             placed: durable,
             durable,
+            losses,
             early: BTreeSet::new(),
             index,
             newest: Vec::new(),
@@ -261,21 +265,26 @@ impl Writer {
             to
         };
         let body = &mut flush[head_sectors(placement.blocks) * SECTOR..];
+        let own = Stamp {
+            echo: false,
+            losses: self.losses,
+        };
+        let repeated = Stamp { echo: true, ..own };
         let mut at = 0;
         for record in in_layout(records) {
-            at += encode_record(record, false, &mut body[at..]);
+            at += encode_record(record, own, &mut body[at..]);
         }
         let echo = self.echoes.get(&placement.number);
         let echo = echo.expect("a flush is encoded before it is written");
         for record in echo {
-            at += encode_record(record, true, &mut body[at..]);
+            at += encode_record(record, repeated, &mut body[at..]);
         }
         let mut copies = 0;
         if let Some(copies_at) = placement.copies {
             body[at..copies_at].fill(0);
             at = copies_at;
             for record in records.iter().filter(|record| is_hard_state(record)) {
-                at += encode_record(record, false, &mut body[at..]);
+                at += encode_record(record, own, &mut body[at..]);
                 copies += 1;
             }
         }

@@ -172,6 +172,18 @@ impl History {
         }
     }
 
+    /// More rot, in front of what was noted or behind it: nothing goes in silence.
+    fn stays_honest(&mut self, what: &str) {
+        let disk = self.disk.clone();
+        let what = format!("{what}, then {}", self.rot());
+        let found = replay(&self.disk);
+        for group in (0..GROUPS).map(GroupId::from_raw) {
+            let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
+            self.check(group, log, &what);
+        }
+        self.disk = disk;
+    }
+
     /// Says whether the group is whole.
     fn check(&self, group: GroupId, log: &RecoveredLog, what: &str) -> bool {
         let nothing = Model::default();
@@ -201,8 +213,12 @@ impl History {
             "{what}: {group}: where the log ended"
         );
         for entry in log.tail.iter().chain(&damage.spares) {
-            let at = entry.index.to_raw() as usize - 1;
-            assert_eq!(entry, &model.entries[at], "{what}: {group}: not the newest");
+            let newest = &model.entries[entry.index.to_raw() as usize - 1];
+            let (index, term) = (entry.index, entry.term);
+            assert!(
+                entry == newest,
+                "{what}: {group}: entry {index} of term {term} is not the newest of {log:?}"
+            );
         }
         for &(index, term) in &damage.gap_ends {
             let at = index.to_raw() as usize - 1;
@@ -277,6 +293,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
         }
         let again = replay(&history.disk);
         history.writer = again.writer;
+        history.stays_honest(&format!("{what}, noted"));
         for (group, log) in groups().zip(&logs) {
             if log.damage.is_none() {
                 continue;
@@ -314,6 +331,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
                 "{what}: {group}: not healed"
             );
         }
+        history.stays_honest(&format!("{what}, healed"));
     }
     println!("{damaged} damaged, {named} of them named, {whole} whole");
     assert!(damaged > 2000 && named > 500 && whole > 2000);
