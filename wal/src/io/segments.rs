@@ -15,6 +15,7 @@ use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
 
 use super::log::LogError;
+use super::view::UNREADABLE;
 use crate::{BLOCK, SegmentId};
 
 /// How much is zeroed, or read at open, at once.
@@ -264,19 +265,38 @@ fn dsync() -> i32 {
     i32::try_from(rustix::fs::OFlags::DSYNC.bits()).expect("a flag of open(2) is an int")
 }
 
+/// The first bytes of a file. What the device cannot read comes as [`UNREADABLE`] bytes: it is for
+/// replay to say what that means.
 async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::GlommioError<()>> {
     let size = file.file_size().await?.min(bytes);
     let size = usize::try_from(size).expect("a segment fits memory");
     let mut all = Vec::with_capacity(size);
+    let mut chunk = CHUNK;
     while all.len() < size {
-        let part = file
-            .read_at_aligned(all.len() as u64, CHUNK.min(size - all.len()))
-            .await?;
-        if part.is_empty() {
-            break;
+        let wanted = chunk.min(size - all.len());
+        match file.read_at_aligned(all.len() as u64, wanted).await {
+            Ok(part) if part.is_empty() => break,
+            Ok(part) => all.extend_from_slice(&part[..part.len().min(wanted)]),
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            Err(_) if chunk > BLOCK => chunk = BLOCK,
+            Err(_) => all.resize(all.len() + wanted, UNREADABLE),
         }
-        let wanted = part.len().min(size - all.len());
-        all.extend_from_slice(&part[..wanted]);
+        if all.len().is_multiple_of(CHUNK) {
+            chunk = CHUNK;
+        }
     }
     Ok(all)
+}
+
+/// Whether an error says that the device, or a file system that checks what it reads, has lost what
+/// was written.
+fn is_unreadable(error: &glommio::GlommioError<()>) -> bool {
+    use glommio::GlommioError::{EnhancedIoError, IoError};
+    use rustix::io::Errno;
+    let (IoError(error) | EnhancedIoError { source: error, .. }) = error else {
+        return false;
+    };
+    let lost = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG];
+    lost.iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

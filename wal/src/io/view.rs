@@ -15,7 +15,7 @@ use crate::{BLOCK, SegmentId};
 /// How much is read at once to find out what can be read.
 const CHUNK: usize = 1 << 20;
 /// What stands for bytes that the device does not give: no record or header looks like it.
-const UNREADABLE: u8 = 0xee;
+pub(super) const UNREADABLE: u8 = 0xee;
 
 /// Why a data directory cannot be looked at.
 #[derive(Debug, thiserror::Error)]
