@@ -2,6 +2,8 @@
 
 #[path = "kv/model.rs"]
 mod model;
+#[path = "kv/snapshot.rs"]
+mod snapshot;
 #[path = "kv/story.rs"]
 mod story;
 

@@ -3,19 +3,27 @@
 //! Deterministic: equal batches in equal order make equal states and equal replies. Time is what the
 //! leaders stamped on the batches, made monotonic; no clock is read. Semantics are those of Redis 7.
 
+mod chunk;
 mod expiry;
 mod integer;
+mod restore;
 mod slot;
+mod walk;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::mem;
 
 use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{RestoreError, StateMachine};
+pub use chunk::{Item, Items};
 use expiry::Expiries;
+use restore::Restoring;
 use slot::{Entry, Table};
+use walk::{Change, Walk};
 
 /// The data of one group: the slots it owns.
 pub struct Kv {
@@ -25,6 +33,9 @@ pub struct Kv {
     expiries: Expiries,
     /// The newest stamp applied.
     clock: u64,
+    /// The snapshot under way. Every change of `slots` tells it first.
+    walk: Option<Box<Walk>>,
+    restoring: Option<Restoring>,
 }
 
 impl Kv {
@@ -34,13 +45,15 @@ impl Kv {
             first <= last && last < net::SLOTS,
             "no such slots: {first}-{last}"
         );
-        let slots = (first..=last).map(|_| Table::default()).collect();
+        let slots = empty(usize::from(last - first) + 1);
         Self {
             first_slot: first,
             slots,
             keys: 0,
             expiries: Expiries::default(),
             clock: 0,
+            walk: None,
+            restoring: None,
         }
     }
 
@@ -53,7 +66,7 @@ impl Kv {
     pub fn advance(&mut self, stamp_ms: u64) {
         self.clock = self.clock.max(stamp_ms);
         while let Some((slot, key)) = self.expiries.pop(self.clock) {
-            let gone = self.slots[usize::from(slot - self.first_slot)].remove(&key);
+            let gone = self.table_at(slot, &key, Change::Remove).remove(&key);
             assert!(gone.is_some(), "a key without a value was to expire");
             self.keys -= 1;
         }
@@ -88,13 +101,21 @@ impl Kv {
             Command::Expire { key, after_ms } => self.expire(key, after_ms),
             Command::Persist { key } => self.persist(key),
             Command::Flush => {
-                self.slots.iter_mut().for_each(Table::clear);
-                self.expiries.clear();
-                self.keys = 0;
+                self.flush();
                 Reply::Ok
             }
             ref read => self.read(self.clock, read),
         }
+    }
+
+    fn flush(&mut self) {
+        let slots = empty(self.slots.len());
+        let all = mem::replace(&mut self.slots, slots);
+        if let Some(walk) = &mut self.walk {
+            walk.freeze(all);
+        }
+        self.expiries.clear();
+        self.keys = 0;
     }
 
     fn multi_get(&self, keys: List<'_>) -> Reply {
@@ -144,7 +165,7 @@ impl Kv {
 
     fn increment(&mut self, key: &[u8], delta: i64) -> Reply {
         let mut digits = integer::Digits::default();
-        let Some(entry) = self.table_mut(key).1.get_mut(key) else {
+        let Some(entry) = self.table_of(key, Change::Alter).1.get_mut(key) else {
             self.put(key, digits.write(delta), None);
             return Reply::Integer(delta);
         };
@@ -159,7 +180,7 @@ impl Kv {
     }
 
     fn append(&mut self, key: &[u8], suffix: &[u8], bytes_max: u64) -> Reply {
-        let entry = self.table_mut(key).1.get_mut(key);
+        let entry = self.table_of(key, Change::Alter).1.get_mut(key);
         let old = entry.as_ref().map_or(0, |entry| entry.value().len());
         let bytes = old + suffix.len();
         if bytes as u64 > bytes_max {
@@ -193,16 +214,22 @@ impl Kv {
         self.slots.get(at)?.get(key)
     }
 
-    /// The table of a slot this group owns; commands on others are sent elsewhere before they are
-    /// taken into the log.
-    fn table_mut(&mut self, key: &[u8]) -> (u16, &mut Table) {
+    /// The table of a key's slot, about to be changed. The group owns the slot; commands on others are
+    /// sent elsewhere before they are taken into the log.
+    fn table_of(&mut self, key: &[u8], change: Change) -> (u16, &mut Table) {
         let slot = Slot::of(key).number();
+        (slot, self.table_at(slot, key, change))
+    }
+
+    fn table_at(&mut self, slot: u16, key: &[u8], change: Change) -> &mut Table {
         let at = slot.checked_sub(self.first_slot).map(usize::from);
-        let table = at.and_then(|at| self.slots.get_mut(at));
-        (
-            slot,
-            table.expect("writes reach only the group that owns the slot"),
-        )
+        let at = at.filter(|&at| at < self.slots.len());
+        let at = at.expect("writes reach only the group that owns the slot");
+        let table = &mut self.slots[at];
+        if let Some(walk) = &mut self.walk {
+            walk.save(at, table, key, change);
+        }
+        table
     }
 
     fn put(&mut self, key: &[u8], bytes: &[u8], due: Option<u64>) {
@@ -211,7 +238,7 @@ impl Kv {
             self.remove(key);
             return;
         }
-        let (slot, table) = self.table_mut(key);
+        let (slot, table) = self.table_of(key, Change::Put);
         let replaced = table.put(key, bytes, due);
         if replaced.is_none() {
             self.keys += 1;
@@ -222,14 +249,14 @@ impl Kv {
 
     /// Gives a key another expiry, if the key is there, and returns the one it had.
     fn change_due(&mut self, key: &[u8], due: Option<u64>) -> Option<Option<u64>> {
-        let (slot, table) = self.table_mut(key);
+        let (slot, table) = self.table_of(key, Change::Alter);
         let old = table.get_mut(key)?.set_due(due);
         self.expiries.change(slot, key, old, due);
         Some(old)
     }
 
     fn remove(&mut self, key: &[u8]) -> Option<Entry> {
-        let (slot, table) = self.table_mut(key);
+        let (slot, table) = self.table_of(key, Change::Remove);
         let entry = table.remove(key)?;
         self.keys -= 1;
         self.expiries.change(slot, key, entry.due(), None);
@@ -240,6 +267,10 @@ impl Kv {
 impl StateMachine for Kv {
     /// First of all, keys that are due go away.
     fn apply(&mut self, batch: &Batch<'_>, replies: &mut Vec<Reply>) {
+        assert!(
+            self.restoring.is_none(),
+            "a state half restored is no state"
+        );
         self.advance(batch.stamp_ms());
         for bytes in batch.commands() {
             let reply = match Command::decode(bytes) {
@@ -300,6 +331,49 @@ impl StateMachine for Kv {
                 hash.wrapping_add(table.hash())
             })
     }
+
+    fn snapshot_begin(&mut self) {
+        assert!(self.walk.is_none(), "one snapshot is taken at a time");
+        assert!(
+            self.restoring.is_none(),
+            "a state half restored is no state"
+        );
+        let walk = Walk::new(self.first_slot, self.slots.len(), self.clock, self.keys);
+        self.walk = Some(Box::new(walk));
+    }
+
+    fn snapshot_next(&mut self, bytes_about: usize, to: &mut Vec<u8>) -> bool {
+        let walk = self.walk.as_mut().expect("a snapshot was begun");
+        let more = walk.next(&self.slots, bytes_about, to);
+        if !more {
+            self.walk = None;
+        }
+        more
+    }
+
+    fn snapshot_abort(&mut self) {
+        self.walk = None;
+    }
+
+    fn snapshot_under_way(&self) -> bool {
+        self.walk.is_some()
+    }
+
+    fn snapshot_held_bytes(&self) -> usize {
+        self.walk.as_ref().map_or(0, |walk| walk.held_bytes())
+    }
+
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
+        self.restore_chunk(chunk)
+    }
+
+    fn restored(&mut self) -> Result<(), RestoreError> {
+        self.restore_end()
+    }
+}
+
+fn empty(slots: usize) -> Vec<Table> {
+    (0..slots).map(|_| Table::default()).collect()
 }
 
 fn bulk(entry: Option<&Entry>) -> Reply {

@@ -18,7 +18,7 @@ const CAPACITY_KEPT: usize = 16;
 
 /// A key, its value, and when they go away. Key and value share one allocation: a lookup waits for
 /// memory once less.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     /// The key, and behind it the value.
     bytes: Box<[u8]>,
@@ -28,7 +28,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(key: &[u8], value: &[u8], due: Option<u64>) -> Self {
+    pub(super) fn new(key: &[u8], value: &[u8], due: Option<u64>) -> Self {
         let mut entry = Self {
             bytes: joined(key, value),
             key_bytes: u32::try_from(key.len()).expect("limits keep keys far below 4 GiB"),
@@ -38,8 +38,12 @@ impl Entry {
         entry
     }
 
-    fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         &self.bytes[..self.key_bytes as usize]
+    }
+
+    pub(super) fn key_and_value(&self) -> &[u8] {
+        &self.bytes
     }
 
     pub(super) fn value(&self) -> &[u8] {
@@ -72,6 +76,15 @@ impl Entry {
         bytes.reserve_exact(suffix.len());
         bytes.extend_from_slice(suffix);
         self.bytes = bytes.into_boxed_slice();
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        fingerprint_of(self.key(), self.value(), self.due())
+    }
+
+    /// Memory it takes in a table, which is half empty at worst.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.len() + 2 * size_of::<Self>()
     }
 }
 
@@ -139,11 +152,47 @@ impl Table {
 
     /// Sum over the entries, so that their order does not matter.
     pub(super) fn hash(&self) -> u64 {
-        self.0.iter().fold(0, |sum, entry| {
-            let due = entry.due().unwrap_or(0);
-            let hash = fingerprint(fingerprint(due, entry.key()), entry.value());
-            sum.wrapping_add(hash)
-        })
+        self.0
+            .iter()
+            .fold(0, |sum, entry| sum.wrapping_add(entry.hash()))
+    }
+
+    /// Makes room for more entries.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.0.reserve(entries, rehash);
+    }
+
+    /// Memory that its entries take.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.0.iter().map(Entry::held_bytes).sum()
+    }
+
+    /// How many places there are. An entry keeps its place until the table moves.
+    pub(super) fn places(&self) -> usize {
+        self.0.num_buckets()
+    }
+
+    /// The entry in a place.
+    pub(super) fn at(&self, place: usize) -> Option<&Entry> {
+        self.0.get_bucket(place)
+    }
+
+    /// Where a key is.
+    pub(super) fn place_of(&self, key: &[u8]) -> Option<usize> {
+        self.0
+            .find_bucket_index(hash_key(key), |entry| entry.key() == key)
+    }
+
+    /// Whether the next [`Self::put`] may give entries other places: it makes room first, even for a key
+    /// that is there.
+    pub(super) fn moves_on_put(&self) -> bool {
+        self.0.len() == self.0.capacity()
+    }
+
+    /// Whether the next [`Self::remove`] may give entries other places.
+    pub(super) fn moves_on_remove(&self) -> bool {
+        // Capacity may shrink by the one that goes, never grow.
+        self.0.capacity() > CAPACITY_KEPT && self.0.len() <= self.0.capacity() / 8
     }
 }
 
@@ -151,8 +200,13 @@ fn rehash(entry: &Entry) -> u64 {
     hash_key(entry.key())
 }
 
-fn hash_key(key: &[u8]) -> u64 {
+pub(super) fn hash_key(key: &[u8]) -> u64 {
     HASHER.hash_one(key)
+}
+
+/// The hash of an entry.
+pub(super) fn fingerprint_of(key: &[u8], value: &[u8], due: Option<u64>) -> u64 {
+    fingerprint(fingerprint(due.unwrap_or(0), key), value)
 }
 
 /// FNV-1a by words, finished with a mix: the same on every machine and in every version.
