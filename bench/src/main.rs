@@ -4,6 +4,7 @@ mod api;
 mod cluster;
 mod histogram;
 mod load;
+mod log;
 mod options;
 mod replies;
 mod topology;
@@ -17,7 +18,7 @@ use clap::Parser;
 use cluster::Cluster;
 use histogram::Latencies;
 use load::Measured;
-use options::{Options, View};
+use options::{Options, Part, View};
 use topology::Topology;
 
 #[global_allocator]
@@ -25,9 +26,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let result = match &options.node {
-        Some(config) => api::serve(config),
-        None => options.check().and_then(|()| run(&options)),
+    let result = match (&options.node, &options.part) {
+        (Some(config), _) => api::serve(config),
+        (None, Some(Part::Log(part))) => log::run(part),
+        (None, None) => options.check().and_then(|()| run(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+use crate::log::LogOptions;
 
 /// Measures a three-node cluster: throughput and tail latency.
 ///
@@ -11,8 +13,14 @@ use clap::Parser;
 /// their logs below --dir, every acknowledged write durable on two of them. Keys are spread over all
 /// groups, and each request goes to the node that leads its group.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "drakkar-bench", version)]
+#[command(
+    name = "drakkar-bench",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
     /// Client endpoints of a running cluster (host:port,...) instead of one of its own.
     #[arg(long, value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
@@ -67,6 +75,12 @@ pub(crate) struct Options {
     /// Runs one node of such a cluster: what this program starts.
     #[arg(long, hide = true)]
     pub(crate) node: Option<PathBuf>,
+}
+
+/// A part of a node that is measured without the others.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Part {
+    Log(LogOptions),
 }
 
 /// From where a cluster is measured.
