@@ -117,8 +117,9 @@ struct Part {
     first_flush: Option<FlushNumber>,
     /// Its first block was never written, or decayed to zeroes.
     unwritten: bool,
-    /// Where what is valid of it ends.
+    /// Where what is valid of it ends; its size if no link says so.
     end: u64,
+    linked: bool,
 }
 
 /// A flush whose header is sound, somewhere behind one that is not whole.
@@ -221,6 +222,7 @@ impl Replay {
         let mut wanted: Option<Link> = None;
         let mut linked = true;
         for (&segment, first) in headers.iter().rev() {
+            let end_known = wanted.is_some_and(|link| link.segment == segment);
             let end = match wanted {
                 Some(link) if link.segment < segment => {
                     self.dead.push(segment);
@@ -240,6 +242,7 @@ impl Replay {
                 first_flush: None,
                 unwritten: false,
                 end,
+                linked: end_known,
             };
             wanted = None;
             linked = false;
@@ -435,10 +438,15 @@ impl Replay {
         let expected = self.number.next();
         let place = (stop.part, stop.offset);
         let sightings = self.sightings.as_deref().unwrap_or_default();
+        // Where no link says how far a segment is valid, a start may have cut it here: its own flushes
+        // have the same numbers as those that it left behind.
+        let cut_before = !(stop.itself || self.parts[stop.part].linked)
+            && sightings.iter().any(|sighting| sighting.part > stop.part);
         let later = sightings.iter().filter(|sighting| {
             let from = (sighting.part, sighting.offset);
             let itself = stop.itself && from == place;
-            from > place && sighting.number >= expected || itself
+            let dead = cut_before && sighting.part == stop.part;
+            from > place && sighting.number >= expected && !dead || itself
         });
         // Wherever it stands now, it was written after this one was durable.
         let proven = sightings

@@ -402,6 +402,49 @@ fn a_missing_segment_is_noticed_and_a_foreign_one_refused() {
     );
 }
 
+/// Flushes behind one that a crash tore stay on the disk. The next start takes their numbers again,
+/// and only its segment's header says that they are dead.
+#[test]
+fn flushes_that_a_crash_left_behind_a_torn_one_stay_dead_without_the_header_that_says_so() {
+    let mut scribe = Scribe::new();
+    scribe.flush(&[vote(1)]);
+    scribe.writer = scribe.disk.replay().unwrap().writer;
+    scribe.entries(&[10]);
+    let torn = scribe.next_entry(10);
+    scribe.encode(&[torn]);
+    let dead = scribe.next_entry(10);
+    let (placement, bytes) = scribe.encode(&[dead]);
+    scribe.disk.write(&placement, &bytes);
+    scribe.writer = scribe.disk.replay().unwrap().writer;
+    scribe.index = 1;
+    scribe.entries(&[10, 10, 10]);
+    scribe.flush(&[vote(2)]);
+    scribe.entries(&[10]);
+    scribe.flush(&[]);
+    assert_eq!(scribe.disk.0.len(), 4);
+
+    let third = SegmentId::from_raw(3);
+    let mut damaged = vec![("without the segment".to_owned(), scribe.disk.clone())];
+    damaged[0].1.0.remove(&third);
+    for blocks in 1..=3 {
+        for byte in [0, 0xee] {
+            let mut disk = scribe.disk.clone();
+            disk.0.get_mut(&third).unwrap()[..blocks * BLOCK].fill(byte);
+            damaged.push((format!("{blocks} blocks are {byte:#x}"), disk));
+        }
+    }
+    for (what, disk) in damaged {
+        let recovered = disk.replay().unwrap();
+        covered(&recovered, scribe.index, &what);
+        let log = &recovered.groups[&GroupId::from_raw(1)];
+        let lost = log.damage.as_ref();
+        assert!(
+            log.hard_state.term == Term::from_raw(2) || lost.is_some_and(|lost| lost.promises_lost),
+            "{what}: the newer vote is missing in silence"
+        );
+    }
+}
+
 #[test]
 fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     let mut scribe = Scribe::new();
