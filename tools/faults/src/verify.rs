@@ -1,0 +1,194 @@
+//! Reads a log with nothing but `wal`'s replay and says what it holds. It asks for no ring, opens
+//! nothing for writing, and reads past the page cache, which may remember what a disk never took.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use wal::{BLOCK, LogIndex, Recovered, Replay, ReplayError, SegmentId, Term};
+
+use crate::block::Block;
+use crate::story::{GROUP, OPTIONS, payload};
+
+/// More than any log of ours holds: every payload is kept.
+const CACHE_BYTES: usize = 1 << 40;
+const CHUNK: usize = 1 << 20;
+
+/// What a log holds.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// Every entry up to this one is there, as it was written.
+    pub(crate) last: u64,
+    pub(crate) term: u64,
+    /// A flush was under way when the log ended.
+    pub(crate) cut: bool,
+}
+
+/// Why a log does not hold what it must.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Flaw {
+    #[error("cannot read {path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error("segment {segment} @{offset}: a flush that was durable is not readable")]
+    Rotten { segment: SegmentId, offset: u64 },
+    #[error("entry {index} is not what was written there")]
+    Wrong { index: LogIndex },
+    #[error("entry {index} is missing although entry {last} is there")]
+    Gap { index: LogIndex, last: LogIndex },
+    #[error(
+        "the log ends at entry {found} of term {found_term}; {acked} of term {term} was acknowledged"
+    )]
+    Lost {
+        found: u64,
+        found_term: u64,
+        acked: u64,
+        term: u64,
+    },
+}
+
+impl Flaw {
+    /// Acknowledged entries that are not there.
+    pub(crate) fn lost(&self, acked_all: u64) -> u64 {
+        match self {
+            Self::Lost { found, acked, .. } => acked.saturating_sub(*found).max(1),
+            Self::Gap { .. } | Self::Wrong { .. } => 1,
+            Self::Io { .. } | Self::Replay(_) | Self::Rotten { .. } => acked_all,
+        }
+    }
+}
+
+/// Replays the log in `directory` and compares every entry with what belongs there.
+pub(crate) fn read(directory: &Path) -> Result<Contents, Flaw> {
+    let recovered = replay(directory)?;
+    if let Some(lost) = recovered.lost.first() {
+        return Err(Flaw::Rotten {
+            segment: lost.segment,
+            offset: lost.offset,
+        });
+    }
+    let cut = recovered.cut.is_some();
+    let Some(log) = recovered.groups.get(&GROUP) else {
+        return Ok(Contents {
+            last: 0,
+            term: 0,
+            cut,
+        });
+    };
+    let mut expected = LogIndex::ZERO.next();
+    for entry in &log.tail {
+        if entry.index != expected {
+            return Err(Flaw::Gap {
+                index: expected,
+                last: log.last,
+            });
+        }
+        if entry.payload != payload(entry.index) || entry.term > log.hard_state.term {
+            return Err(Flaw::Wrong { index: entry.index });
+        }
+        expected = expected.next();
+    }
+    if expected != log.last.next() {
+        return Err(Flaw::Gap {
+            index: expected,
+            last: log.last,
+        });
+    }
+    Ok(Contents {
+        last: log.last.to_raw(),
+        term: log.hard_state.term.to_raw(),
+        cut,
+    })
+}
+
+/// The same, and that everything up to entry `acked` and the vote of `term` are there.
+pub(crate) fn read_promised(directory: &Path, acked: u64, term: u64) -> Result<Contents, Flaw> {
+    let contents = read(directory)?;
+    if contents.last < acked || contents.term < term {
+        return Err(Flaw::Lost {
+            found: contents.last,
+            found_term: contents.term,
+            acked,
+            term,
+        });
+    }
+    Ok(contents)
+}
+
+/// Gives the files of a log to replay.
+pub(crate) fn replay(directory: &Path) -> Result<Recovered, Flaw> {
+    let mut firsts = Vec::new();
+    for segment in segments(directory)? {
+        firsts.push((segment, read_file(directory, segment, BLOCK)?));
+    }
+    let blocks = firsts.iter().map(|(segment, block)| (*segment, &block[..]));
+    let mut replay = Replay::new(OPTIONS, CACHE_BYTES, blocks)?;
+    while let Some(segment) = replay.next_segment() {
+        let bytes = usize::try_from(OPTIONS.segment_bytes).expect("a segment fits memory");
+        replay.segment(&read_file(directory, segment, bytes)?)?;
+    }
+    Ok(replay.finish())
+}
+
+/// The segments that there are, oldest first; none if there is no log.
+fn segments(directory: &Path) -> Result<Vec<SegmentId>, Flaw> {
+    let failed = |error| Flaw::Io {
+        path: directory.to_owned(),
+        error,
+    };
+    let files = match std::fs::read_dir(directory) {
+        Ok(files) => files,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+        if let Some(raw) = number.and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
+            found.push(SegmentId::from_raw(raw));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Up to `bytes` from the start of a segment.
+fn read_file(directory: &Path, segment: SegmentId, bytes: usize) -> Result<Vec<u8>, Flaw> {
+    let path = directory.join(format!("{segment}.seg"));
+    let read = || {
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(direct()).open(&path)?;
+        let mut all = Vec::new();
+        let mut chunk = Block::zeroed(CHUNK.min(bytes));
+        while all.len() < bytes {
+            match file.read_at(chunk.bytes_mut(), all.len() as u64)? {
+                0 => break,
+                read => all.extend_from_slice(&chunk.bytes()[..read.min(bytes - all.len())]),
+            }
+        }
+        Ok(all)
+    };
+    read().map_err(|error| Flaw::Io {
+        path: path.clone(),
+        error,
+    })
+}
+
+/// The flag of open(2) for direct I/O.
+pub(crate) fn direct() -> i32 {
+    i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("a flag of open(2) is an int")
+}
+
+/// What the hidden command `verify` prints.
+pub(crate) fn describe(directory: &Path, acked: u64) -> Result<String, Flaw> {
+    let Contents { last, term, cut } = read_promised(directory, acked, Term::ZERO.to_raw())?;
+    let end = if cut {
+        ", and a flush that was cut"
+    } else {
+        ""
+    };
+    Ok(format!("entries 1 to {last}, term {term}{end}"))
+}

@@ -1,0 +1,129 @@
+//! The process that is tormented: it opens a log, says what it found, and appends until it is killed
+//! or its disk fails. It says on stdout what is durable, as soon as it is.
+//!
+//! ```text
+//! found INDEX TERM     what replay returned
+//! ack INDEX TERM       every entry up to this one is durable, and the vote of this term
+//! full, space          the log waits for space; it has space again
+//! error REASON         the end: nothing follows
+//! ```
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::LocalExecutorBuilder;
+use glommio::timer::sleep;
+use wal::io::{Log, LogError};
+use wal::{FlushNumber, LogIndex, Term};
+
+use crate::story::{GROUP, OPTIONS, Story};
+
+/// Flushes under way at once, as a shard has them.
+const DEPTH: usize = 4;
+/// How often it is looked whether the disk is full.
+const WATCH_INTERVAL: Duration = Duration::from_millis(5);
+/// Entries of the longest log, about a kilobyte each.
+pub(crate) const LAST: u64 = 400_000;
+/// What sysexits(3) calls an I/O error.
+pub(crate) const IO_ERROR: u8 = 74;
+
+/// Appends to the log in `directory` through io_uring, up to entry `last`.
+pub(crate) fn run(directory: &Path, last: u64) -> ExitCode {
+    // glommio opens nothing by a relative path.
+    let directory = match std::path::absolute(directory) {
+        Ok(directory) => directory,
+        Err(error) => return end(Err(error.to_string())),
+    };
+    let executor = LocalExecutorBuilder::default().make();
+    let outcome = match executor {
+        Ok(executor) => executor.run(write(directory, LogIndex::from_raw(last))),
+        Err(error) => Err(error.to_string()),
+    };
+    end(outcome)
+}
+
+/// Says how it ended.
+pub(crate) fn end(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            println!("error {reason}");
+            ExitCode::from(IO_ERROR)
+        }
+    }
+}
+
+/// A flush on its way to the disk.
+type Task = glommio::Task<Result<FlushNumber, LogError>>;
+
+async fn write(directory: PathBuf, last: LogIndex) -> Result<(), String> {
+    let say = |error: LogError| error.to_string();
+    let (log, found) = Log::open(&directory, OPTIONS, 0).await.map_err(say)?;
+    if let Some(lost) = found.lost.first() {
+        let place = format!("segment {} @{}", lost.segment, lost.offset);
+        return Err(format!("{place} was durable and is not readable"));
+    }
+    let (found_last, found_term) = match found.groups.get(&GROUP) {
+        Some(group) => (group.last, group.hard_state.term),
+        None => (LogIndex::ZERO, Term::ZERO),
+    };
+    println!("found {found_last} {found_term}");
+    let watch = glommio::spawn_local(watch(log.clone()));
+    let story = Story::resume(found_last, found_term);
+    let outcome = append(&log, found.next_flush, story, last).await;
+    watch.cancel().await;
+    log.close().await;
+    outcome.map_err(|error| match (error, log.failure()) {
+        // A segment could not be made: the log knows more than the flush that waited for it.
+        (LogError::Failed, Some(cause)) => cause.to_string(),
+        (error, _) => error.to_string(),
+    })
+}
+
+/// Tells when the log begins to wait for space and when it ends.
+async fn watch(log: Rc<Log>) {
+    let was_full = Cell::new(false);
+    loop {
+        if was_full.replace(log.is_full()) != log.is_full() {
+            println!("{}", if log.is_full() { "full" } else { "space" });
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+async fn append(
+    log: &Rc<Log>,
+    mut number: FlushNumber,
+    mut story: Story,
+    last: LogIndex,
+) -> Result<(), LogError> {
+    let mut under_way = VecDeque::new();
+    while story.last < last || !under_way.is_empty() {
+        while under_way.len() < DEPTH && story.last < last {
+            let flush = log.append(number, &story.next_flush());
+            number = number.next();
+            under_way.push_back((story.last, glommio::spawn_local(flush)));
+        }
+        if let Some((newest, flush)) = under_way.pop_front() {
+            if let Err(error) = flush.await {
+                return Err(cause(error, under_way).await);
+            }
+            println!("ack {newest} {}", story.term);
+        }
+    }
+    Ok(())
+}
+
+/// A flush also fails because one behind it did: that one knows why.
+async fn cause(mut error: LogError, under_way: VecDeque<(LogIndex, Task)>) -> LogError {
+    for (_, flush) in under_way {
+        if let (LogError::Failed, Err(other)) = (&error, flush.await) {
+            error = other;
+        }
+    }
+    error
+}
