@@ -457,6 +457,7 @@ impl Replay {
         let mut behind = self.parts[stop.part + 1..].iter();
         let rotten = stop.rotten
             || self.displaced == Some(expected)
+            || self.is_elsewhere(expected, stop)
             || behind.any(|part| part.first_flush.is_none() && !part.unwritten);
         if !(proven || rotten) {
             self.cut = Some(Cut {
@@ -499,6 +500,16 @@ impl Replay {
             self.parts[next.part].first_flush = Some(next.number);
             self.parts[next.part].unwritten = false;
         }
+    }
+
+    /// Whether a flush has its place behind the one where it was expected: then something stood here,
+    /// or what stands before is not in its own place.
+    fn is_elsewhere(&self, flush: FlushNumber, stop: Stop) -> bool {
+        let sightings = self.sightings.as_deref().unwrap_or_default();
+        let mut near = sightings.iter().filter(|seen| seen.part == stop.part);
+        let next = self.parts.get(stop.part + 1);
+        near.any(|seen| seen.number == flush && seen.offset > stop.offset)
+            || next.is_some_and(|next| next.first_flush == Some(flush))
     }
 
     fn lose(&mut self, part: usize, offset: usize, first: FlushNumber, next: Option<FlushNumber>) {

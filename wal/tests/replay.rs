@@ -445,6 +445,47 @@ fn flushes_that_a_crash_left_behind_a_torn_one_stay_dead_without_the_header_that
     }
 }
 
+/// Each flush but the last, put at any other place: over others, over headers, where nothing was.
+/// Those behind it are written after it.
+#[test]
+fn a_write_that_went_astray_is_missed_wherever_it_went() {
+    let mut even = Scribe::new();
+    even.flush(&[vote(1)]);
+    (0..8).for_each(|_| even.entries(&[16]));
+    for scribe in [Scribe::story(true), even] {
+        for at in 0..scribe.flushes.len() - 1 {
+            stray_everywhere(&scribe, at);
+        }
+    }
+}
+
+fn stray_everywhere(scribe: &Scribe, flush: usize) {
+    let bytes_of = |placement: &Placement| {
+        let from = usize::try_from(placement.offset).unwrap();
+        &scribe.disk.0[&placement.segment][from..from + placement.bytes]
+    };
+    let (meant, _) = &scribe.flushes[flush];
+    let home = (meant.segment, usize::try_from(meant.offset).unwrap());
+    let bytes = bytes_of(meant);
+    let places = (0..=4 * BLOCK - bytes.len()).step_by(SECTOR);
+    let segments = scribe.disk.0.keys();
+    let places = segments.flat_map(|&id| places.clone().map(move |to| (id, to)));
+    for (segment, to) in places.filter(|&place| place != home) {
+        let empty = scribe.disk.0.keys().map(|&id| (id, vec![0; 4 * BLOCK]));
+        let mut disk = Disk(empty.collect());
+        for (at, _) in &scribe.flushes {
+            if at.number == meant.number {
+                let file = disk.0.get_mut(&segment).unwrap();
+                file[to..to + bytes.len()].copy_from_slice(bytes);
+            } else {
+                disk.write(at, bytes_of(at));
+            }
+        }
+        let what = format!("flush {} is at {segment} @{to}", meant.number);
+        covered(&disk.replay().unwrap(), scribe.index, &what);
+    }
+}
+
 #[test]
 fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     let mut scribe = Scribe::new();
