@@ -24,5 +24,5 @@ pub use damage::{Claim, Damage};
 pub use index::Location;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
 pub use replay::{Cut, Lost, Recovered, RecoveredLog, Replay, ReplayError};
-pub use segment::{BLOCK, FORMAT, SECTOR, SegmentId};
+pub use segment::{BLOCK, FORMAT, SECTOR, SegmentId, UNREADABLE};
 pub use writer::{Options, Placement, Writer, contiguous};

@@ -19,6 +19,9 @@ pub const BLOCK: usize = 4096;
 /// What the device writes or does not write, never half.
 pub const SECTOR: usize = 512;
 
+/// Stands for bytes that the device does not give: no header, record or unwritten sector looks like it.
+pub const UNREADABLE: u8 = 0xee;
+
 /// The format of segments and flushes that this build writes and reads.
 pub const FORMAT: u16 = 1;
 

@@ -2,7 +2,7 @@
 
 use engine::raft::Message;
 use engine::shard::{Flush, Output};
-use wal::{FlushNumber, GroupId, NodeId, SegmentId};
+use wal::{FlushNumber, GroupId, NodeId};
 
 use crate::client::{Client, Histories};
 use crate::events::{Event, Queue};
@@ -196,63 +196,6 @@ impl Cluster {
         }
     }
 
-    fn start(&mut self, node: usize) -> Result<(), Broken> {
-        if self.nodes[node].process.is_some() {
-            return Ok(());
-        }
-        let rot = self.rot(node);
-        let (mut found, mut damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
-        if let Some(place) = rot {
-            self.counters.rotten_disks += u64::from(!damaged.is_empty());
-            if damaged.is_empty() {
-                // What did no harm now must not add to what rots later.
-                self.nodes[node].disk.flip(place);
-                // Nor may it have decided what was read of a flush that was under way.
-                self.nodes[node].process = None;
-                (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
-            }
-        }
-        self.tell(|_| {
-            let groups = found.iter().map(|(group, (state, terms))| {
-                format!("{group}: {} entries, {state:?}", terms.len())
-            });
-            format!(
-                "node {} starts with {:?}",
-                node + 1,
-                groups.collect::<Vec<_>>()
-            )
-        });
-        self.counters.restarts += u64::from(self.nodes[node].life > 1);
-        self.oracle.recovered(node, &found, &damaged)?;
-        self.arrive(node, Arrival::Wake);
-        self.make_room(node);
-        Ok(())
-    }
-
-    /// Sometimes flips a bit of the disk of a node that was down, while all others are sound: of each
-    /// entry a copy stays.
-    fn rot(&mut self, node: usize) -> Option<(SegmentId, usize, u8)> {
-        if !self.plan.has(Fault::Rot) || self.nodes[node].life == 0 {
-            return None;
-        }
-        let mut others = self.nodes.iter().enumerate();
-        let under_repair = |(other, found): (usize, &Node)| {
-            other != node && (found.is_damaged() || self.oracle.is_damaged(other))
-        };
-        if others.any(under_repair) {
-            return None;
-        }
-        let share = if self.counters.rotten_disks == 0 {
-            700_000
-        } else {
-            200_000
-        };
-        if !self.rng.chance(share) {
-            return None;
-        }
-        self.nodes[node].disk.rot(&mut self.rng)
-    }
-
     fn turn(&mut self, node: usize) -> Result<(), Broken> {
         if self.nodes[node].paused_until > self.now {
             let (at, life) = (self.nodes[node].paused_until, self.nodes[node].life);
@@ -326,7 +269,14 @@ impl Cluster {
         }
         for read in out.reads.drain(..) {
             self.counters.disk_reads += 1;
-            let entries = self.nodes[node].read(&read)?;
+            let entries = match self.nodes[node].read(&read) {
+                Ok(entries) => entries,
+                Err(_) if self.nodes[node].disk.has_lied() => {
+                    self.read_failed(node);
+                    continue;
+                }
+                Err(broken) => return Err(broken),
+            };
             let at = self.now + self.rng.between(FLUSH_MIN, self.plan.flush_max);
             let (life, group) = (self.nodes[node].life, read.group);
             self.plan_at(
@@ -397,7 +347,7 @@ impl Cluster {
     }
 
     fn flushed(&mut self, node: usize, number: FlushNumber) {
-        let early = self.nodes[node].disk.complete(number);
+        let early = self.complete(node, number);
         self.counters.flushes_out_of_order += u64::from(early);
         let process = self.nodes[node].process.as_ref().expect("it lives");
         if process.watch.failed {

@@ -5,14 +5,23 @@ use std::collections::BTreeMap;
 use wal::{BLOCK, FlushNumber, Location, Options, Placement, Recovered, Replay, ReplayError};
 use wal::{SECTOR, SegmentId};
 
-use crate::faults::Counters;
+use crate::faults::{Counters, Fault};
+use crate::platter::Platter;
 use crate::rng::Rng;
 
-/// The segment files of one node's only shard.
+/// The disk of one node's only shard.
 #[derive(Default)]
 pub(crate) struct Disk {
     /// What a power cut leaves.
-    segments: BTreeMap<SegmentId, Vec<u8>>,
+    platter: Platter,
+    /// What it has confirmed, as long as that differs and nobody knows yet.
+    honest: Option<Platter>,
+    /// What the disk does with the next write that it confirms, if not what it should.
+    pub(crate) deceit: Option<Fault>,
+    /// What it did.
+    lie: Option<Lie>,
+    /// Each flush that was confirmed, and where it should be.
+    confirmed: BTreeMap<FlushNumber, Place>,
     in_flight: BTreeMap<FlushNumber, Write>,
     segment_bytes: usize,
     /// The next write fails.
@@ -27,9 +36,34 @@ pub(crate) struct Disk {
 const INSTANCE: u64 = 0x5eed;
 
 struct Write {
+    place: Place,
+    bytes: Vec<u8>,
+    /// Every flush up to this one was known durable when it was begun.
+    knows: FlushNumber,
+}
+
+/// What a write covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
     segment: SegmentId,
     offset: usize,
-    bytes: Vec<u8>,
+    bytes: usize,
+}
+
+impl Place {
+    fn overlaps(&self, other: &Self) -> bool {
+        let ends = |place: &Self| place.offset + place.bytes;
+        self.segment == other.segment && self.offset < ends(other) && other.offset < ends(self)
+    }
+}
+
+/// A write that was confirmed and is not in its place.
+struct Lie {
+    fault: Fault,
+    /// The newest flush that it harmed.
+    newest: FlushNumber,
+    /// A flush that knew this one durable is whole on the disk: replay can tell that it is missing.
+    proven: bool,
 }
 
 /// How a crash treats what was on its way.
@@ -55,19 +89,20 @@ impl Disk {
     /// Writes a segment with zeroes, durably, unless it is there. Says whether it is there now.
     pub(crate) fn preallocate(&mut self, segment: SegmentId) -> bool {
         if !self.full {
-            let zeroes = || vec![0; self.segment_bytes];
-            self.segments.entry(segment).or_insert_with(zeroes);
+            let bytes = self.segment_bytes;
+            self.sides()
+                .for_each(|platter| platter.preallocate(segment, bytes));
         }
-        self.segments.contains_key(&segment)
+        self.platter.has(segment)
     }
 
     /// Whether a flush can be put in its place.
     pub(crate) fn has(&self, placement: &Placement) -> bool {
-        self.segments.contains_key(&placement.segment)
+        self.platter.has(placement.segment)
     }
 
-    /// Starts a write.
-    pub(crate) fn begin(&mut self, placement: &Placement, bytes: Vec<u8>) {
+    /// Starts a write of a flush that knows all flushes up to `knows` durable.
+    pub(crate) fn begin(&mut self, placement: &Placement, bytes: Vec<u8>, knows: FlushNumber) {
         assert_eq!(bytes.len(), placement.bytes, "a flush fills its place");
         let offset = usize::try_from(placement.offset).expect("inside a segment");
         assert!(
@@ -75,10 +110,15 @@ impl Disk {
             "{placement:?} leaves the segment"
         );
         assert!(self.has(placement), "{placement:?} has no file");
-        let write = Write {
+        let place = Place {
             segment: placement.segment,
             offset,
+            bytes: bytes.len(),
+        };
+        let write = Write {
+            place,
             bytes,
+            knows,
         };
         let twice = self.in_flight.insert(placement.number, write);
         assert!(
@@ -88,15 +128,124 @@ impl Disk {
         );
     }
 
-    /// A write is durable. Says whether an earlier one is still on its way.
-    pub(crate) fn complete(&mut self, number: FlushNumber) -> bool {
+    /// A write is confirmed: it is durable, unless the disk lies. Says whether an earlier one is still
+    /// on its way.
+    pub(crate) fn complete(&mut self, number: FlushNumber, rng: &mut Rng) -> bool {
         let write = self.in_flight.remove(&number).expect("the write was begun");
-        let kept = write.offset..write.offset + write.bytes.len();
-        self.segment(write.segment)[kept].copy_from_slice(&write.bytes);
+        match self.deceit.take() {
+            Some(fault) => self.deceive(number, &write, fault, rng),
+            None => self.keep(&write),
+        }
+        self.confirmed.insert(number, write.place);
         self.in_flight
             .keys()
             .next()
             .is_some_and(|&earlier| earlier < number)
+    }
+
+    /// A write is whole where it should be.
+    fn keep(&mut self, write: &Write) {
+        let Place {
+            segment, offset, ..
+        } = write.place;
+        self.sides()
+            .for_each(|platter| platter.write(segment, offset, &write.bytes));
+        if let Some(lie) = &mut self.lie {
+            lie.proven |= write.knows >= lie.newest;
+        }
+    }
+
+    /// A write is confirmed, and its bytes are nowhere, or elsewhere.
+    fn deceive(&mut self, number: FlushNumber, write: &Write, fault: Fault, rng: &mut Rng) {
+        assert!(!self.has_lied(), "one lie at a time can be judged");
+        self.honest = Some(self.platter.clone());
+        let honest = self.honest.as_mut().expect("just made");
+        honest.write(write.place.segment, write.place.offset, &write.bytes);
+        let mut newest = number;
+        if fault == Fault::MisdirectedWrite {
+            let stray = self.stray(write.place, rng);
+            self.platter
+                .write(stray.segment, stray.offset, &write.bytes);
+            let harmed = self.confirmed.iter().rev();
+            let mut harmed = harmed.filter(|(_, place)| place.overlaps(&stray));
+            newest = harmed
+                .next()
+                .map_or(number, |(&harmed, _)| harmed.max(number));
+        }
+        self.lie = Some(Lie {
+            fault,
+            newest,
+            proven: false,
+        });
+    }
+
+    /// Where a write goes that should go elsewhere.
+    fn stray(&self, meant: Place, rng: &mut Rng) -> Place {
+        let grain = *rng.pick(&[BLOCK, BLOCK, BLOCK, SECTOR]);
+        let segments = self.platter.segments();
+        loop {
+            let near = rng.chance(500_000);
+            let segment = if near {
+                meant.segment
+            } else {
+                *rng.pick(&segments)
+            };
+            let room = (self.segment_bytes - meant.bytes) / grain;
+            let stray = Place {
+                segment,
+                offset: rng.index(room + 1) * grain,
+                ..meant
+            };
+            if stray != meant {
+                return stray;
+            }
+        }
+    }
+
+    /// Whether it confirmed something that it did not do.
+    pub(crate) fn has_lied(&self) -> bool {
+        self.lie.is_some()
+    }
+
+    /// Whether something here is lost of which nobody knows yet, or will be soon.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.honest.is_some() || self.deceit.is_some()
+    }
+
+    /// The power is back: what the disk lied about is found missing now, or nothing tells that it
+    /// ever was there. Then it is there. Returns the lie, and whether it can be found out.
+    pub(crate) fn own_up(&mut self) -> Option<(Fault, bool)> {
+        let Lie { fault, proven, .. } = self.lie.take()?;
+        if !proven {
+            self.mend();
+        }
+        Some((fault, proven))
+    }
+
+    /// What was harmed is as it should be.
+    pub(crate) fn mend(&mut self) {
+        self.platter = self.honest.take().expect("something was harmed");
+    }
+
+    /// What was harmed stays so.
+    pub(crate) fn accept(&mut self) {
+        self.honest = None;
+    }
+
+    /// Flips a bit somewhere in what is written. Says whether there is anything.
+    pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
+        let honest = self.platter.clone();
+        let harmed = self.platter.rot(rng);
+        self.honest = harmed.then_some(honest);
+        harmed
+    }
+
+    /// Some blocks of what is written cannot be read any more. Says whether there are any.
+    pub(crate) fn fade(&mut self, rng: &mut Rng) -> bool {
+        let honest = self.platter.clone();
+        let harmed = self.platter.fade(rng);
+        self.honest = harmed.then_some(honest);
+        harmed
     }
 
     /// The power is cut: what was on its way is damaged.
@@ -120,41 +269,33 @@ impl Disk {
     /// Writes some sectors of a write. Says how many.
     fn damage(&mut self, write: &Write, rng: &mut Rng, damage: Damage) -> usize {
         let keeps = survivors(rng, damage, write.bytes.len() / SECTOR);
-        let segment = self.segment(write.segment);
+        let kept = keeps.iter().filter(|&&keep| keep).count();
+        if kept == keeps.len() {
+            self.keep(write);
+            return kept;
+        }
+        let Place {
+            segment, offset, ..
+        } = write.place;
         for (sector, _) in keeps.iter().enumerate().filter(|&(_, &keep)| keep) {
-            let (from, to) = (sector * SECTOR, (sector + 1) * SECTOR);
-            segment[write.offset + from..write.offset + to].copy_from_slice(&write.bytes[from..to]);
+            let from = sector * SECTOR;
+            let bytes = &write.bytes[from..from + SECTOR];
+            self.sides()
+                .for_each(|platter| platter.write(segment, offset + from, bytes));
         }
-        keeps.iter().filter(|&&keep| keep).count()
+        kept
     }
 
-    /// The bytes of a record.
-    pub(crate) fn read(&self, location: &Location) -> &[u8] {
+    /// The bytes of a record, if the disk gives them.
+    pub(crate) fn read(&self, location: &Location) -> Option<&[u8]> {
         let from = location.offset as usize;
-        &self.segments[&location.segment][from..from + location.bytes as usize]
+        let range = from..from + location.bytes as usize;
+        self.platter.read(location.segment, range)
     }
 
-    /// Deletes a segment file.
+    /// Deletes a segment file. A disk that is to be mended gets it back.
     pub(crate) fn delete(&mut self, segment: SegmentId) {
-        self.segments.remove(&segment);
-    }
-
-    /// Flips a bit somewhere in what is written. Says where: doing it again undoes it.
-    pub(crate) fn rot(&mut self, rng: &mut Rng) -> Option<(SegmentId, usize, u8)> {
-        let segments: Vec<SegmentId> = self.segments.keys().copied().collect();
-        let segment = *segments.get(rng.index(segments.len().max(1)))?;
-        let bytes = &self.segments[&segment];
-        let written = bytes.iter().rposition(|&byte| byte != 0)?;
-        let place = (segment, rng.index(written + 1), 1 << rng.below(8));
-        self.flip(place);
-        Some(place)
-    }
-
-    /// Flips a bit, if the segment is still there.
-    pub(crate) fn flip(&mut self, (segment, offset, bit): (SegmentId, usize, u8)) {
-        if let Some(bytes) = self.segments.get_mut(&segment) {
-            bytes[offset] ^= bit;
-        }
+        self.platter.delete(segment);
     }
 
     /// What replay makes of the segments.
@@ -163,21 +304,22 @@ impl Disk {
             segment_bytes: self.segment_bytes as u64,
             instance: INSTANCE,
         };
-        let firsts = self
-            .segments
+        let segments = self.platter.segments();
+        let firsts: Vec<_> = segments
             .iter()
-            .map(|(&segment, bytes)| (segment, &bytes[..BLOCK]));
+            .map(|&segment| (segment, self.platter.replayed(segment, BLOCK)))
+            .collect();
+        let firsts = firsts.iter().map(|(segment, bytes)| (*segment, &**bytes));
         let mut replay = Replay::new(options, cache_bytes, firsts)?;
         while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.segments[&segment])?;
+            replay.segment(&self.platter.replayed(segment, self.segment_bytes))?;
         }
         Ok(replay.finish())
     }
 
-    fn segment(&mut self, segment: SegmentId) -> &mut [u8] {
-        self.segments
-            .get_mut(&segment)
-            .expect("writes go to segments that exist")
+    /// What is written to both what is there and what should be.
+    fn sides(&mut self) -> impl Iterator<Item = &mut Platter> {
+        [&mut self.platter].into_iter().chain(&mut self.honest)
     }
 }
 

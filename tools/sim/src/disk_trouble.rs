@@ -76,10 +76,11 @@ impl Cluster {
     /// Faults are over: whoever runs the node has put its disk in order.
     pub(crate) fn mend_disk(&mut self, node: usize) {
         let disk = &mut self.nodes[node].disk;
-        (disk.breaks, disk.slowness) = (false, 1);
+        (disk.breaks, disk.slowness, disk.deceit) = (false, 1, None);
+        let lied = disk.has_lied();
         self.space(node);
         let process = self.nodes[node].process.as_ref();
-        if process.is_some_and(|process| process.watch.failed) {
+        if process.is_some_and(|process| process.watch.failed || lied) {
             self.crash(node, false);
         }
     }

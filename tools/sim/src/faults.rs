@@ -30,8 +30,14 @@ pub enum Fault {
     Transfer,
     /// A node hands over what it leads and is stopped.
     Drain,
-    /// While a node is down, bits of its disk flip. It must notice, and not start.
+    /// While a node is down, a bit of its disk flips.
     Rot,
+    /// While a node is down, some blocks of its disk become unreadable.
+    LatentErrors,
+    /// A disk confirms a write and forgets it.
+    LostWrite,
+    /// A disk confirms a write and has put it elsewhere, over whatever is there.
+    MisdirectedWrite,
     /// A write fails, with any of its sectors on the disk. The node runs on until it is restarted.
     WriteFails,
     /// A disk has no space for another segment, for a while.
@@ -42,7 +48,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -58,6 +64,9 @@ impl Fault {
         Self::Transfer,
         Self::Drain,
         Self::Rot,
+        Self::LatentErrors,
+        Self::LostWrite,
+        Self::MisdirectedWrite,
         Self::WriteFails,
         Self::DiskFull,
         Self::DiskSlow,
@@ -65,8 +74,11 @@ impl Fault {
 
     /// Whether it is something that happens at a moment, not a rate or a state.
     pub fn is_event(self) -> bool {
-        use Fault::{ClockDrift, Duplication, Loss, Reordering, Rot};
-        !matches!(self, Loss | Duplication | Reordering | ClockDrift | Rot)
+        use Fault::{ClockDrift, Duplication, LatentErrors, Loss, Reordering, Rot};
+        !matches!(
+            self,
+            Loss | Duplication | Reordering | ClockDrift | Rot | LatentErrors
+        )
     }
 }
 
@@ -118,13 +130,20 @@ const MILLISECOND: u64 = 1_000_000;
 impl Plan {
     /// Draws everything.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot};
         let share = *rng.pick(&[250_000, 500_000, 750_000]);
         let heartbeat = rng.between(30, 200);
         let size = |bytes: u64| usize::try_from(bytes).expect("small");
         let mut on = Fault::ALL.map(|_| rng.chance(share));
         let nodes = *rng.pick(&[2, 3, 3, 3, 3, 5, 5, 7]);
-        // A disk rots while its node is down; of two replicas, one cannot say what the other lost.
-        on[Fault::Rot as usize] &= on[Fault::Crash as usize] && nodes > 2;
+        // A disk decays while its node is down.
+        for fault in [Rot, LatentErrors] {
+            on[fault as usize] &= on[Fault::Crash as usize];
+        }
+        // Of two replicas, one cannot say what the other lost.
+        for fault in [Rot, LatentErrors, LostWrite, MisdirectedWrite] {
+            on[fault as usize] &= nodes > 2;
+        }
         Self {
             on,
             nodes,
@@ -199,6 +218,15 @@ counters! {
     drains,
     /// Starts that found durable data rotten, and repaired it from the peers.
     rotten_disks,
+    /// The same, of disks with blocks that could not be read.
+    unreadable_disks,
+    /// The same, of disks that had confirmed a write and lost it.
+    lost_writes,
+    misdirected_writes,
+    /// Such writes that nothing could tell from one that was never confirmed: they were taken back.
+    lies_without_trace,
+    /// Reads of entries that a disk had confirmed and did not hold.
+    failed_reads,
     failed_writes,
     /// Disks that had no space for a segment when one was wanted.
     full_disks,
@@ -257,6 +285,17 @@ impl Counters {
         plan.faults().find(|&fault| self.of(fault) == 0)
     }
 
+    /// Where starts are counted that found such damage.
+    pub(crate) fn damage(&mut self, fault: Fault) -> &mut u64 {
+        match fault {
+            Fault::Rot => &mut self.rotten_disks,
+            Fault::LatentErrors => &mut self.unreadable_disks,
+            Fault::LostWrite => &mut self.lost_writes,
+            Fault::MisdirectedWrite => &mut self.misdirected_writes,
+            other => unreachable!("{other:?} takes nothing that was durable"),
+        }
+    }
+
     /// How often `fault` happened.
     pub fn of(&self, fault: Fault) -> u64 {
         match fault {
@@ -275,6 +314,9 @@ impl Counters {
             Fault::Transfer => self.transfers,
             Fault::Drain => self.drains,
             Fault::Rot => self.rotten_disks,
+            Fault::LatentErrors => self.unreadable_disks,
+            Fault::LostWrite => self.lost_writes,
+            Fault::MisdirectedWrite => self.misdirected_writes,
             Fault::WriteFails => self.failed_writes,
             Fault::DiskFull => self.full_disks,
             Fault::DiskSlow => self.slow_disks,

@@ -141,13 +141,19 @@ impl Cluster {
             Fault::WriteFails => self.nodes[victim].disk.breaks = true,
             Fault::DiskFull => self.fill_disk(victim),
             Fault::DiskSlow => self.slow_disk(victim),
+            Fault::LostWrite | Fault::MisdirectedWrite => {
+                if !self.deceive(victim, fault) {
+                    self.postpone(fault);
+                }
+            }
             Fault::Transfer => self.transfer(victim),
             Fault::Drain => self.drain(victim),
             Fault::Loss
             | Fault::Duplication
             | Fault::Reordering
             | Fault::ClockDrift
-            | Fault::Rot => {
+            | Fault::Rot
+            | Fault::LatentErrors => {
                 unreachable!("{fault:?} is no event")
             }
         }
@@ -171,8 +177,9 @@ impl Cluster {
         (0..self.plan.nodes).find(leads)
     }
 
-    fn postpone(&mut self, fault: Fault) {
-        self.nemesis.first.push(fault);
+    /// Lets a fault strike again, soon but not next: what it waits for may need others.
+    pub(crate) fn postpone(&mut self, fault: Fault) {
+        self.nemesis.first.insert(0, fault);
     }
 
     /// Asks for a transfer: mostly the leader, sometimes anyone; mostly to anyone, sometimes to the best.

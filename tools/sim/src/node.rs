@@ -34,6 +34,8 @@ pub(crate) struct Node {
 pub(crate) struct Process {
     pub(crate) shard: Shard,
     writer: Writer,
+    /// Every flush up to this one is durable.
+    durable: FlushNumber,
     /// What arrived since the last turn.
     pub(crate) inbox: Vec<Arrival>,
     /// A turn is planned.
@@ -44,10 +46,18 @@ pub(crate) struct Process {
     pub(crate) wake_at: Option<u64>,
     pub(crate) out: Output,
     /// Flushes whose segment is not there yet.
-    pub(crate) stalled: Vec<(Placement, Vec<u8>)>,
+    pub(crate) stalled: Vec<Stalled>,
     /// Segments that are to be made when there is space.
     wanted: Vec<SegmentId>,
     pub(crate) watch: Watch,
+}
+
+/// A flush whose segment is not there yet.
+pub(crate) struct Stalled {
+    placement: Placement,
+    bytes: Vec<u8>,
+    /// Every flush up to this one was durable when it was placed.
+    knows: FlushNumber,
 }
 
 /// What the shard was told of its disk, and what must follow from that.
@@ -86,6 +96,7 @@ pub(crate) enum Arrival {
     WriteFailed {
         flush: FlushNumber,
     },
+    ReadFailed,
     Space {
         full: bool,
     },
@@ -187,8 +198,10 @@ impl Node {
         let groups = groups.collect();
         let options = options(plan, self.position, mix(seed ^ self.life));
         let clock = self.clocks.read(now);
+        let next_flush = recovered.writer.next_flush();
         self.process = Some(Process {
-            shard: Shard::new(options, clock, groups, recovered.writer.next_flush()),
+            shard: Shard::new(options, clock, groups, next_flush),
+            durable: FlushNumber::from_raw(next_flush.to_raw() - 1),
             stalled: Vec::new(),
             wanted: vec![recovered.writer.next_segment()],
             watch: Watch {
@@ -267,6 +280,10 @@ impl Node {
                     watch.failed_since.get_or_insert(now);
                     step(Input::WriteFailed { flush });
                 }
+                Arrival::ReadFailed => {
+                    watch.failed_since.get_or_insert(now);
+                    step(Input::ReadFailed);
+                }
                 Arrival::Space { full } => {
                     watch.full = full;
                     step(Input::Space { full });
@@ -296,9 +313,13 @@ impl Node {
         }
         let has_space = self.disk.has(&placement);
         if has_space {
-            self.disk.begin(&placement, bytes);
+            self.disk.begin(&placement, bytes, process.durable);
         } else {
-            process.stalled.push((placement, bytes));
+            process.stalled.push(Stalled {
+                placement,
+                bytes,
+                knows: process.durable,
+            });
         }
         has_space
     }
@@ -309,14 +330,14 @@ impl Node {
         let Self { process, disk, .. } = self;
         let process = process.as_mut().expect("only a running node wants any");
         process.wanted.retain(|&segment| !disk.preallocate(segment));
-        let ready = |stalled: &mut (Placement, Vec<u8>)| disk.has(&stalled.0);
+        let ready = |stalled: &mut Stalled| disk.has(&stalled.placement);
         let ready: Vec<_> = process.stalled.extract_if(.., ready).collect();
         let numbers = ready
             .iter()
-            .map(|(placement, _)| placement.number)
+            .map(|stalled| stalled.placement.number)
             .collect();
-        for (placement, bytes) in ready {
-            disk.begin(&placement, bytes);
+        for stalled in ready {
+            disk.begin(&stalled.placement, stalled.bytes, stalled.knows);
         }
         (!process.wanted.is_empty(), numbers)
     }
@@ -324,7 +345,8 @@ impl Node {
     /// The disk finished a flush. Says up to which one all are durable.
     pub(crate) fn written(&mut self, number: FlushNumber) -> FlushNumber {
         let process = self.process.as_mut().expect("only a running node is told");
-        process.writer.written(number)
+        process.durable = process.writer.written(number);
+        process.durable
     }
 
     /// Reads entries back from the disk.
@@ -336,7 +358,8 @@ impl Node {
             let Some(location) = process.writer.locate(read.group, index) else {
                 break;
             };
-            let entry = decode_entry(self.disk.read(&location), read.group, index)
+            let record = self.disk.read(&location).unwrap_or_default();
+            let entry = decode_entry(record, read.group, index)
                 .map_err(|error| format!("node {} cannot read back: {error}", self.position + 1))?;
             bytes += entry.payload.len();
             entries.push(entry);

@@ -61,7 +61,7 @@ struct NodeLog {
 }
 
 /// Per group: hard state, and the terms of its entries from index 1.
-type Content = BTreeMap<GroupId, (HardState, Vec<Term>)>;
+pub(crate) type Content = BTreeMap<GroupId, (HardState, Vec<Term>)>;
 
 #[derive(Clone, Copy)]
 enum Change {
@@ -186,22 +186,35 @@ impl Oracle {
         found: &Found,
         damaged: &[GroupId],
     ) -> Result<(), Broken> {
-        let log = &mut self.logs[node];
+        let held = self.check(node, found, damaged)?;
+        self.logs[node] = NodeLog {
+            placed: held.clone(),
+            durable: held,
+            damaged: damaged.to_vec(),
+            ..NodeLog::default()
+        };
+        Ok(())
+    }
+
+    /// The same, without taking it for what the node goes on from. Returns what it stands for.
+    pub(crate) fn check(
+        &self,
+        node: usize,
+        found: &Found,
+        damaged: &[GroupId],
+    ) -> Result<Content, Broken> {
+        let log = &self.logs[node];
         // What an interrupted repair had put back may close a gap, with entries behind it.
-        let repaired = std::mem::take(&mut log.damaged);
-        for group in repaired.iter().chain(damaged) {
+        let unknown: Vec<_> = log.damaged.iter().chain(damaged).collect();
+        let mut held = log.durable.clone();
+        for group in &unknown {
             // From here on it stands for what it found, and for what it writes.
             let content = found.get(group).cloned().unwrap_or_default();
-            log.durable.insert(*group, content);
-            for (_, changes) in &mut log.pending {
-                changes.retain(|change| change.group() != *group);
-            }
+            held.insert(**group, content);
         }
-        let mut held = std::mem::take(&mut log.durable);
-        let mut pending = std::mem::take(&mut log.pending);
-        let durable = held.clone();
+        let mut pending = log.pending.iter();
         while !same(&held, found) {
-            let Some((_, changes)) = pending.pop_front() else {
+            let Some((_, changes)) = pending.next() else {
                 let differs = |(group, (state, terms)): (&GroupId, &(HardState, Vec<Term>))| {
                     let (found_state, found_terms) = found.get(group).cloned().unwrap_or_default();
                     format!(
@@ -210,23 +223,18 @@ impl Oracle {
                         found_terms.len()
                     )
                 };
-                let differences: String = durable.iter().map(differs).collect();
+                let differences: String = log.durable.iter().map(differs).collect();
                 return Err(format!(
                     "node {} forgot what was durable: {differences}",
                     node + 1
                 ));
             };
-            changes
-                .into_iter()
-                .for_each(|change| apply(&mut held, change));
+            let known = changes.iter();
+            known
+                .filter(|change| !unknown.contains(&&change.group()))
+                .for_each(|change| apply(&mut held, *change));
         }
-        *log = NodeLog {
-            placed: held.clone(),
-            durable: held,
-            damaged: damaged.to_vec(),
-            ..NodeLog::default()
-        };
-        Ok(())
+        Ok(held)
     }
 
     /// Compares the state of a replica after an index with that of others after the same.

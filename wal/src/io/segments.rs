@@ -15,8 +15,7 @@ use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
 
 use super::log::LogError;
-use super::view::UNREADABLE;
-use crate::{BLOCK, SegmentId};
+use crate::{BLOCK, SegmentId, UNREADABLE};
 
 /// How much is zeroed, or read at open, at once.
 const CHUNK: usize = 1 << 20;

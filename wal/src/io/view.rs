@@ -10,12 +10,10 @@ use memmap2::Mmap;
 use rustix::fs::{FlockOperation, flock};
 
 use super::directory::{self, DirectoryError, IDENTITY, Identity, LOCK};
-use crate::{BLOCK, SegmentId};
+use crate::{BLOCK, SegmentId, UNREADABLE};
 
 /// How much is read at once to find out what can be read.
 const CHUNK: usize = 1 << 20;
-/// What stands for bytes that the device does not give: no record or header looks like it.
-pub(super) const UNREADABLE: u8 = 0xee;
 
 /// Why a data directory cannot be looked at.
 #[derive(Debug, thiserror::Error)]

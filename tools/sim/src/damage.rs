@@ -1,0 +1,152 @@
+//! What disks lose although they confirmed it, how it is found at a start, and which of it can be.
+//!
+//! At most one node at a time has lost something, from the moment of the fault to the end of the
+//! repair: so of each entry a copy stays in every quorum that counted one.
+
+use wal::FlushNumber;
+
+use crate::cluster::Cluster;
+use crate::events::Event;
+use crate::faults::Fault;
+use crate::node::{Arrival, Node};
+use crate::oracle::Broken;
+
+/// How long a disk that lied runs on at most, in nanoseconds.
+const LIED_MAX: u64 = 3_000_000_000;
+
+impl Cluster {
+    /// A node starts, and whatever its disk lost must be noticed.
+    pub(crate) fn start(&mut self, node: usize) -> Result<(), Broken> {
+        if self.nodes[node].process.is_some() {
+            return Ok(());
+        }
+        let harm = self.lie_found(node).or_else(|| self.decay(node));
+        let (mut found, mut damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+        if let Some(fault) = harm {
+            self.tell(|_| format!("{fault:?} on node {} damages {damaged:?}", node + 1));
+            self.oracle.check(node, &found, &damaged)?;
+            if damaged.is_empty() {
+                // What did no harm now must not add to what is lost later.
+                self.nodes[node].disk.mend();
+                self.nodes[node].process = None;
+                (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+            } else {
+                self.nodes[node].disk.accept();
+                *self.counters.damage(fault) += 1;
+            }
+            self.seek_again(fault);
+        }
+        self.tell(|_| {
+            let groups = found.iter().map(|(group, (state, terms))| {
+                format!("{group}: {} entries, {state:?}", terms.len())
+            });
+            format!(
+                "node {} starts with {:?}",
+                node + 1,
+                groups.collect::<Vec<_>>()
+            )
+        });
+        self.counters.restarts += u64::from(self.nodes[node].life > 1);
+        self.oracle.recovered(node, &found, &damaged)?;
+        self.arrive(node, Arrival::Wake);
+        self.make_room(node);
+        Ok(())
+    }
+
+    /// The lie of a disk that is found out at this start. What nothing can tell from a write that was
+    /// never confirmed is not held against the log: then the disk has done it after all.
+    fn lie_found(&mut self, node: usize) -> Option<Fault> {
+        let (fault, proven) = self.nodes[node].disk.own_up()?;
+        if proven {
+            return Some(fault);
+        }
+        self.tell(|_| format!("nothing tells of {fault:?} on node {}", node + 1));
+        self.counters.lies_without_trace += 1;
+        self.seek_again(fault);
+        None
+    }
+
+    /// Sometimes the disk of a node that was down loses something meanwhile.
+    fn decay(&mut self, node: usize) -> Option<Fault> {
+        if self.nodes[node].life == 0 || !self.may_harm(node) {
+            return None;
+        }
+        let kinds = [Fault::Rot, Fault::LatentErrors];
+        let mut kinds: Vec<Fault> = kinds
+            .into_iter()
+            .filter(|&fault| self.plan.has(fault))
+            .collect();
+        let missing = |fault: &Fault| self.counters.of(*fault) == 0;
+        let share = if kinds.iter().any(missing) {
+            kinds.retain(missing);
+            700_000
+        } else {
+            200_000
+        };
+        if kinds.is_empty() || !self.rng.chance(share) {
+            return None;
+        }
+        let fault = *self.rng.pick(&kinds);
+        let disk = &mut self.nodes[node].disk;
+        let harmed = match fault {
+            Fault::Rot => disk.rot(&mut self.rng),
+            _ => disk.fade(&mut self.rng),
+        };
+        harmed.then_some(fault)
+    }
+
+    /// Whether the disks of all other nodes are sound: of each entry a copy stays.
+    fn may_harm(&self, node: usize) -> bool {
+        let mut others = self.nodes.iter().enumerate();
+        !others.any(|(other, found): (usize, &Node)| {
+            let harmed = found.is_damaged() || self.oracle.is_damaged(other);
+            other != node && (harmed || found.disk.is_suspect())
+        })
+    }
+
+    /// The disk of a node is to lie about its next write. Says whether it will.
+    pub(crate) fn deceive(&mut self, node: usize, fault: Fault) -> bool {
+        let runs = self.nodes[node].process.as_ref();
+        let runs = runs.is_some_and(|process| !process.watch.failed);
+        let may = runs && self.may_harm(node) && !self.nodes[node].disk.is_suspect();
+        if may {
+            self.nodes[node].disk.deceit = Some(fault);
+        }
+        may
+    }
+
+    /// A write is confirmed. Says whether an earlier one is still on its way. A disk that lied about it
+    /// is found out after a crash, which is not far.
+    pub(crate) fn complete(&mut self, node: usize, number: FlushNumber) -> bool {
+        let disk = &mut self.nodes[node].disk;
+        let lies = disk.deceit.is_some();
+        let early = disk.complete(number, &mut self.rng);
+        if lies {
+            self.tell(|_| format!("node {} is lied to about flush {number}", node + 1));
+            let at = self.now + self.rng.between(1, LIED_MAX);
+            self.plan_crash(node, at);
+        }
+        early
+    }
+
+    /// A disk does not give what it confirmed: whoever runs the node restarts it after a while.
+    pub(crate) fn read_failed(&mut self, node: usize) {
+        self.counters.failed_reads += 1;
+        self.tell(|_| format!("node {} cannot read back", node + 1));
+        self.arrive(node, Arrival::ReadFailed);
+        let at = self.now + self.rng.between(1, LIED_MAX);
+        self.plan_crash(node, at);
+    }
+
+    fn plan_crash(&mut self, node: usize, at: u64) {
+        let (life, torn) = (self.nodes[node].life, self.plan.has(Fault::TornFlush));
+        self.plan_at(at, Event::Crash { node, life, torn });
+    }
+
+    /// Each fault has to do harm at least once.
+    fn seek_again(&mut self, fault: Fault) {
+        if fault.is_event() && self.counters.of(fault) == 0 {
+            self.postpone(fault);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What is on a disk: segment files, bytes that decay, blocks that cannot be read any more.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::rc::Rc;
+
+use wal::{BLOCK, SegmentId, UNREADABLE};
+
+use crate::rng::Rng;
+
+/// The segment files. A copy costs little until one of the two changes.
+#[derive(Clone, Default)]
+pub(crate) struct Platter {
+    segments: BTreeMap<SegmentId, Rc<Vec<u8>>>,
+    /// Blocks that the device does not give, by their number in the segment.
+    unreadable: BTreeSet<(SegmentId, usize)>,
+}
+
+impl Platter {
+    /// Whether the segment is there.
+    pub(crate) fn has(&self, segment: SegmentId) -> bool {
+        self.segments.contains_key(&segment)
+    }
+
+    /// The segments that are there, oldest first.
+    pub(crate) fn segments(&self) -> Vec<SegmentId> {
+        self.segments.keys().copied().collect()
+    }
+
+    /// Writes a segment with zeroes, unless it is there.
+    pub(crate) fn preallocate(&mut self, segment: SegmentId, bytes: usize) {
+        let zeroes = || Rc::new(vec![0; bytes]);
+        self.segments.entry(segment).or_insert_with(zeroes);
+    }
+
+    /// Writes; what could not be read before can be read again.
+    pub(crate) fn write(&mut self, segment: SegmentId, offset: usize, bytes: &[u8]) {
+        let file = self.segments.get_mut(&segment);
+        let file = Rc::make_mut(file.expect("writes go to segments that exist"));
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        for block in offset / BLOCK..(offset + bytes.len()).div_ceil(BLOCK) {
+            self.unreadable.remove(&(segment, block));
+        }
+    }
+
+    /// Some bytes, if the device gives them.
+    pub(crate) fn read(&self, segment: SegmentId, range: Range<usize>) -> Option<&[u8]> {
+        let mut blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
+        let fails = blocks.any(|block| self.unreadable.contains(&(segment, block)));
+        (!fails).then(|| &self.segments[&segment][range])
+    }
+
+    /// The first bytes of a segment as a start reads them.
+    pub(crate) fn replayed(&self, segment: SegmentId, bytes: usize) -> Cow<'_, [u8]> {
+        let mut read = Cow::Borrowed(&self.segments[&segment][..bytes]);
+        let blocks = (segment, 0)..(segment, bytes / BLOCK);
+        for &(_, block) in self.unreadable.range(blocks) {
+            read.to_mut()[block * BLOCK..][..BLOCK].fill(UNREADABLE);
+        }
+        read
+    }
+
+    /// Deletes a segment file.
+    pub(crate) fn delete(&mut self, segment: SegmentId) {
+        self.segments.remove(&segment);
+        self.unreadable.retain(|&(other, _)| other != segment);
+    }
+
+    /// Flips a bit somewhere in what is written. Says whether anything is.
+    pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
+        let Some((segment, written)) = self.pick(rng) else {
+            return false;
+        };
+        let file = self.segments.get_mut(&segment).expect("just picked");
+        Rc::make_mut(file)[rng.index(written)] ^= 1 << rng.below(8);
+        true
+    }
+
+    /// Some blocks in a row of what is written cannot be read any more. Says whether anything is.
+    pub(crate) fn fade(&mut self, rng: &mut Rng) -> bool {
+        let Some((segment, written)) = self.pick(rng) else {
+            return false;
+        };
+        let blocks = written.div_ceil(BLOCK);
+        let first = rng.index(blocks);
+        let last = (first + rng.index(3)).min(blocks - 1);
+        self.unreadable
+            .extend((first..=last).map(|block| (segment, block)));
+        true
+    }
+
+    /// Any segment that was written, and up to where.
+    fn pick(&self, rng: &mut Rng) -> Option<(SegmentId, usize)> {
+        let segments = self.segments();
+        let segment = *segments.get(rng.index(segments.len().max(1)))?;
+        let file = &self.segments[&segment];
+        let written = file.iter().rposition(|&byte| byte != 0)?;
+        Some((segment, written + 1))
+    }
+}
