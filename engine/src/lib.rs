@@ -10,6 +10,7 @@ pub mod io;
 pub mod kv;
 pub mod raft;
 pub mod shard;
+pub mod snapshot;
 pub mod state_machine;
 mod time;
 pub mod wire;

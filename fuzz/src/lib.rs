@@ -1,6 +1,9 @@
 //! What must survive any bytes: each function takes some and must neither panic nor run away.
 
 use engine::batch::Batch;
+use engine::kv::Kv;
+use engine::snapshot::{Decoder, Event, Verifier};
+use engine::state_machine::StateMachine;
 use net::Command;
 use net::peer::{
     Answers, Forwards, FrameKind, FrameReader, Hello, HelloReply, Messages, decode_reply, frame,
@@ -23,6 +26,9 @@ pub const TARGETS: &[Target] = &[
     ("wal_sealed", wal_sealed),
     ("wal_record", wal_record),
     ("peer_body", peer_body),
+    ("kv_chunk", kv_chunk),
+    ("snapshot", snapshot),
+    ("snapshot_sealed", snapshot_sealed),
 ];
 
 /// A client's bytes: whole, and in two parts, which must mean the same.
@@ -228,4 +234,88 @@ pub fn wal_record(bytes: &[u8]) {
     let crc = crc32c::crc32c(&record[4..end]);
     record[..4].copy_from_slice(&crc.to_le_bytes());
     drop(std::hint::black_box(decode_entry(&record, group, index)));
+}
+
+/// The one slot of the states below.
+pub fn slot() -> u16 {
+    net::Slot::of(b"{a}").number()
+}
+
+/// A chunk of a state: what is restored from one is saved alike.
+pub fn kv_chunk(bytes: &[u8]) {
+    let mut kv = Kv::new((slot(), slot()));
+    if kv.restore(bytes).is_err() || kv.restored().is_err() {
+        return;
+    }
+    let mut chunk = Vec::new();
+    kv.snapshot_begin();
+    while kv.snapshot_next(64, &mut chunk) {}
+    let mut again = Kv::new((slot(), slot()));
+    again.restore(&chunk).expect("a state was saved");
+    again.restored().expect("a whole one");
+    assert_eq!(again.hash(), kv.hash());
+}
+
+/// A snapshot: the reader that decompresses and the one that does not agree on what is whole.
+pub fn snapshot(bytes: &[u8]) {
+    let mut decoder = Decoder::new(1 << 20);
+    let mut kv = Kv::new((slot(), slot()));
+    let mut sound = true;
+    for piece in bytes.chunks(1000) {
+        decoder.push(piece);
+        loop {
+            match decoder.next() {
+                Ok(Some(Event::Chunk(chunk))) => sound = sound && kv.restore(chunk).is_ok(),
+                Ok(Some(Event::Header(header))) => drop(std::hint::black_box(header.clone())),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    let mut verifier = Verifier::new();
+    for piece in bytes.chunks(777) {
+        verifier.push(piece).expect("the decoder found it sound");
+    }
+    let (decoded, verified) = (decoder.finish(), verifier.finish());
+    assert_eq!(decoded, verified);
+    if sound && decoded.is_ok() {
+        drop(std::hint::black_box(kv.restored()));
+    }
+}
+
+/// A snapshot whose checksums are right whatever it says.
+pub fn snapshot_sealed(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    seal_snapshot(&mut bytes);
+    snapshot(&bytes);
+}
+
+fn seal_snapshot(bytes: &mut [u8]) -> Option<()> {
+    let number = |bytes: &[u8], at: usize| {
+        let field = bytes.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(field.try_into().ok()?))
+    };
+    let mut at = number(bytes, 8)? as usize;
+    seal(bytes.get_mut(..at).filter(|header| header.len() > 4)?);
+    let header = number(bytes, at - 4)?;
+    let mut all = crc32c::crc32c(&header.to_le_bytes());
+    loop {
+        let body = at + 32;
+        let end = body.checked_add(number(bytes, at + 16)? as usize)?;
+        let crc = crc32c::crc32c(bytes.get(body..end)?);
+        bytes[at + 24..at + 28].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c_append(header, &bytes[at..at + 28]).to_le_bytes();
+        bytes[at + 28..at + 32].copy_from_slice(&crc);
+        all = crc32c::crc32c_append(all, &crc);
+        let kind = bytes[at + 4];
+        at = end;
+        if kind == 3 {
+            break;
+        }
+    }
+    let trailer = bytes.get_mut(at..at.checked_add(64)?)?;
+    trailer[52..56].copy_from_slice(&header.to_le_bytes());
+    trailer[56..60].copy_from_slice(&all.to_le_bytes());
+    seal(trailer);
+    Some(())
 }

@@ -1,10 +1,16 @@
 //! Runs every target over its seeds and many small changes of them, the same ones every time.
 
 use drakkar_fuzz::TARGETS;
-use engine::batch::BatchBuilder;
+use engine::batch::{Batch, BatchBuilder};
+use engine::kv::Kv;
+use engine::snapshot::{Compression, Encoder, Header, Member, MemberRole, Membership, machine};
+use engine::state_machine::StateMachine;
 use net::Command;
 use net::command::{Condition, Expiry, List};
-use wal::{Entry, EntryKind, GroupId, HardState, LogIndex, Options, Record, Replay, Term};
+use wal::{
+    Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Options, Record, Replay, ReplicaId,
+    Term,
+};
 
 const ROUNDS: usize = 20_000;
 
@@ -75,6 +81,11 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             ]
         }
         "peer_body" => bodies(),
+        "kv_chunk" => vec![chunks(1 << 20).concat(), chunks(30).concat()],
+        "snapshot" | "snapshot_sealed" => vec![
+            snapshot(Compression::None, 30),
+            snapshot(Compression::Lz4, 1 << 20),
+        ],
         _ => vec![],
     }
 }
@@ -168,4 +179,57 @@ fn log() -> Vec<u8> {
         segment.extend(flush);
     }
     segment
+}
+
+/// The chunks of a small state.
+fn chunks(bytes_about: usize) -> Vec<Vec<u8>> {
+    let mut builder = BatchBuilder::default();
+    for number in 0..5u64 {
+        builder.push(&Command::Set {
+            key: format!("{{a}}{number}").as_bytes(),
+            value: b"value value value value",
+            expiry: [Expiry::Never, Expiry::After(number + 1)][number as usize % 2],
+            condition: Condition::Always,
+            get: false,
+        });
+    }
+    let payload = builder.seal(7);
+    let batch = Batch::access(&payload).expect("just sealed");
+    let mut kv = Kv::new((drakkar_fuzz::slot(), drakkar_fuzz::slot()));
+    kv.apply(&batch, &mut Vec::new());
+    kv.snapshot_begin();
+    let mut chunks = vec![Vec::new()];
+    while kv.snapshot_next(bytes_about, chunks.last_mut().expect("one is there")) {
+        chunks.push(Vec::new());
+    }
+    chunks
+}
+
+fn snapshot(compression: Compression, bytes_about: usize) -> Vec<u8> {
+    let header = Header {
+        compression,
+        cluster: "c".into(),
+        instance: 1,
+        group: GroupId::from_raw(1),
+        index: LogIndex::from_raw(9),
+        term: Term::from_raw(2),
+        membership: Membership {
+            members: vec![Member {
+                replica: ReplicaId::from_raw(1),
+                node: NodeId::from_raw(1),
+                role: MemberRole::Voter,
+            }],
+            ..Membership::default()
+        },
+        machine: machine::KV,
+        items: 5,
+        created_unix_ms: 7,
+    };
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&header, &mut bytes);
+    for chunk in chunks(bytes_about) {
+        encoder.chunk(&chunk, &mut bytes);
+    }
+    encoder.finish(&mut bytes);
+    bytes
 }
