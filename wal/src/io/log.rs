@@ -123,7 +123,7 @@ impl Log {
                 glommio::spawn_local(async move { drop(segments.prepare(next).await) }).detach();
             }
             (Err(error), _) => {
-                let cause = segments.failure().and_then(Rc::into_inner);
+                let cause = segments.take_failure();
                 return Err(cause.unwrap_or(error));
             }
         }

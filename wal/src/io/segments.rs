@@ -237,6 +237,15 @@ impl Segments {
         self.state.borrow().failure.clone()
     }
 
+    /// The same, for whom it ends with.
+    pub(super) fn take_failure(&self) -> Option<LogError> {
+        self.state
+            .borrow_mut()
+            .failure
+            .take()
+            .and_then(Rc::into_inner)
+    }
+
     /// Closes the files that nobody uses any more.
     pub(super) async fn close(&self) {
         self.state.borrow_mut().closed = true;
