@@ -16,25 +16,34 @@ pub struct Location {
 #[derive(Debug, Default)]
 pub(crate) struct Index(BTreeMap<GroupId, Places>);
 
+/// The places of the entries of one group.
 #[derive(Debug, Default)]
-struct Places {
+pub(crate) struct Places {
     /// Position of the first place.
     first: LogIndex,
     places: VecDeque<Location>,
 }
 
-impl Index {
+impl Places {
     /// An entry was laid out; it replaces those at its index and above.
-    pub(crate) fn put(&mut self, group: GroupId, index: LogIndex, location: Location) {
-        let group = self.0.entry(group).or_default();
-        if group.places.is_empty() || index <= group.first {
-            group.places.clear();
-            group.first = index;
+    pub(crate) fn put(&mut self, index: LogIndex, location: Location) {
+        if self.places.is_empty() || index <= self.first {
+            self.places.clear();
+            self.first = index;
         }
-        let kept = usize::try_from(group.first.entries_until(index)).expect("fits memory");
-        assert!(kept <= group.places.len(), "entry {index} leaves a gap");
-        group.places.truncate(kept);
-        group.places.push_back(location);
+        let kept = usize::try_from(self.first.entries_until(index)).expect("fits memory");
+        assert!(kept <= self.places.len(), "entry {index} leaves a gap");
+        if kept < self.places.len() {
+            self.places.truncate(kept);
+        }
+        self.places.push_back(location);
+    }
+}
+
+impl Index {
+    /// The places of a group's entries, to lay out more of them.
+    pub(crate) fn group(&mut self, group: GroupId) -> &mut Places {
+        self.0.entry(group).or_default()
     }
 
     pub(crate) fn get(&self, group: GroupId, index: LogIndex) -> Option<Location> {

@@ -638,7 +638,7 @@ impl Replay {
         for (group, history) in self.groups {
             let (log, places) = history.finish();
             for (position, location) in places {
-                index.put(group, position, location);
+                index.group(group).put(position, location);
             }
             groups.insert(group, log);
         }

@@ -192,56 +192,58 @@ impl Writer {
 
     fn remember(&mut self, placement: &Placement, records: &[Record]) {
         let mut offset = placement.body_offset();
-        for record in in_layout(records) {
-            let bytes = record_bytes(record);
-            match record {
-                Record::Entry { group, entry } | Record::Patch { group, entry } => {
-                    let location = Location {
-                        segment: placement.segment,
-                        offset: u32::try_from(offset).expect("segments are below 4 GiB"),
-                        bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
-                    };
-                    self.index.put(*group, entry.index, location);
-                    // A patch that is lost leaves the gap that it was to fill.
-                    if matches!(record, Record::Entry { .. }) {
-                        self.name(*group, entry.index, entry.term);
-                    }
-                }
-                Record::HardState { group, state } => {
-                    let promise = (state.term, state.vote);
-                    if self.promises.insert(*group, promise) != Some(promise) {
-                        self.newest.push(record.clone());
-                    }
-                }
-                Record::Contents { .. } => {}
-                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {
+        for record in records {
+            if let Record::HardState { group, state } = record {
+                let promise = (state.term, state.vote);
+                if self.promises.insert(*group, promise) != Some(promise) {
                     self.newest.push(record.clone());
                 }
+                offset += record_bytes(record) as u64;
             }
-            offset += bytes as u64;
+        }
+        for run in records.chunk_by(are_entries_of_one_group) {
+            match &run[0] {
+                Record::Entry { group, .. } | Record::Patch { group, .. } => {
+                    offset = self.remember_entries(placement.segment, offset, *group, run);
+                    continue;
+                }
+                Record::HardState { .. } => continue,
+                Record::Contents { .. } => {}
+                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {
+                    self.newest.push(run[0].clone());
+                }
+            }
+            offset += record_bytes(&run[0]) as u64;
         }
     }
 
-    /// Notes that the newest flush holds an entry.
-    fn name(&mut self, named: GroupId, index: LogIndex, entry_term: Term) {
-        match self.newest.last_mut() {
-            // The entries of a group stand together.
-            Some(Record::Contents {
-                group,
-                first,
-                last,
-                term,
-            }) if *group == named => {
-                *first = index.min(*first);
-                (*last, *term) = (index, entry_term);
+    /// Where entries of one group lie, which start at `offset` of the segment; gives where they end.
+    fn remember_entries(
+        &mut self,
+        segment: SegmentId,
+        mut offset: u64,
+        of: GroupId,
+        records: &[Record],
+    ) -> u64 {
+        let places = self.index.group(of);
+        for record in records {
+            let bytes = record_bytes(record);
+            let (Record::Entry { entry, .. } | Record::Patch { entry, .. }) = record else {
+                unreachable!("only entries are given")
+            };
+            let location = Location {
+                segment,
+                offset: u32::try_from(offset).expect("segments are below 4 GiB"),
+                bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
+            };
+            places.put(entry.index, location);
+            // A patch that is lost leaves the gap that it was to fill.
+            if matches!(record, Record::Entry { .. }) {
+                name(&mut self.newest, of, entry.index, entry.term);
             }
-            _ => self.newest.push(Record::Contents {
-                group: named,
-                first: index,
-                last: index,
-                term: entry_term,
-            }),
+            offset += bytes as u64;
         }
+        offset
     }
 
     /// Writes the flush's bytes to `to`, which is as large as the placement says.
@@ -335,6 +337,36 @@ impl Placement {
     fn body_offset(&self) -> u64 {
         let header = if self.opens_segment { BLOCK } else { 0 };
         self.offset + (header + head_sectors(self.blocks) * SECTOR) as u64
+    }
+}
+
+fn are_entries_of_one_group(one: &Record, next: &Record) -> bool {
+    let of = |record: &Record| match record {
+        Record::Entry { group, .. } | Record::Patch { group, .. } => Some(*group),
+        _ => None,
+    };
+    of(one).is_some() && of(one) == of(next)
+}
+
+/// Notes that the newest flush holds an entry.
+fn name(newest: &mut Vec<Record>, named: GroupId, index: LogIndex, entry_term: Term) {
+    match newest.last_mut() {
+        // The entries of a group stand together.
+        Some(Record::Contents {
+            group,
+            first,
+            last,
+            term,
+        }) if *group == named => {
+            *first = index.min(*first);
+            (*last, *term) = (index, entry_term);
+        }
+        _ => newest.push(Record::Contents {
+            group: named,
+            first: index,
+            last: index,
+            term: entry_term,
+        }),
     }
 }
 
