@@ -58,11 +58,10 @@ impl Kv {
                 }
                 (Item::End { keys, hash }, Some(going)) if !going.ended => {
                     going.ended = true;
-                    if keys != going.keys || keys != self.keys {
-                        return Err(RestoreError::Keys {
-                            expected: keys,
-                            found: self.keys,
-                        });
+                    let expected = going.keys;
+                    let wrong = [keys, self.keys].into_iter().find(|&k| k != expected);
+                    if let Some(found) = wrong {
+                        return Err(RestoreError::Keys { expected, found });
                     }
                     if hash != going.hash {
                         return Err(RestoreError::Hash {

@@ -364,6 +364,54 @@ fn another_groups_snapshot_is_refused_in_words() {
     assert_eq!(error.to_string(), expected);
 }
 
+/// A head of all slots.
+fn head(clock: u64, keys: u64) -> Vec<u8> {
+    let slots = [1, 1, 0, 0, 0, 0xff, 0x3f];
+    [&slots[..], &clock.to_le_bytes(), &keys.to_le_bytes()].concat()
+}
+
+/// A key with an empty value, in a slot.
+fn entry(slot: u16, key: &[u8], due: Option<u64>) -> Vec<u8> {
+    let [low, high] = slot.to_le_bytes();
+    let length = u8::try_from(key.len()).expect("a short key");
+    let head = [2, low, high, 1, 0, 0, 0];
+    let mut bytes = [&head[..], &[length * 2 + u8::from(due.is_some()), 0]].concat();
+    bytes.extend(due.iter().flat_map(|due| due.to_le_bytes()));
+    [&bytes, key].concat()
+}
+
+fn end(keys: u64, hash: u64) -> Vec<u8> {
+    [&[3][..], &keys.to_le_bytes(), &hash.to_le_bytes()].concat()
+}
+
+#[test]
+fn what_was_forged_is_refused_in_words() {
+    let slot = net::Slot::of(b"a").number();
+    let (a, hash) = (entry(slot, b"a", None), state(&[], 50).hash());
+    assert!(restored(EVERY_SLOT, &[[head(50, 0), end(0, hash)].concat()]).is_ok());
+    #[rustfmt::skip]
+    let table: &[(&[&[u8]], &str)] = &[
+        (&[&head(50, 0), &head(50, 0)], "chunk @23: this does not follow what came before, chunks are missing or mixed up"),
+        (&[&head(50, 0), &end(0, hash), &a], "chunk @40: this does not follow what came before, chunks are missing or mixed up"),
+        (&[&head(50, 1), &a], "the snapshot ends too early, after 1 keys"),
+        (&[&head(50, 1), &a, &a], "chunk @40: a key of slot 15495 comes twice"),
+        (&[&head(50, 1), &entry(9, b"a", None)], "chunk @30: a key of slot 15495 lies in slot 9"),
+        (&[&head(50, 1), &entry(16384, b"a", None)], "chunk @23: slot 16384 is none of the group's 0-16383"),
+        (&[&head(50, 1), &entry(slot, b"a", Some(50))], "chunk @30: a key is due at 50, before the snapshot's time 50"),
+        (&[&head(50, 2), &a, &end(2, 0)], "the snapshot holds 1 keys, it should be 2"),
+        (&[&head(50, 2), &a, &end(1, 0)], "the snapshot holds 1 keys, it should be 2"),
+        (&[&head(51, 0), &end(0, 1)], "the snapshot says 0x0000000000000001"),
+        (&[&head(50, 1), &a[..9]], "chunk @32: 1 bytes should follow, 0 do"),
+        (&[&head(50, 1), &a[..7], &[0xff; 9]], "chunk @30: a length of more than 35 bits"),
+        (&[&[1, 2, 0]], "the state has format 2, this build reads 1: use the build that wrote it"),
+    ];
+    for (parts, expected) in table {
+        let error = restored(EVERY_SLOT, &[parts.concat()]).err();
+        let error = error.expect(expected).to_string();
+        assert!(error.ends_with(expected), "{error}\n{expected}");
+    }
+}
+
 #[test]
 fn promises_of_many_entries_do_not_take_memory() {
     let (_, chunks) = small();
