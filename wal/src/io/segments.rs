@@ -286,7 +286,10 @@ async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::Glommi
             Ok(part) if part.is_empty() => break,
             Ok(part) => all.extend_from_slice(&part[..part.len().min(wanted)]),
             Err(error) if !is_unreadable(&error) => return Err(error),
-            Err(_) if chunk > BLOCK => chunk = BLOCK,
+            Err(_) if chunk > BLOCK => {
+                chunk = BLOCK;
+                continue;
+            }
             Err(_) => all.resize(all.len() + wanted, UNREADABLE),
         }
         if all.len().is_multiple_of(CHUNK) {
