@@ -24,6 +24,11 @@ pub(crate) enum Need {
         program: &'static str,
         package: &'static str,
     },
+    /// A file that the kernel shows if it can do what is needed.
+    File {
+        path: &'static str,
+        what: &'static str,
+    },
 }
 
 impl Need {
@@ -37,6 +42,9 @@ impl Need {
             Self::Loop => loop_devices().as_ref().err().cloned(),
             Self::Tool { program, package } if find(program).is_none() => {
                 Some(format!("needs {program}: apt-get install {package}"))
+            }
+            Self::File { path, what } if !Path::new(path).exists() => {
+                Some(format!("needs {what}: there is no {path}"))
             }
             _ => None,
         }

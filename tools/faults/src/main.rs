@@ -5,6 +5,7 @@
 )]
 
 mod block;
+mod faulty;
 mod machine;
 mod scenario;
 mod scenarios;

@@ -123,6 +123,16 @@ impl Ledger {
     }
 }
 
+/// What a writer complained of, without directories.
+pub(crate) fn brief(said: &str) -> String {
+    let said = said.split(", op: ").next().unwrap_or_default();
+    let words = said.split(' ').map(|word| match word.strip_suffix(':') {
+        Some(path) if path.starts_with('/') => path.rsplit('/').next().unwrap_or(path),
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// What came of a scenario.
 pub(crate) enum Verdict {
     Ok,

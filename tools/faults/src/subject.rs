@@ -109,6 +109,10 @@ impl Subject {
         })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn heard(&self) -> Heard {
         self.ear.heard().clone()
     }

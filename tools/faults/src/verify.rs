@@ -10,6 +10,7 @@ use wal::{BLOCK, LogIndex, Recovered, Replay, ReplayError, SegmentId, Term};
 
 use crate::block::Block;
 use crate::story::{GROUP, OPTIONS, payload};
+use crate::trouble::Trouble;
 
 /// More than any log of ours holds: every payload is kept.
 const CACHE_BYTES: usize = 1 << 40;
@@ -153,6 +154,13 @@ fn segments(directory: &Path) -> Result<Vec<SegmentId>, Flaw> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// The file of the segment that was made last.
+pub(crate) fn newest_segment(directory: &Path) -> Result<PathBuf, Trouble> {
+    let found = segments(directory).map_err(|flaw| Trouble::Flawed { round: 0, flaw })?;
+    let newest = found.last().expect("a log that is written has segments");
+    Ok(directory.join(format!("{newest}.seg")))
 }
 
 /// Up to `bytes` from the start of a segment.

@@ -130,7 +130,7 @@ pub(crate) struct Volume {
     // Dropped in this order.
     pub(crate) mount: Mount,
     /// Detached when the file system is gone.
-    _device: LoopDevice,
+    device: LoopDevice,
     pub(crate) image: Image,
 }
 
@@ -160,7 +160,7 @@ impl Volume {
         let mount = Mount::new(kind, &device.path, &directory.join("mounted"))?;
         Ok(Self {
             mount,
-            _device: device,
+            device,
             image,
         })
     }
@@ -168,6 +168,15 @@ impl Volume {
     /// A directory for a log on it.
     pub(crate) fn log(&self) -> PathBuf {
         self.mount.path.join("log")
+    }
+
+    /// As control groups name it.
+    pub(crate) fn device_number(&self) -> Result<String, Trouble> {
+        let path = &self.device.path;
+        let stat = rustix::fs::stat(path).map_err(std::io::Error::from);
+        let number = stat.map_err(Trouble::io("look at", path))?.st_rdev;
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        Ok(format!("{major}:{minor}"))
     }
 
     pub(crate) fn remount(&mut self) -> Result<(), Trouble> {
@@ -216,4 +225,19 @@ impl Volume {
         };
         outcome.map_err(|error| Trouble::io("take down", path)(error.into()))
     }
+}
+
+/// Where the last extent of a file begins on its device, in bytes: its first block may lie alone.
+pub(crate) fn place_of(file: &Path) -> Result<u64, Trouble> {
+    let listed = run("filefrag", &["-e", "-b1", &file.display().to_string()])?;
+    // `   1:     4096.. 1048575:    4491264..   5535743: 1044480:    8918016: last,eof`
+    let last = listed.lines().rev().find_map(|line| {
+        let mut columns = line.split(':');
+        columns.next()?.trim().parse::<u32>().ok()?;
+        columns.nth(1)?.split("..").next()?.trim().parse().ok()
+    });
+    last.ok_or(Trouble::Command {
+        line: format!("filefrag -e -b1 {}", file.display()),
+        said: listed,
+    })
 }

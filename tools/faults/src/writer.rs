@@ -26,6 +26,7 @@ use crate::story::{GROUP, OPTIONS, Story};
 const DEPTH: usize = 4;
 /// How often it is looked whether the disk is full.
 const WATCH_INTERVAL: Duration = Duration::from_millis(5);
+const PULSE: Duration = Duration::from_millis(1);
 /// Entries of the longest log, about a kilobyte each.
 pub(crate) const LAST: u64 = 400_000;
 /// What sysexits(3) calls an I/O error.
@@ -40,7 +41,17 @@ pub(crate) fn run(directory: &Path, last: u64) -> ExitCode {
     };
     let executor = LocalExecutorBuilder::default().make();
     let outcome = match executor {
-        Ok(executor) => executor.run(write(directory, LogIndex::from_raw(last))),
+        Ok(executor) => executor.run(async move {
+            // glommio may sleep over ready tasks when it is preempted; a timer wakes it.
+            let pulse = glommio::spawn_local(async {
+                loop {
+                    sleep(PULSE).await;
+                }
+            });
+            let outcome = write(directory, LogIndex::from_raw(last)).await;
+            pulse.cancel().await;
+            outcome
+        }),
         Err(error) => Err(error.to_string()),
     };
     end(outcome)

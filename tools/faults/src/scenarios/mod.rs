@@ -1,9 +1,11 @@
 //! Every scenario, in the order in which they are run: the cheap ones first.
 
+mod device_error;
 mod full;
 mod going_down;
 mod kill;
 mod read_error;
+mod slow;
 
 use crate::machine::Need;
 use crate::scenario::Scenario;
@@ -25,6 +27,26 @@ const ON_EXT4_TRUNCATED: &[Need] = &[
     Need::Tool {
         program: "filefrag",
         package: "e2fsprogs",
+    },
+];
+
+const QSD: Need = Need::Tool {
+    program: "qemu-storage-daemon",
+    package: "qemu-utils",
+};
+const FUSE: Need = Need::File {
+    path: "/dev/fuse",
+    what: "FUSE",
+};
+const FAULTY_EXT4: &[Need] = &[Need::Root, Need::Loop, QSD, FUSE, EXT4];
+const FAULTY_XFS: &[Need] = &[Need::Root, Need::Loop, QSD, FUSE, XFS];
+const THROTTLED: &[Need] = &[
+    Need::Root,
+    Need::Loop,
+    EXT4,
+    Need::File {
+        path: slow::BLKIO,
+        what: "the blkio controller of cgroup v1",
     },
 ];
 
@@ -82,5 +104,68 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 60,
         rounds_short: 10,
         run: going_down::on_xfs,
+    },
+    Scenario {
+        name: "write-error",
+        variant: "ext4",
+        about: "every write to the device fails",
+        needs: FAULTY_EXT4,
+        rounds: 10,
+        rounds_short: 1,
+        run: device_error::writes_on_ext4,
+    },
+    Scenario {
+        name: "write-error",
+        variant: "xfs",
+        about: "the same on xfs",
+        needs: FAULTY_XFS,
+        rounds: 10,
+        rounds_short: 1,
+        run: device_error::writes_on_xfs,
+    },
+    Scenario {
+        name: "write-error",
+        variant: "once",
+        about: "one write fails, those behind it do not",
+        needs: FAULTY_EXT4,
+        rounds: 10,
+        rounds_short: 0,
+        run: device_error::one_write,
+    },
+    Scenario {
+        name: "flush-error",
+        variant: "ext4",
+        about: "one flush of the device's cache fails, those behind it do not",
+        needs: FAULTY_EXT4,
+        rounds: 10,
+        rounds_short: 1,
+        run: device_error::flush_on_ext4,
+    },
+    Scenario {
+        name: "flush-error",
+        variant: "xfs",
+        about: "the same on xfs",
+        needs: FAULTY_XFS,
+        rounds: 10,
+        rounds_short: 1,
+        run: device_error::flush_on_xfs,
+    },
+    Scenario {
+        name: "sector-error",
+        variant: "",
+        about: "one sector of a segment cannot be written",
+        needs: FAULTY_EXT4,
+        rounds: 10,
+        rounds_short: 1,
+        run: device_error::one_sector,
+    },
+    Scenario {
+        name: "slow",
+        variant: "",
+        about: "a device takes 40 writes a second for a while, and the writer is killed then",
+        needs: THROTTLED,
+        rounds: 5,
+        rounds_short: 1,
+        run: slow::run,
     },
 ];
