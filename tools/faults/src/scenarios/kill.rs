@@ -7,8 +7,8 @@ use crate::trouble::Trouble;
 
 /// The log begins anew after so many rounds: replay reads all of it in each.
 const ROUNDS_OF_LOG: u32 = 20;
-/// Longest life of a writer, in milliseconds. Opening a log takes about a third of it.
-const LIFE_MAX: u64 = 90;
+/// Longest life of a writer, in milliseconds. Opening a log takes about a quarter of it.
+const LIFE_MAX: u64 = 200;
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let log = stage.directory.join("log");
