@@ -25,6 +25,7 @@ use super::clock::Origin;
 use super::handle::Batch;
 use super::mailbox::{Carried, Letter, Mailbox};
 use super::node::{Fate, NodeError};
+use super::parked::Parked;
 use super::peer::Link;
 use super::requests::{Asker, Request, Requests};
 use super::routes::Routes;
@@ -34,8 +35,6 @@ use super::status::{PeerStatus, ShardStatus};
 /// Shortest time the driving fiber sleeps.
 const WAIT_MIN: Duration = Duration::from_micros(50);
 
-/// Nodes a request is sent to, one after the other, while leaders change.
-const HOPS_MAX: u8 = 4;
 /// How often it is looked whether the disk is full. Until it is seen, writes go into what is left of
 /// a segment.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -54,10 +53,13 @@ pub(super) struct Executor {
     pub(super) routes: Arc<Routes>,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) links: BTreeMap<NodeId, Rc<Link>>,
-    shard: RefCell<Shard>,
+    pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
     log: Rc<Log>,
-    requests: RefCell<Requests>,
+    pub(super) requests: RefCell<Requests>,
+    pub(super) parked: RefCell<Parked>,
+    /// A request has been parked.
+    pub(super) parking: Signal,
     /// Letters being written, by shard.
     carried: RefCell<Vec<Vec<Carried>>>,
     answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
@@ -113,6 +115,8 @@ impl Executor {
             output: RefCell::default(),
             log,
             requests: RefCell::default(),
+            parked: RefCell::default(),
+            parking: Signal::default(),
             carried: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             answers: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             published: Cell::new(Time::default()),
@@ -156,6 +160,7 @@ impl Executor {
             proxy,
             hops: 0,
             asked: None,
+            until: None,
         });
         let home = self.config.shard_of_group(group);
         if home == self.index {
@@ -321,33 +326,6 @@ impl Executor {
         let request = self.requests.borrow_mut().remove(token);
         if let Some(request) = request {
             self.deliver(request.asker, outcome);
-        }
-    }
-
-    /// Forwards a request to the node that leads; the outcome if that cannot be.
-    fn ask_node(&self, token: Token, leader: NodeId, command: Vec<u8>) -> Option<Outcome> {
-        let mut requests = self.requests.borrow_mut();
-        let request = requests.get_mut(token)?;
-        if !request.proxy {
-            return Some(Outcome::Redirect { leader, command });
-        }
-        let Some(link) = self.links.get(&leader) else {
-            // Somebody thinks that this node leads, which just said that it does not.
-            return Some(Outcome::NoLeader);
-        };
-        if request.hops >= HOPS_MAX {
-            return Some(Outcome::NoLeader);
-        }
-        let group = request.group;
-        request.hops += 1;
-        request.asked = Some(leader);
-        drop(requests);
-        let patience = self.config.request_timeout + self.config.cluster.election_timeout;
-        let give_up = self.origin.time().after(patience);
-        if link.forward(token, group, &command, give_up) {
-            None
-        } else {
-            Some(Outcome::NoLeader)
         }
     }
 

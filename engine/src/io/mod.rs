@@ -9,6 +9,7 @@ mod executor;
 mod handle;
 mod mailbox;
 mod node;
+mod parked;
 mod peer;
 mod preflight;
 mod pulse;

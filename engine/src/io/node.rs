@@ -334,6 +334,7 @@ async fn run(start: Start) {
         glommio::spawn_local(executor.clone().drive()),
         glommio::spawn_local(executor.clone().read_mail()),
         glommio::spawn_local(executor.clone().watch_space()),
+        glommio::spawn_local(executor.clone().let_go_on()),
         glommio::spawn_local(peer::accept(executor.clone(), socket::adopt(peers))),
     ];
     for link in executor.links.values() {

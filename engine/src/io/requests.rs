@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use wal::{GroupId, NodeId};
 
+use crate::Time;
 use crate::shard::Token;
 
 use super::client::Connection;
@@ -39,6 +40,8 @@ pub(super) struct Request {
     pub(super) hops: u8,
     /// The node that is being asked.
     pub(super) asked: Option<NodeId>,
+    /// When it has waited long enough for a node that can be asked; `None` before it waits.
+    pub(super) until: Option<Time>,
 }
 
 /// Requests by token. A token's upper half tells apart the requests that used the same place one
@@ -117,6 +120,7 @@ mod tests {
             proxy: false,
             hops: 0,
             asked: None,
+            until: None,
         }
     }
 

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,10 +32,13 @@ struct Cluster {
 
 impl Cluster {
     fn start(groups: u16) -> Self {
-        let name = format!("drakkar-kill-{}-{groups}", std::process::id());
+        // Tests run side by side.
+        static CLUSTERS: AtomicU16 = AtomicU16::new(0);
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("drakkar-kill-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        let base = free_ports(groups);
+        let base = free_ports(number);
         let mut nodes = String::new();
         for id in 1..=3 {
             nodes.push_str(&format!(
@@ -50,7 +53,7 @@ impl Cluster {
             let config = format!(
                 "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"kill\"\nshards = 1\n\
                  groups = {groups}\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\n{nodes}",
+                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\nroute_wait = \"2500ms\"\n{nodes}",
                 directory.join(format!("n{id}")).display()
             );
             fs::write(directory.join(format!("n{id}.toml")), config).unwrap();
@@ -122,6 +125,23 @@ impl Cluster {
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// Waits until a node knows that its connection to another is down.
+    fn await_loss(&self, node: usize, lost: usize) {
+        let start = Instant::now();
+        let is_lost = |status: Value| {
+            let peers = status["peers"].as_array().cloned().unwrap_or_default();
+            let mut peers = peers.iter();
+            peers.any(|peer| peer["node"] == lost + 1 && peer["connected"] == false)
+        };
+        while !self.status(node).is_some_and(is_lost) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "still connected; {}",
+                self.logs()
+            );
+        }
     }
 
     /// How long it takes from `start` until keys of all groups can be written.
@@ -404,6 +424,23 @@ fn kill_under_load(groups: u16) {
     assert!(acknowledged > 0, "nothing was written");
     verify(&cluster, &promises);
     cluster.stop();
+}
+
+#[test]
+fn a_proxy_waits_for_a_new_leader_before_it_gives_up() {
+    let mut cluster = Cluster::start(1);
+    cluster.serves("start", Instant::now());
+    let leader = cluster.leader();
+    let other = (leader + 1) % 3;
+    let mut client = Client::new(cluster.base, u16::try_from(other).unwrap());
+    assert_eq!(client.ask(&["SET", "key", "value"]), Some(Answer::Ok));
+    cluster.kill(leader);
+    cluster.await_loss(other, leader);
+    assert_eq!(
+        client.ask(&["GET", "key"]),
+        Some(Answer::Value("value".into())),
+        "at the first try"
+    );
 }
 
 #[test]
