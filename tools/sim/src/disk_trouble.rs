@@ -1,7 +1,7 @@
 //! Disks that fail, are full or slow, and what a node must make of that.
 
 use engine::raft::Role;
-use engine::shard::DiskState;
+use engine::shard::{DiskState, GroupStatus};
 use wal::FlushNumber;
 
 use crate::cluster::Cluster;
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// A node whose disk failed leads no more, one whose disk is full proposes nothing.
-    pub(crate) fn watch_disk(&mut self, node: usize) -> Result<(), Broken> {
+    pub(crate) fn watch_disk(&mut self, node: usize, groups: &[GroupStatus]) -> Result<(), Broken> {
         // Clocks run up to a tenth slower, and turns come late.
         let patience = 3 * self.election();
         let process = self.nodes[node].process.as_mut().expect("it runs");
@@ -103,7 +103,7 @@ impl Cluster {
         if !watch.full {
             watch.ends.clear();
         }
-        for status in process.shard.status() {
+        for status in groups {
             let (group, leads) = (status.group, status.role == Role::Leader);
             let late = |since| self.now > since + patience;
             if leads && watch.failed_since.is_some_and(late) {

@@ -50,6 +50,8 @@ pub(crate) struct Process {
     /// Segments that are to be made when there is space.
     wanted: Vec<SegmentId>,
     pub(crate) watch: Watch,
+    /// Per group: the index after which its state was last compared with others.
+    pub(crate) compared: BTreeMap<GroupId, LogIndex>,
 }
 
 /// A flush whose segment is not there yet.
@@ -208,6 +210,7 @@ impl Node {
                 was_slow: self.disk.slowness > 1,
                 ..Watch::default()
             },
+            compared: BTreeMap::new(),
             writer: recovered.writer,
             inbox: Vec::new(),
             turn_planned: false,
