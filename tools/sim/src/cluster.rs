@@ -296,6 +296,7 @@ impl Cluster {
             );
         }
         for (to, group, message) in out.messages.drain(..) {
+            self.oracle.sent(node, to, group, &message)?;
             self.send(node, to, group, message);
         }
         for (token, outcome) in out.replies.drain(..) {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use engine::raft::Role;
+use engine::raft::{Message, Role};
 use engine::shard::{Flush, GroupStatus};
-use wal::{EntryKind, FlushNumber, GroupId, HardState, LogIndex, Record, Term};
+use wal::{EntryKind, FlushNumber, GroupId, HardState, LogIndex, NodeId, Record, ReplicaId, Term};
 
 use crate::faults::Counters;
+use crate::node::node_id;
 use crate::rng;
 
 /// A broken promise, in a sentence.
@@ -171,6 +172,42 @@ impl Oracle {
                 .into_iter()
                 .for_each(|change| apply(&mut log.durable, change));
         }
+    }
+
+    /// A node says something: what it promises with that is durable.
+    pub(crate) fn sent(
+        &self,
+        node: usize,
+        to: NodeId,
+        group: GroupId,
+        message: &Message,
+    ) -> Result<(), Broken> {
+        let nothing = Default::default();
+        let (state, terms) = self.logs[node].durable.get(&group).unwrap_or(&nothing);
+        let voted = |term, vote: NodeId| {
+            let vote = Some(ReplicaId::from_raw(vote.to_raw()));
+            state.term > term || (state.term, state.vote) == (term, vote)
+        };
+        let kept = match *message {
+            Message::Vote {
+                term,
+                pre: false,
+                granted: true,
+            } => voted(term, to),
+            Message::RequestVote {
+                term, pre: false, ..
+            } => voted(term, node_id(node)),
+            Message::Appended { matched, .. } => terms.len() as u64 >= matched.to_raw(),
+            _ => true,
+        };
+        if kept {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} says {message:?} in group {group}, and its disk holds {state:?} and {} entries",
+            node + 1,
+            terms.len()
+        ))
     }
 
     /// Whether the node found damage when it last started, and has not noted its end.
