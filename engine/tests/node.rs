@@ -252,6 +252,56 @@ fn a_client_is_sent_to_the_leader_when_its_node_is_no_proxy() {
 }
 
 #[test]
+fn endpoints_that_are_no_proxies_count_and_flush_what_they_lead() {
+    let cluster = Cluster::start("endpoints", 2, false);
+    let handle = cluster.node(1).handle();
+    // Leaderships do not move any more once they are where they should be.
+    let settled = || {
+        let mut groups = (0..4).map(GroupId::from_raw);
+        groups.all(|group| {
+            let preferred = Some(handle.config().preferred_leader(group));
+            (1..=3).all(|node| cluster.node(node).handle().leader(group) == preferred)
+        })
+    };
+    let waited = (0..PATIENCE).find(|_| {
+        let settled = settled();
+        if !settled {
+            thread::sleep(PAUSE);
+        }
+        settled
+    });
+    assert!(waited.is_some(), "leaderships do not settle");
+    let keys = 40;
+    for number in 0..keys {
+        let key = format!("key{number}");
+        let group = handle.group_of(key.as_bytes());
+        let reply = handle.execute(group, &set(key.as_bytes(), b"value"));
+        assert_eq!(reply, Ok(Reply::Ok));
+    }
+    let endpoints = || (1..=3).flat_map(|node| [(node, 0), (node, 1)]);
+    let size = |(node, shard)| -> i64 {
+        let line = cluster.connect_shard(node, shard).line("DBSIZE");
+        line.trim_start_matches(':').trim_end().parse().unwrap()
+    };
+    let sizes: Vec<i64> = endpoints().map(size).collect();
+    assert_eq!(sizes.iter().sum::<i64>(), keys, "{sizes:?}");
+    let (at, full) = endpoints()
+        .zip(&sizes)
+        .find(|(_, size)| **size > 0)
+        .unwrap();
+    let (empty, _) = endpoints()
+        .zip(&sizes)
+        .find(|(_, size)| **size == 0)
+        .unwrap();
+    let flush = |(node, shard)| cluster.connect_shard(node, shard).line("FLUSHALL");
+    let refused = "-READONLY You can't write against a read only replica.\r\n";
+    assert_eq!(flush(empty), refused);
+    assert_eq!(flush(at), "+OK\r\n");
+    let left: i64 = endpoints().map(size).sum();
+    assert_eq!(left, keys - full, "only what it leads is gone");
+}
+
+#[test]
 fn hostile_bytes_get_an_error_and_a_closed_connection() {
     let cluster = Cluster::start("hostile", 1, true);
     let mut client = cluster.connect(1);

@@ -514,14 +514,22 @@ fn handle(
             gather,
             form,
         } => {
-            let groups = executor.config.cluster.groups;
+            // A proxy stands for the whole cluster, to clients that know no other node.
+            let asked = |&group: &wal::GroupId| {
+                executor.config.proxy || gather.asks(executor.leads_here(group))
+            };
+            let groups = (0..executor.config.cluster.groups).map(wal::GroupId::from_raw);
+            let groups: Vec<wal::GroupId> = groups.filter(asked).collect();
+            if groups.is_empty() {
+                return connection.answer_form(gather.gather([]), form);
+            }
             let state = State::Groups {
-                missing: groups as usize,
+                missing: groups.len(),
                 gather,
                 replies: Vec::new(),
             };
             let asker = asker(connection, Look::Form(form), state);
-            for group in (0..groups).map(wal::GroupId::from_raw) {
+            for group in groups {
                 executor.request(clock, asker.clone(), group, true, command);
             }
         }

@@ -201,6 +201,12 @@ impl Executor {
         }
     }
 
+    /// Whether this endpoint is the master of a group's slots, as clients are told.
+    pub(super) fn leads_here(&self, group: GroupId) -> bool {
+        self.config.shard_of_group(group) == self.index
+            && self.shard.borrow().leader(group) == Some(self.config.node())
+    }
+
     pub(super) fn open_requests(&self) -> usize {
         self.requests.borrow().len()
     }

@@ -114,15 +114,15 @@ table! {
     "cluster" Cluster -2 NO_KEYS "loading stale" "@slow" "cluster" "3.0.0" "Shows who serves which slots.";
     "command" Command -1 NO_KEYS "loading stale" "@slow @connection" "server" "2.8.13" "Describes the commands.";
     "config" Config -2 NO_KEYS "admin noscript loading stale" "@admin @slow @dangerous" "server" "2.0.0" "Shows settings by their Redis names.";
-    "dbsize" DbSize 1 NO_KEYS "readonly fast" "@keyspace @read @fast" "server" "1.0.0" "Counts the keys of the whole cluster.";
+    "dbsize" DbSize 1 NO_KEYS "readonly fast" "@keyspace @read @fast" "server" "1.0.0" "Counts the keys of this node, or of the cluster if it is a proxy.";
     "decr" Decr 2 ONE_KEY "write denyoom fast" "@write @string @fast" "string" "1.0.0" "Takes one from an integer.";
     "decrby" DecrBy 3 ONE_KEY "write denyoom fast" "@write @string @fast" "string" "1.0.0" "Takes a number from an integer.";
     "del" Delete -2 ALL_KEYS "write" "@keyspace @write @slow" "generic" "1.0.0" "Deletes keys and counts those that existed.";
     "echo" Echo 2 NO_KEYS "loading stale fast" "@fast @connection" "connection" "1.0.0" "Answers with its argument.";
     "exists" Exists -2 ALL_KEYS "readonly fast" "@keyspace @read @fast" "generic" "1.0.0" "Counts the keys that exist.";
     "expire" Expire -3 ONE_KEY "write fast" "@keyspace @write @fast" "generic" "1.0.0" "Lets a key expire after seconds.";
-    "flushall" FlushAll -1 NO_KEYS "write" "@keyspace @write @slow @dangerous" "server" "1.0.0" "Deletes all keys of the cluster.";
-    "flushdb" FlushAll -1 NO_KEYS "write" "@keyspace @write @slow @dangerous" "server" "1.0.0" "Deletes all keys of the cluster.";
+    "flushall" FlushAll -1 NO_KEYS "write" "@keyspace @write @slow @dangerous" "server" "1.0.0" "Deletes all keys of this node, or of the cluster if it is a proxy.";
+    "flushdb" FlushAll -1 NO_KEYS "write" "@keyspace @write @slow @dangerous" "server" "1.0.0" "Deletes all keys of this node, or of the cluster if it is a proxy.";
     "function" Function -2 NO_KEYS "noscript" "@slow @scripting" "scripting" "7.0.0" "There are no functions: only FLUSH and LIST.";
     "get" Get 2 ONE_KEY "readonly fast" "@read @string @fast" "string" "1.0.0" "Returns the value of a key.";
     "getset" GetSet 3 ONE_KEY "write denyoom fast" "@write @string @fast" "string" "1.0.0" "Sets a key and returns its value of before.";

@@ -66,18 +66,23 @@ pub enum Gather {
     SumLed,
     /// `OK`
     Ok,
+    /// The same of the groups that the client's endpoint leads: in cluster mode `FLUSHALL` is of one
+    /// endpoint, and clients give it to all masters. Refused where there is no such group.
+    OkLed,
 }
 
 impl Gather {
     /// Whether a group is asked at all, that the client's endpoint leads or not.
     pub fn asks(self, led_here: bool) -> bool {
-        led_here || self != Self::SumLed
+        led_here || !matches!(self, Self::SumLed | Self::OkLed)
     }
 
     /// The one reply.
     pub fn gather(self, replies: impl IntoIterator<Item = Reply>) -> Reply {
         let mut sum = 0i64;
+        let mut groups = 0;
         for reply in replies {
+            groups += 1;
             match reply {
                 Reply::Error(error) => return Reply::Error(error),
                 Reply::Integer(value) => sum = sum.saturating_add(value),
@@ -86,7 +91,10 @@ impl Gather {
         }
         match self {
             Self::Sum | Self::SumLed => Reply::Integer(sum),
-            Self::Ok => Reply::Ok,
+            Self::OkLed if groups == 0 => {
+                error("READONLY You can't write against a read only replica.")
+            }
+            Self::Ok | Self::OkLed => Reply::Ok,
         }
     }
 }
@@ -257,7 +265,7 @@ impl Session {
                     form,
                 });
             }
-            Verb::FlushAll => return self.flush(arguments),
+            Verb::FlushAll => return self.flush(arguments, view.cluster),
             Verb::Client => return self.client(arguments, view),
             Verb::Cluster => return self.cluster(arguments, view),
             Verb::Hostile => return Ok(Action::Close(None)),
@@ -291,16 +299,17 @@ impl Session {
         Ok(Action::Reply(reply))
     }
 
-    fn flush<'a>(&self, arguments: &[&[u8]]) -> Result<Action<'a>, Reply> {
+    fn flush<'a>(&self, arguments: &[&[u8]], cluster: bool) -> Result<Action<'a>, Reply> {
         match arguments[1..] {
             [] => {}
             [how] if how.eq_ignore_ascii_case(b"SYNC") || how.eq_ignore_ascii_case(b"ASYNC") => {}
             _ => return Err(ErrorReply::Syntax.into()),
         }
         let form = self.form(Shape::Same);
+        let gather = if cluster { Gather::OkLed } else { Gather::Ok };
         Ok(Action::EveryGroup {
             command: Command::Flush,
-            gather: Gather::Ok,
+            gather,
             form,
         })
     }
