@@ -6,12 +6,17 @@
 
 mod block;
 mod faulty;
+mod guest;
 mod machine;
+mod mark;
+mod plain;
+mod record;
 mod scenario;
 mod scenarios;
 mod story;
 mod subject;
 mod trouble;
+mod uml;
 mod verify;
 mod volume;
 mod writer;
@@ -23,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 use scenario::{Row, Scenario, Verdict, heading};
 use trouble::Trouble;
+use writer::Voice;
 
 /// Runs the log under the faults of real kernels, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -63,7 +69,13 @@ enum Inner {
         /// Ends after this entry: a writer that nobody stops must not fill a disk.
         #[arg(long, default_value_t = writer::LAST)]
         last: u64,
+        /// Plain writes, and none of them is made durable.
+        #[arg(long)]
+        no_sync: bool,
     },
+    /// Is the first process of a User-Mode Linux.
+    #[command(hide = true, subcommand)]
+    Guest(guest::Task),
     /// Says what a log holds.
     #[command(hide = true)]
     Verify {
@@ -77,7 +89,15 @@ enum Inner {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.inner {
-        Some(Inner::Writer { directory, last }) => return writer::run(directory, *last),
+        Some(Inner::Writer {
+            directory,
+            last,
+            no_sync,
+        }) => {
+            let write = if *no_sync { plain::run } else { writer::run };
+            return write(directory, *last, Voice::default());
+        }
+        Some(Inner::Guest(task)) => return guest::run(task),
         Some(Inner::Verify { directory, acked }) => return verify_alone(directory, *acked),
         None => {}
     }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 use crate::machine::{die_with_us, interrupted};
 use crate::trouble::Trouble;
 
@@ -24,6 +26,8 @@ pub(crate) struct Heard {
     pub(crate) term: u64,
     pub(crate) full: bool,
     pub(crate) error: Option<String>,
+    /// It wrote all that it was to write.
+    pub(crate) done: bool,
     /// It closed its stdout: nothing will follow.
     pub(crate) ended: bool,
 }
@@ -38,6 +42,7 @@ impl Heard {
                     (self.acked, self.term) = (index, term);
                 }
             }
+            ["done"] => self.done = true,
             ["full"] => self.full = true,
             ["space"] => self.full = false,
             ["error", ..] => self.error = Some(line["error ".len()..].to_owned()),
@@ -171,7 +176,11 @@ impl Subject {
     }
 
     fn end(&mut self) {
-        // Both fail only if it has ended.
+        // A User-Mode Linux is many processes. All of this fails only if they have ended.
+        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let (Some(group), Ok(None)) = (group, self.child.try_wait()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         drop(self.child.kill());
         drop(self.child.wait());
         if let Some(listener) = self.listener.take() {

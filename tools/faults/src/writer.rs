@@ -20,6 +20,7 @@ use glommio::timer::sleep;
 use wal::io::{Log, LogError};
 use wal::{FlushNumber, LogIndex, Term};
 
+use crate::mark::Marker;
 use crate::story::{GROUP, OPTIONS, Story};
 
 /// Flushes under way at once, as a shard has them.
@@ -33,7 +34,7 @@ pub(crate) const LAST: u64 = 400_000;
 pub(crate) const IO_ERROR: u8 = 74;
 
 /// Appends to the log in `directory` through io_uring, up to entry `last`.
-pub(crate) fn run(directory: &Path, last: u64) -> ExitCode {
+pub(crate) fn run(directory: &Path, last: u64, voice: Voice) -> ExitCode {
     // glommio opens nothing by a relative path.
     let directory = match std::path::absolute(directory) {
         Ok(directory) => directory,
@@ -48,13 +49,40 @@ pub(crate) fn run(directory: &Path, last: u64) -> ExitCode {
                     sleep(PULSE).await;
                 }
             });
-            let outcome = write(directory, LogIndex::from_raw(last)).await;
+            let outcome = write(directory, LogIndex::from_raw(last), &voice).await;
             pulse.cancel().await;
             outcome
         }),
         Err(error) => Err(error.to_string()),
     };
     end(outcome)
+}
+
+/// How a writer tells what is durable.
+#[derive(Default)]
+pub(crate) struct Voice {
+    marker: Option<Marker>,
+}
+
+impl Voice {
+    /// Also marks the record of what is written to the disk.
+    pub(crate) fn marking(marker: Marker) -> Self {
+        Self {
+            marker: Some(marker),
+        }
+    }
+
+    pub(crate) fn found(&self, last: LogIndex, term: Term) {
+        println!("found {last} {term}");
+    }
+
+    pub(crate) fn acked(&self, index: LogIndex, term: Term) {
+        if let Some(marker) = &self.marker {
+            let marked = marker.mark(&format!("{index}:{term}"));
+            marked.expect("a record that can be opened can be marked");
+        }
+        println!("ack {index} {term}");
+    }
 }
 
 /// Says how it ended.
@@ -71,7 +99,7 @@ pub(crate) fn end(outcome: Result<(), String>) -> ExitCode {
 /// A flush on its way to the disk.
 type Task = glommio::Task<Result<FlushNumber, LogError>>;
 
-async fn write(directory: PathBuf, last: LogIndex) -> Result<(), String> {
+async fn write(directory: PathBuf, last: LogIndex, voice: &Voice) -> Result<(), String> {
     let say = |error: LogError| error.to_string();
     let (log, found) = Log::open(&directory, OPTIONS, 0).await.map_err(say)?;
     if let Some(lost) = found.lost.first() {
@@ -82,10 +110,10 @@ async fn write(directory: PathBuf, last: LogIndex) -> Result<(), String> {
         Some(group) => (group.last, group.hard_state.term),
         None => (LogIndex::ZERO, Term::ZERO),
     };
-    println!("found {found_last} {found_term}");
+    voice.found(found_last, found_term);
     let watch = glommio::spawn_local(watch(log.clone()));
     let story = Story::resume(found_last, found_term);
-    let outcome = append(&log, found.next_flush, story, last).await;
+    let outcome = append(&log, found.next_flush, story, last, voice).await;
     watch.cancel().await;
     log.close().await;
     outcome.map_err(|error| match (error, log.failure()) {
@@ -111,6 +139,7 @@ async fn append(
     mut number: FlushNumber,
     mut story: Story,
     last: LogIndex,
+    voice: &Voice,
 ) -> Result<(), LogError> {
     let mut under_way = VecDeque::new();
     while story.last < last || !under_way.is_empty() {
@@ -123,7 +152,7 @@ async fn append(
             if let Err(error) = flush.await {
                 return Err(cause(error, under_way).await);
             }
-            println!("ack {newest} {}", story.term);
+            voice.acked(newest, story.term);
         }
     }
     Ok(())

@@ -1,14 +1,17 @@
 //! Every scenario, in the order in which they are run: the cheap ones first.
 
+mod crash_states;
 mod device_error;
 mod full;
 mod going_down;
 mod kill;
+mod power_cut;
 mod read_error;
 mod slow;
 
 use crate::machine::Need;
 use crate::scenario::Scenario;
+use crate::uml::UML;
 
 const EXT4: Need = Need::Tool {
     program: "mkfs.ext4",
@@ -47,6 +50,18 @@ const THROTTLED: &[Need] = &[
     Need::File {
         path: slow::BLKIO,
         what: "the blkio controller of cgroup v1",
+    },
+];
+
+const IN_UML: &[Need] = &[UML, EXT4];
+const RECORDED: &[Need] = &[
+    UML,
+    Need::Root,
+    Need::Loop,
+    EXT4,
+    Need::Tool {
+        program: "dmsetup",
+        package: "dmsetup",
     },
 ];
 
@@ -167,5 +182,32 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 5,
         rounds_short: 1,
         run: slow::run,
+    },
+    Scenario {
+        name: "power-cut",
+        variant: "",
+        about: "User-Mode Linux is killed under the writer: its page cache and journal are gone",
+        needs: IN_UML,
+        rounds: 30,
+        rounds_short: 2,
+        run: power_cut::run,
+    },
+    Scenario {
+        name: "crash-states",
+        variant: "",
+        about: "disks that kept what they confirmed and any part of the rest",
+        needs: RECORDED,
+        rounds: 120,
+        rounds_short: 10,
+        run: crash_states::with_sync,
+    },
+    Scenario {
+        name: "crash-states",
+        variant: "no-sync",
+        about: "the negative control: a writer that does not sync, which must lose data",
+        needs: RECORDED,
+        rounds: 60,
+        rounds_short: 10,
+        run: crash_states::without_sync,
     },
 ];
