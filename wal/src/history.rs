@@ -249,7 +249,12 @@ impl History {
         if let Some(damage) = &mut log.damage {
             damage.spares = spares.into_values().collect();
         }
-        log.tail = self.cache.into_values().collect();
+        // An entry that was put back may be here although those behind it left long ago.
+        let mut next = log.last;
+        while self.cache.contains_key(&next) {
+            next = next.previous();
+        }
+        log.tail = self.cache.split_off(&next).into_values().collect();
         // The commit may have been written in a flush whose entries came in an earlier one.
         log.hard_state.commit = log.hard_state.commit.min(log.last);
         if self.unsure {

@@ -487,6 +487,28 @@ fn stray_everywhere(scribe: &Scribe, flush: usize) {
 }
 
 #[test]
+fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
+    let mut scribe = Scribe::new();
+    scribe.flush(&[entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)]);
+    scribe.flush(&[entry(4, 1, 200)]);
+    scribe.flush(&[entry(4, 2, 10)]);
+    let Record::Entry { group, entry } = entry(2, 1, 10) else {
+        unreachable!("it is an entry");
+    };
+    scribe.flush(&[Record::Patch { group, entry }]);
+    let firsts = scribe.disk.0.iter();
+    let firsts = firsts.map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut replay = Replay::new(OPTIONS, 100, firsts).unwrap();
+    while let Some(segment) = replay.next_segment() {
+        replay.segment(&scribe.disk.0[&segment]).unwrap();
+    }
+    let recovered = replay.finish();
+    let tail = recovered.groups[&group].tail.iter();
+    let tail: Vec<_> = tail.map(|entry| entry.index.to_raw()).collect();
+    assert_eq!(tail, [4]);
+}
+
+#[test]
 fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     let mut scribe = Scribe::new();
     let numbers: Vec<FlushNumber> = (0..3)
