@@ -55,6 +55,7 @@ const STEPS: &[Step] = &[
     ),
     ("doc tests", &["cargo", "test", "--workspace", "--doc"]),
     ("simulator", &["cargo", "sim", "--seconds", "60"]),
+    ("faults of real kernels", &["cargo", "faults", "--short"]),
     (
         "fuzz smoke",
         &[

@@ -7,7 +7,8 @@ use crate::scenario::{Ledger, PATIENCE, Stage, Tally};
 use crate::trouble::Trouble;
 use crate::volume::{Kind, Volume};
 
-/// Longest time until the shutdown, in milliseconds.
+/// Longest time until the shutdown, in milliseconds: from the start of the writer in one round, from
+/// its first append in the next.
 const LIFE_MAX: u64 = 150;
 /// The file system is made anew after so many rounds.
 const ROUNDS_OF_VOLUME: u32 = 10;
@@ -51,6 +52,9 @@ fn go_down(
 ) -> Result<u32, Trouble> {
     let log = volume.log();
     let writer = stage.writer(&log)?;
+    if tally.rounds % 2 == 1 {
+        writer.wait_until("the log is open", PATIENCE, |heard| heard.found.is_some())?;
+    }
     writer.let_run(Duration::from_millis(stage.chance(LIFE_MAX)))?;
     volume.go_down(stage.chance(4) == 0)?;
     let (heard, status) = writer.outlive(PATIENCE)?;

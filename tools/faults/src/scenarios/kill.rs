@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::scenario::{Ledger, Stage, Tally};
+use crate::scenario::{Ledger, PATIENCE, Stage, Tally};
 use crate::trouble::Trouble;
 
 /// The log begins anew after so many rounds: replay reads all of it in each.
 const ROUNDS_OF_LOG: u32 = 20;
-/// Longest life of a writer, in milliseconds. Opening a log takes about a quarter of it.
-const LIFE_MAX: u64 = 200;
+/// Longest life of a writer, in milliseconds: from its start in one round, from its first append in
+/// the next.
+const LIFE_MAX: u64 = 120;
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let log = stage.directory.join("log");
@@ -20,6 +21,9 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
             ledger = Ledger::default();
         }
         let writer = stage.writer(&log)?;
+        if round % 2 == 1 {
+            writer.wait_until("the log is open", PATIENCE, |heard| heard.found.is_some())?;
+        }
         writer.let_run(Duration::from_millis(stage.chance(LIFE_MAX)))?;
         let heard = writer.kill();
         early += u32::from(heard.found.is_none());

@@ -180,7 +180,7 @@ pub(crate) const ALL: &[Scenario] = &[
         about: "a device takes 40 writes a second for a while, and the writer is killed then",
         needs: THROTTLED,
         rounds: 5,
-        rounds_short: 1,
+        rounds_short: 0,
         run: slow::run,
     },
     Scenario {
