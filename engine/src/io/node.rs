@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use wal::NodeId;
-use wal::io::{DataDirectory, Identity, Log};
+use wal::io::{DataDirectory, DirectoryError, Identity, Log, LogError};
+use wal::{GroupId, NodeId};
 
 use crate::config::Config;
 use crate::shard::{self, GroupOptions, Shard};
@@ -36,11 +36,17 @@ pub enum OpenError {
     #[error(transparent)]
     Preflight(#[from] PreflightError),
     /// The data directory belongs to somebody else, or cannot be used.
-    #[error("{reason}")]
-    DataDirectory { reason: String },
-    /// The log cannot be replayed without losing something.
-    #[error("shard {shard}: {reason}")]
-    Log { shard: u16, reason: String },
+    #[error(transparent)]
+    DataDirectory(#[from] DirectoryError),
+    /// The log cannot be opened, or not be replayed without losing something.
+    #[error("shard {shard}: {error}")]
+    Log { shard: u16, error: LogError },
+    /// The log is of another division of the data.
+    #[error(
+        "shard {shard}: its log holds group {group}, which does not live here: cluster.shards and \
+         cluster.groups cannot be changed while there is data"
+    )]
+    Groups { shard: u16, group: GroupId },
     #[error("shard {shard}: its thread does not start: {reason}")]
     Thread { shard: u16, reason: String },
 }
@@ -238,11 +244,7 @@ fn open_directory(config: &Config) -> Result<DataDirectory, OpenError> {
         address: format!("{}:{}", address.host, address.peer_port),
         shards: config.cluster.shards,
     };
-    DataDirectory::open(Path::new(&config.data_dir), &identity).map_err(|error| {
-        OpenError::DataDirectory {
-            reason: error.to_string(),
-        }
-    })
+    Ok(DataDirectory::open(Path::new(&config.data_dir), &identity)?)
 }
 
 /// The core a shard is pinned to; nodes that share a machine start at different ones.
@@ -356,17 +358,16 @@ async fn run(start: Start) {
 
 async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Executor, OpenError> {
     let config = &shared.config;
-    let failed = |reason: String| OpenError::Log {
-        shard: index,
-        reason,
-    };
     let options = wal::Options {
         segment_bytes: config.segment_bytes,
         instance: shared.instance,
     };
     let (log, mut recovered) = Log::open(directory, options, config.cache_bytes)
         .await
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| OpenError::Log {
+            shard: index,
+            error,
+        })?;
     if let Some(cut) = recovered.cut.filter(|cut| cut.torn) {
         tracing::warn!(
             event = "log.cut",
@@ -401,10 +402,10 @@ async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Exec
         })
         .collect();
     if let Some((group, _)) = recovered.groups.first_key_value() {
-        return Err(failed(format!(
-            "its log holds group {group}, which does not live here: cluster.shards and \
-             cluster.groups cannot be changed while there is data"
-        )));
+        return Err(OpenError::Groups {
+            shard: index,
+            group: *group,
+        });
     }
     let seed = seed(config.node(), index, shared.instance);
     let options = shard_options(config, seed);

@@ -10,6 +10,8 @@ use engine::io::{Node, NodeError, OpenError, PreflightError, config_file};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
+use wal::ReplayError;
+use wal::io::{DirectoryError, LogError};
 
 use crate::exit;
 
@@ -50,7 +52,7 @@ pub(crate) fn check(path: &Path) -> ExitCode {
 
 pub(crate) fn serve(path: &Path) -> ExitCode {
     log_to_stderr();
-    abort_on_panic();
+    end_on_panic();
     let config = match read(path) {
         Ok(config) => config,
         Err(code) => return code,
@@ -94,9 +96,21 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
 fn code_of(error: &OpenError) -> u8 {
     match error {
         OpenError::Preflight(PreflightError::FileSystem { .. }) => exit::CONFIG,
-        OpenError::DataDirectory { reason } if reason.starts_with("data dir ") => exit::CONFIG,
-        OpenError::DataDirectory { .. } => exit::CANNOT_OPEN,
-        OpenError::Log { .. } => exit::CORRUPT,
+        OpenError::DataDirectory(error) => match error {
+            DirectoryError::Damaged { .. } => exit::CORRUPT,
+            DirectoryError::Io { .. } | DirectoryError::Locked { .. } => exit::CANNOT_OPEN,
+            // Whose it is and what the configuration says are two things.
+            _ => exit::CONFIG,
+        },
+        OpenError::Groups { .. } => exit::CONFIG,
+        OpenError::Log { error, .. } => match error {
+            LogError::Full { .. } => exit::TEMPORARY,
+            LogError::Replay(ReplayError::Format { .. } | ReplayError::Instance { .. }) => {
+                exit::CONFIG
+            }
+            LogError::Replay(_) | LogError::Record { .. } => exit::CORRUPT,
+            _ => exit::CANNOT_OPEN,
+        },
         _ => exit::TEMPORARY,
     }
 }
@@ -117,10 +131,39 @@ fn log_to_stderr() {
 }
 
 /// A shard that failed an assertion must not leave its node half alive.
-fn abort_on_panic() {
+fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        std::process::exit(exit::INTERNAL.into());
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "threads are what may end in a panic"
+    )]
+
+    use std::process::{Command, Stdio};
+
+    /// Set in the process that is to panic.
+    const PANICS: &str = "DRAKKAR_TEST_PANICS";
+
+    #[test]
+    fn a_thread_that_panics_ends_the_process_with_70() {
+        if std::env::var_os(PANICS).is_some() {
+            super::end_on_panic();
+            let thread = std::thread::spawn(|| panic!("as a failed assertion would"));
+            // Not reached: the others do not go on without it.
+            drop(thread.join());
+            return;
+        }
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let name = "serve::tests::a_thread_that_panics_ends_the_process_with_70";
+        again.args(["--exact", name]).env(PANICS, "1");
+        let status = again.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert_eq!(status.unwrap().code(), Some(70));
+    }
 }
