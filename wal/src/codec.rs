@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `echo` is 1 in a record that repeats what the flush before held. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
-//! claim has an index (2), promises may be lost (4). `index` is the commit in a hard state. `vote` is 0 for none, else the
+//! claim has an index (2), promises may be lost (4); in contents 1 if they were put back. `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
 use crate::bytes::{read_u32, read_u64, write};
@@ -106,8 +106,10 @@ pub(crate) fn encode_record(record: &Record, stamp: Stamp, to: &mut [u8]) -> usi
             first,
             last,
             term,
+            patched,
         } => {
             put(to, CONTENTS, *group, *term, *last);
+            to[9] = u8::from(*patched);
             write(to, 32, &first.to_raw().to_le_bytes());
         }
         Record::Damaged {
@@ -202,6 +204,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
             first: LogIndex::from_raw(read_u64(bytes, 32)),
             last: index,
             term,
+            patched: what != 0,
         },
         DAMAGED => Record::Damaged {
             group,

@@ -100,6 +100,14 @@ impl History {
         self.slots.push_back(Slot::Lost(Some(term)));
     }
 
+    /// A lost flush held entries that were put back, up to `last`. What they were to replace is as it
+    /// was; behind the end they were new.
+    pub(crate) fn lose_patches(&mut self, last: LogIndex, term: Term) {
+        if self.last() < last {
+            self.lose(self.last().next(), last, term);
+        }
+    }
+
     /// After lost flushes of which nothing is known, the group goes on at `next`. They held what is
     /// missing before it. If the position before is of the same term, nothing else: all entries of a
     /// term are one leader's, who never replaces them. If not, they may have replaced whatever was

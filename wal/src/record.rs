@@ -71,6 +71,8 @@ pub enum Record {
         first: LogIndex,
         last: LogIndex,
         term: Term,
+        /// They were [`Record::Patch`]: entries above them stayed.
+        patched: bool,
     },
     /// What a replica that started with damage may have acknowledged and promised: it stays in force
     /// until the log reaches the claim again, or until [`Record::Intact`], whatever is written after.

@@ -598,7 +598,11 @@ impl Replay {
                 first,
                 last,
                 term,
+                patched: false,
             } => self.history(group).lose(first, last, term),
+            Record::Contents {
+                group, last, term, ..
+            } => self.history(group).lose_patches(last, term),
             Record::Damaged {
                 group,
                 claim,

@@ -237,10 +237,8 @@ impl Writer {
                 bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
             };
             places.put(entry.index, location);
-            // A patch that is lost leaves the gap that it was to fill.
-            if matches!(record, Record::Entry { .. }) {
-                name(&mut self.newest, of, entry.index, entry.term);
-            }
+            let patched = matches!(record, Record::Patch { .. });
+            name(&mut self.newest, of, (entry.index, entry.term), patched);
             offset += bytes as u64;
         }
         offset
@@ -349,7 +347,12 @@ fn are_entries_of_one_group(one: &Record, next: &Record) -> bool {
 }
 
 /// Notes that the newest flush holds an entry.
-fn name(newest: &mut Vec<Record>, named: GroupId, index: LogIndex, entry_term: Term) {
+fn name(
+    newest: &mut Vec<Record>,
+    named: GroupId,
+    (index, entry_term): (LogIndex, Term),
+    put_back: bool,
+) {
     match newest.last_mut() {
         // The entries of a group stand together.
         Some(Record::Contents {
@@ -357,7 +360,8 @@ fn name(newest: &mut Vec<Record>, named: GroupId, index: LogIndex, entry_term: T
             first,
             last,
             term,
-        }) if *group == named => {
+            patched,
+        }) if (*group, *patched) == (named, put_back) => {
             *first = index.min(*first);
             (*last, *term) = (index, entry_term);
         }
@@ -366,6 +370,7 @@ fn name(newest: &mut Vec<Record>, named: GroupId, index: LogIndex, entry_term: T
             first: index,
             last: index,
             term: entry_term,
+            patched: put_back,
         }),
     }
 }

@@ -492,10 +492,7 @@ fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
     scribe.flush(&[entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)]);
     scribe.flush(&[entry(4, 1, 200)]);
     scribe.flush(&[entry(4, 2, 10)]);
-    let Record::Entry { group, entry } = entry(2, 1, 10) else {
-        unreachable!("it is an entry");
-    };
-    scribe.flush(&[Record::Patch { group, entry }]);
+    scribe.flush(&[put_back(2)]);
     let firsts = scribe.disk.0.iter();
     let firsts = firsts.map(|(&id, bytes)| (id, &bytes[..BLOCK]));
     let mut replay = Replay::new(OPTIONS, 100, firsts).unwrap();
@@ -503,9 +500,40 @@ fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
         replay.segment(&scribe.disk.0[&segment]).unwrap();
     }
     let recovered = replay.finish();
-    let tail = recovered.groups[&group].tail.iter();
+    let tail = recovered.groups[&GroupId::from_raw(1)].tail.iter();
     let tail: Vec<_> = tail.map(|entry| entry.index.to_raw()).collect();
     assert_eq!(tail, [4]);
+}
+
+fn put_back(index: u64) -> Record {
+    match entry(index, 1, 10) {
+        Record::Entry { group, entry } => Record::Patch { group, entry },
+        other => unreachable!("{other:?} is no entry"),
+    }
+}
+
+/// What is put back may lie in a gap, or behind all that was left.
+#[test]
+fn a_lost_flush_of_entries_that_were_put_back_takes_those_behind_the_end_with_it() {
+    let mut scribe = Scribe::new();
+    scribe.flush(&[vote(1), entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)]);
+    scribe.flush(&[put_back(2), put_back(3), put_back(4), put_back(5)]);
+    let (lost, _) = scribe.flushes[1];
+    scribe.flush(&[]);
+    let from = usize::try_from(lost.offset).unwrap();
+    let lose = |scribe: &mut Scribe| {
+        let file = scribe.disk.0.get_mut(&lost.segment).unwrap();
+        file[from..from + lost.bytes].fill(0xee);
+        scribe.disk.replay().unwrap()
+    };
+    let recovered = lose(&mut scribe);
+    covered(&recovered, 5, "nothing follows");
+    let log = &recovered.groups[&GroupId::from_raw(1)];
+    assert_eq!(log.last.to_raw(), 3, "what was there before stays");
+    scribe.flush(&[put_back(6)]);
+    let recovered = lose(&mut scribe);
+    covered(&recovered, 6, "another one follows");
+    assert_eq!(last_of(&recovered), 3);
 }
 
 #[test]
