@@ -3,12 +3,16 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wal::io::{FileSystem, FileSystemKind};
 
 /// What glommio locks for the rings of one shard, and what it refuses to start without.
 const MEMLOCK_BYTES: u64 = 512 * 1024;
+/// How often a port that is taken is tried again, and after which pause: a second together.
+const PORT_TRIES: u32 = 50;
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why this machine does not let a node run.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +155,7 @@ pub(super) fn listen(
     port: u16,
 ) -> Result<TcpListener, PreflightError> {
     let address = SocketAddr::new(ip, port);
-    TcpListener::bind(address).map_err(|source| PreflightError::Listen {
+    bind(address).map_err(|source| PreflightError::Listen {
         what,
         address: address.to_string(),
         hint: match source.kind() {
@@ -168,6 +172,20 @@ pub(super) fn listen(
         },
         source,
     })
+}
+
+/// A process that was killed is gone before its ring is: until the kernel has cancelled what the ring
+/// was accepting, the port stays taken. A node that is started again at once waits for that.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..PORT_TRIES {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+    TcpListener::bind(address)
 }
 
 /// The cores this process may run on, ascending.
