@@ -24,6 +24,8 @@ pub(crate) enum Need {
         program: &'static str,
         package: &'static str,
     },
+    /// The program `drakkar` beside this one.
+    Drakkar,
     /// A file that the kernel shows if it can do what is needed.
     File {
         path: &'static str,
@@ -42,6 +44,9 @@ impl Need {
             Self::Loop => loop_devices().as_ref().err().cloned(),
             Self::Tool { program, package } if find(program).is_none() => {
                 Some(format!("needs {program}: apt-get install {package}"))
+            }
+            Self::Drakkar if crate::nodes::program().is_none() => {
+                Some("needs drakkar beside this program: cargo build -p drakkar".to_owned())
             }
             Self::File { path, what } if !Path::new(path).exists() => {
                 Some(format!("needs {what}: there is no {path}"))

@@ -9,6 +9,7 @@ mod faulty;
 mod guest;
 mod machine;
 mod mark;
+mod nodes;
 mod plain;
 mod record;
 mod scenario;

@@ -166,3 +166,96 @@ impl<'a> Disk<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::Image;
+
+    fn entry(flags: u64, sector: u64, byte: u8) -> Entry {
+        let data = if byte == 0 { 0 } else { 2 * SECTOR };
+        Entry {
+            sector,
+            flags,
+            data: vec![byte; data],
+            mark: None,
+        }
+    }
+
+    fn mark(index: u64) -> Entry {
+        Entry {
+            mark: Some((index, 1)),
+            ..entry(MARK, 0, 0)
+        }
+    }
+
+    /// The disks that a power cut behind `place` leaves: the first byte of each sector.
+    fn cut(name: &str, entries: Vec<Entry>, place: usize) -> Vec<[u8; 8]> {
+        let name = format!("drakkar-faults-{name}-{}", std::process::id());
+        let base = std::env::temp_dir().join(name);
+        let (medium, image) = (base.with_extension("medium"), base.with_extension("image"));
+        let (medium, image) = (
+            Image::create(medium, 8 * SECTOR as u64).unwrap(),
+            Image::create(image, 8 * SECTOR as u64).unwrap(),
+        );
+        let record = Record(entries);
+        let mut disk = Disk::new(&record, &medium.0);
+        disk.advance(place).unwrap();
+        let found = (0..200).map(|seed| {
+            std::fs::copy(&medium.0, &image.0).unwrap();
+            disk.cut(&image.0, &Stage::new(base.clone(), 1, seed))
+                .unwrap();
+            let bytes = std::fs::read(&image.0).unwrap();
+            std::array::from_fn(|sector| bytes[sector * SECTOR])
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn what_was_flushed_or_forced_stays_and_the_rest_may_go_sector_by_sector() {
+        let entries = vec![
+            entry(0, 0, 1),
+            entry(FLUSH, 0, 0),
+            entry(FUA, 2, 2),
+            entry(0, 4, 3),
+            mark(7),
+            entry(0, 6, 4),
+            entry(FLUSH, 0, 0),
+        ];
+        let disks = cut("kept", entries, 4);
+        assert!(disks.iter().all(|disk| disk[..4] == [1, 1, 2, 2]));
+        for torn in [[0, 0], [3, 0], [0, 3], [3, 3]] {
+            assert!(disks.iter().any(|disk| disk[4..6] == torn), "{torn:?}");
+        }
+        // It was under way.
+        assert!(disks.iter().any(|disk| disk[6..] == [4, 4]));
+        assert!(disks.iter().any(|disk| disk[6..] == [0, 0]));
+    }
+
+    #[test]
+    fn an_older_write_in_the_cache_does_not_undo_a_newer_one_that_was_forced() {
+        let entries = [
+            entry(0, 0, 1),
+            entry(FUA, 0, 2),
+            entry(FLUSH, 0, 0),
+            mark(1),
+        ];
+        for place in [1, 2] {
+            let entries = entries.iter().map(|entry| Entry {
+                data: entry.data.clone(),
+                ..*entry
+            });
+            let disks = cut("order", entries.collect(), place);
+            assert!(
+                disks.iter().all(|disk| disk[..2] == [2, 2]),
+                "place {place}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_is_what_the_writer_wrote_there() {
+        assert_eq!(parse_mark("12:3\0\0\0"), Some((12, 3)));
+        assert_eq!(parse_mark("end\0"), None);
+    }
+}

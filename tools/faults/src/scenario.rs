@@ -36,6 +36,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    pub(crate) fn new(directory: PathBuf, rounds: u32, seed: u64) -> Self {
+        Self {
+            directory,
+            rounds,
+            chance: Cell::new(mix(seed)),
+        }
+    }
+
     pub(crate) fn errors(&self) -> PathBuf {
         self.directory.join("stderr")
     }
@@ -185,11 +193,7 @@ impl Scenario {
         interrupted()?;
         let directory = parent.join(self.title().replace('/', "-"));
         std::fs::create_dir_all(&directory).map_err(Trouble::io("create", &directory))?;
-        let stage = Stage {
-            directory: directory.clone(),
-            rounds,
-            chance: Cell::new(mix(seed)),
-        };
+        let stage = Stage::new(directory.clone(), rounds, seed);
         let outcome = (self.run)(&stage, tally);
         // What is left of it is a temporary file.
         drop(std::fs::remove_dir_all(&directory));

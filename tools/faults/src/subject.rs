@@ -195,3 +195,29 @@ impl Drop for Subject {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_by_the_end_promises_nothing() {
+        let mut heard = Heard::default();
+        for line in [
+            "found 0 0",
+            "ack 12 3",
+            "ack 1",
+            "[    1.0] ack 99 9 of a kernel",
+            "full",
+        ] {
+            heard.take(line);
+        }
+        assert_eq!(
+            (heard.found, heard.acked, heard.term),
+            (Some((0, 0)), 12, 3)
+        );
+        assert!(heard.full);
+        heard.take("error cannot write: no");
+        assert_eq!(heard.error.as_deref(), Some("cannot write: no"));
+    }
+}

@@ -35,6 +35,8 @@ pub(crate) enum Trouble {
         what: &'static str,
         heard: Box<Heard>,
     },
+    #[error("{what}; the ends of the nodes' logs:\n{logs}")]
+    Cluster { what: String, logs: String },
     /// The fault that was to be injected did not show: the scenario proves nothing.
     #[error("nothing was tested: {what}")]
     Vacuous { what: String },

@@ -200,3 +200,54 @@ pub(crate) fn describe(directory: &Path, acked: u64) -> Result<String, Flaw> {
     };
     Ok(format!("entries 1 to {last}, term {term}{end}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plain;
+    use crate::writer::Voice;
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    /// A log of a hundred entries.
+    fn log(name: &str) -> Scratch {
+        let name = format!("drakkar-faults-{name}-{}", std::process::id());
+        let scratch = Scratch(std::env::temp_dir().join(name));
+        plain::run(&scratch.0, 100, Voice::default());
+        scratch
+    }
+
+    #[test]
+    fn a_whole_log_holds_what_was_promised_and_no_more() {
+        let log = log("whole");
+        let found = read_promised(&log.0, 100, 1).unwrap();
+        assert!((100..104).contains(&found.last), "{found:?}");
+        let more = read_promised(&log.0, found.last + 1, 1);
+        assert!(matches!(more, Err(Flaw::Lost { .. })), "{more:?}");
+        let vote = read_promised(&log.0, 100, 2);
+        assert!(matches!(vote, Err(Flaw::Lost { .. })), "{vote:?}");
+    }
+
+    #[test]
+    fn a_bit_that_flipped_and_an_end_that_is_missing_are_noticed() {
+        let log = log("flawed");
+        let path = log.0.join("00000001.seg");
+        let whole = std::fs::read(&path).unwrap();
+        let mut rotten = whole.clone();
+        rotten[5 * BLOCK + 700] ^= 1;
+        std::fs::write(&path, rotten).unwrap();
+        let found = read_promised(&log.0, 100, 1);
+        assert!(matches!(found, Err(Flaw::Rotten { .. })), "{found:?}");
+        let mut short = whole;
+        short[5 * BLOCK..].fill(0);
+        std::fs::write(&path, short).unwrap();
+        let found = read_promised(&log.0, 100, 1);
+        assert!(matches!(found, Err(Flaw::Lost { .. })), "{found:?}");
+    }
+}

@@ -5,6 +5,7 @@ mod device_error;
 mod full;
 mod going_down;
 mod kill;
+mod kill_nodes;
 mod power_cut;
 mod read_error;
 mod slow;
@@ -74,6 +75,15 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 200,
         rounds_short: 40,
         run: kill::run,
+    },
+    Scenario {
+        name: "kill-nodes",
+        variant: "",
+        about: "one, two or three nodes of a real cluster are killed while it is written to",
+        needs: &[Need::Drakkar],
+        rounds: 200,
+        rounds_short: 3,
+        run: kill_nodes::run,
     },
     Scenario {
         name: "full",
