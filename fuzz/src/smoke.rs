@@ -1,4 +1,8 @@
-//! Runs every target over its seeds and many small changes of them, the same ones every time.
+//! Runs every target over its seeds, over the corpus that is kept in `corpus/TARGET`, and over many
+//! small changes of them, the same ones every time. `smoke seeds DIR` writes the seeds instead, for a
+//! fuzzer to begin with.
+
+use std::path::Path;
 
 use drakkar_fuzz::TARGETS;
 use engine::batch::{Batch, BatchBuilder};
@@ -15,9 +19,48 @@ use wal::{
 const ROUNDS: usize = 20_000;
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => run(),
+        [verb, directory] if verb == "seeds" => write_seeds(Path::new(directory)),
+        _ => panic!("usage: smoke [seeds DIR]"),
+    }
+}
+
+/// Files named by target and number.
+fn write_seeds(directory: &Path) {
+    for (name, _) in TARGETS {
+        let directory = directory.join(name);
+        std::fs::create_dir_all(&directory).expect("the directory can be made");
+        for (number, seed) in seeds(name).iter().enumerate() {
+            let file = directory.join(format!("seed-{number}"));
+            std::fs::write(file, seed).expect("the seed can be written");
+        }
+    }
+}
+
+/// What a fuzzer found worth keeping, in the order of the names; nothing for most targets.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(name);
+    let Ok(files) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let files = files.map(|file| file.expect("the corpus can be listed").path());
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    let inputs = files
+        .iter()
+        .map(|file| std::fs::read(file).expect("the corpus can be read"));
+    inputs.collect()
+}
+
+fn run() {
     for (name, target) in TARGETS {
-        let seeds = seeds(name);
+        let mut seeds = seeds(name);
         assert!(!seeds.is_empty(), "target {name} has no seed");
+        seeds.extend(corpus(name));
         let mut random = 0x5eed_u64;
         for round in 0..ROUNDS {
             let mut bytes = seeds[round % seeds.len()].clone();

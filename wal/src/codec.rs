@@ -14,6 +14,7 @@
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
 use crate::bytes::{read_u32, read_u64, write};
+use crate::coordinates::COUNT_MAX;
 use crate::{
     Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term,
 };
@@ -22,6 +23,9 @@ use crate::{
 pub(crate) const HEADER: usize = 40;
 const ALIGNMENT: usize = 8;
 const _: () = assert!(HEADER.is_multiple_of(ALIGNMENT));
+
+/// More entries than any flush holds: segments are below 4 GiB.
+const ENTRIES_MAX: u64 = u32::MAX as u64 / HEADER as u64;
 
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
@@ -49,6 +53,8 @@ pub enum RecordError {
     Checksum { found: u32, expected: u32 },
     #[error("a record has kind {kind}, entry kind {what}: this build knows no such thing")]
     Kind { kind: u8, what: u8 },
+    #[error("a record names entry {index} in term {term}, or more entries than a flush holds")]
+    Absurd { index: u64, term: u64 },
     #[error("the record is entry {index} of group {group}, not the one asked for")]
     Other { group: GroupId, index: LogIndex },
 }
@@ -160,6 +166,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
         return Err(RecordError::Checksum { found, expected });
     }
     let (kind, what) = (bytes[8], bytes[9]);
+    check_counts(bytes)?;
     let group = GroupId::from_raw(read_u32(bytes, 12));
     let term = Term::from_raw(read_u64(bytes, 16));
     let index = LogIndex::from_raw(read_u64(bytes, 24));
@@ -227,6 +234,21 @@ pub(crate) fn stamp(bytes: &[u8]) -> Stamp {
     }
 }
 
+/// Checks that a record names nothing that no log holds: whoever reads it counts on from there.
+fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
+    let (term, index) = (read_u64(bytes, 16), read_u64(bytes, 24));
+    let named = match bytes[8] {
+        CONTENTS => index.checked_sub(read_u64(bytes, 32)),
+        _ => Some(0),
+    };
+    let fits = named.is_some_and(|named| named <= ENTRIES_MAX);
+    if fits && term <= COUNT_MAX && index <= COUNT_MAX {
+        Ok(())
+    } else {
+        Err(RecordError::Absurd { index, term })
+    }
+}
+
 /// Reads one entry back from the place that [`crate::Writer::locate`] named.
 pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Entry, RecordError> {
     match decode_record(bytes)?.0 {
@@ -252,5 +274,40 @@ pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Ent
             group,
             index: LogIndex::ZERO,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record whose checksum is right.
+    fn contents(first: u64, last: u64, term: u64) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[8] = CONTENTS;
+        for (at, field) in [(16, term), (24, last), (32, first)] {
+            write(&mut bytes, at, &field.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes[4..]);
+        write(&mut bytes, 0, &crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_no_log_holds_is_refused_though_its_checksum_is_right() {
+        assert!(decode_record(&contents(1, 1000, 1)).is_ok());
+        for (first, last, term) in [
+            (u64::MAX, u64::MAX, 1),
+            (1, 1, u64::MAX),
+            (2, 1, 1),
+            (1, 1 << 40, 1),
+        ] {
+            let decoded = decode_record(&contents(first, last, term));
+            assert_eq!(
+                decoded,
+                Err(RecordError::Absurd { index: last, term }),
+                "{first} to {last} in term {term}"
+            );
+        }
     }
 }

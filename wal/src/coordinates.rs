@@ -28,6 +28,10 @@ macro_rules! coordinate {
     };
 }
 
+/// No term, index or flush is beyond: what a disk says is more has rotted. A log that counts to it takes
+/// longer than its disk lasts.
+pub(crate) const COUNT_MAX: u64 = u64::MAX / 2;
+
 coordinate! {
     /// A Raft term. [`Term::ZERO`] is "before the first election".
     Term(u64)

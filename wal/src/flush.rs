@@ -17,6 +17,7 @@
 //! ```
 
 use crate::bytes::{read_u16, read_u32, read_u64, write};
+use crate::coordinates::COUNT_MAX;
 use crate::segment::{BLOCK, FORMAT, SECTOR, SegmentId};
 use crate::{FlushNumber, codec};
 
@@ -151,7 +152,9 @@ impl FlushHeader {
         };
         let blocks = header.blocks as usize;
         let fits = (1..=usize::from(u16::MAX)).contains(&blocks)
-            && head_sectors(blocks) * SECTOR + header.body_bytes as usize <= blocks * BLOCK;
+            && head_sectors(blocks) * SECTOR + header.body_bytes as usize <= blocks * BLOCK
+            && header.durable < header.number
+            && header.number.to_raw() <= COUNT_MAX;
         if fits {
             Start::Header(header)
         } else {
@@ -204,4 +207,37 @@ pub(crate) fn copies_at(blocks: usize, originals: usize, records_bytes: usize) -
     let head = head_sectors(blocks) * SECTOR;
     let originals_end = head + originals * codec::HEADER;
     (originals_end.next_multiple_of(BLOCK) - head).max(records_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_no_log_reaches_has_rotted_though_its_checksum_is_right() {
+        let start = |number, durable| {
+            let header = FlushHeader {
+                generation: SegmentId::from_raw(1),
+                records: 0,
+                number: FlushNumber::from_raw(number),
+                durable: FlushNumber::from_raw(durable),
+                body_bytes: 0,
+                blocks: 1,
+                instance: 1,
+                copies: 0,
+                copies_at: 0,
+                names: true,
+            };
+            let mut flush = [0; BLOCK];
+            header.seal(&mut flush);
+            match FlushHeader::decode(&flush) {
+                Start::Header(found) => found == header,
+                Start::Rotten => false,
+                Start::Unwritten => panic!("it was written"),
+            }
+        };
+        assert!(start(1, 0) && start(9, 8) && start(9, 3));
+        assert!(!start(u64::MAX, 8), "nothing can follow");
+        assert!(!start(9, 9), "a flush does not know itself durable");
+    }
 }

@@ -12,6 +12,7 @@ use core::fmt;
 
 use crate::FlushNumber;
 use crate::bytes::{read_u16, read_u32, read_u64, write};
+use crate::coordinates::COUNT_MAX;
 
 /// What the device writes as a whole, and what every flush is padded to.
 pub const BLOCK: usize = 4096;
@@ -107,6 +108,9 @@ impl SegmentHeader {
             return FirstBlock::Unwritten;
         }
         let sound = read_u32(block, 0) == MAGIC
+            && read_u32(block, 8) < u32::MAX
+            && read_u32(block, 12) < u32::MAX
+            && read_u64(block, 24) <= COUNT_MAX
             && crc32c::crc32c(&block[..CRC_AT]) == read_u32(block, CRC_AT);
         if !sound {
             return FirstBlock::Rotten;
