@@ -439,9 +439,12 @@ impl Replay {
         let place = (stop.part, stop.offset);
         let sightings = self.sightings.as_deref().unwrap_or_default();
         // Where no link says how far a segment is valid, a start may have cut it here: its own flushes
-        // have the same numbers as those that it left behind.
+        // have the same numbers as those that it left behind. Not if one of these knew better.
         let cut_before = !(stop.itself || self.parts[stop.part].linked)
-            && sightings.iter().any(|sighting| sighting.part > stop.part);
+            && sightings.iter().any(|sighting| sighting.part > stop.part)
+            && !sightings
+                .iter()
+                .any(|sighting| sighting.part == stop.part && sighting.durable >= expected);
         let later = sightings.iter().filter(|sighting| {
             let from = (sighting.part, sighting.offset);
             let itself = stop.itself && from == place;

@@ -487,6 +487,32 @@ fn stray_everywhere(scribe: &Scribe, flush: usize) {
 }
 
 #[test]
+fn a_torn_header_costs_nothing_of_a_segment_in_which_a_flush_rotted() {
+    let mut scribe = Scribe::new();
+    scribe.entries(&[10]);
+    scribe.entries(&[10]);
+    scribe.entries(&[10]);
+    let (rotten, _) = scribe.flushes[0];
+    let mut disk = scribe.disk.clone();
+    disk.0.get_mut(&rotten.segment).unwrap()[BLOCK] ^= 1;
+    scribe.writer = disk.replay().unwrap().writer;
+    for at in 0..2 {
+        let record = scribe.next_entry(10);
+        let (placement, bytes) = scribe.encode(&[record]);
+        if at > 0 {
+            disk.write(&placement, &bytes);
+        } else {
+            disk.0.insert(placement.segment, vec![0; 4 * BLOCK]);
+        }
+    }
+    let recovered = disk.replay().unwrap();
+    let damage = recovered.groups[&GroupId::from_raw(1)].damage.as_ref();
+    let spares = damage.unwrap().spares.iter();
+    let spares: Vec<_> = spares.map(|entry| entry.index.to_raw()).collect();
+    assert_eq!(spares[..2], [2, 3]);
+}
+
+#[test]
 fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
     let mut scribe = Scribe::new();
     scribe.flush(&[entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)]);
