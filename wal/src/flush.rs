@@ -153,6 +153,7 @@ impl FlushHeader {
         let blocks = header.blocks as usize;
         let fits = (1..=usize::from(u16::MAX)).contains(&blocks)
             && head_sectors(blocks) * SECTOR + header.body_bytes as usize <= blocks * BLOCK
+            && header.holds_its_records()
             && header.durable < header.number
             && header.number.to_raw() <= COUNT_MAX;
         if fits {
@@ -160,6 +161,13 @@ impl FlushHeader {
         } else {
             Start::Rotten
         }
+    }
+
+    /// Whether there is space in the body for as many records as it says.
+    fn holds_its_records(&self) -> bool {
+        let records = u64::from(self.records) + u64::from(self.copies);
+        records * codec::HEADER as u64 <= u64::from(self.body_bytes)
+            && self.copies_at <= self.body_bytes
     }
 
     /// Checks table and body against the sector checksums.
@@ -213,31 +221,53 @@ pub(crate) fn copies_at(blocks: usize, originals: usize, records_bytes: usize) -
 mod tests {
     use super::*;
 
+    fn header(number: u64, durable: u64) -> FlushHeader {
+        FlushHeader {
+            generation: SegmentId::from_raw(1),
+            records: 0,
+            number: FlushNumber::from_raw(number),
+            durable: FlushNumber::from_raw(durable),
+            body_bytes: 120,
+            blocks: 1,
+            instance: 1,
+            copies: 0,
+            copies_at: 0,
+            names: true,
+        }
+    }
+
+    /// What its bytes are taken for.
+    fn sealed(header: &FlushHeader) -> Start {
+        let mut flush = [0; BLOCK];
+        header.seal(&mut flush);
+        FlushHeader::decode(&flush)
+    }
+
     #[test]
     fn a_number_that_no_log_reaches_has_rotted_though_its_checksum_is_right() {
         let start = |number, durable| {
-            let header = FlushHeader {
-                generation: SegmentId::from_raw(1),
-                records: 0,
-                number: FlushNumber::from_raw(number),
-                durable: FlushNumber::from_raw(durable),
-                body_bytes: 0,
-                blocks: 1,
-                instance: 1,
-                copies: 0,
-                copies_at: 0,
-                names: true,
-            };
-            let mut flush = [0; BLOCK];
-            header.seal(&mut flush);
-            match FlushHeader::decode(&flush) {
-                Start::Header(found) => found == header,
-                Start::Rotten => false,
-                Start::Unwritten => panic!("it was written"),
-            }
+            let header = header(number, durable);
+            sealed(&header) == Start::Header(header)
         };
         assert!(start(1, 0) && start(9, 8) && start(9, 3));
         assert!(!start(u64::MAX, 8), "nothing can follow");
         assert!(!start(9, 9), "a flush does not know itself durable");
+    }
+
+    #[test]
+    fn more_records_than_there_is_space_for_have_rotted_though_the_checksum_is_right() {
+        let holds = |records, copies, copies_at| {
+            let header = FlushHeader {
+                records,
+                copies,
+                copies_at,
+                ..header(1, 0)
+            };
+            sealed(&header) == Start::Header(header)
+        };
+        assert!(holds(2, 1, 80));
+        assert!(!holds(2, 2, 80), "four records are 160 bytes");
+        assert!(!holds(u32::MAX, 1, 80));
+        assert!(!holds(1, 1, 121), "outside of the body");
     }
 }
