@@ -11,20 +11,22 @@ use super::{Cell, Measured, Plan, noise};
 /// The file is written from its start again when it is full.
 pub(super) const FILE_BYTES: u64 = 256 << 20;
 
-/// A file of zeroes, all of which are on the disk.
-pub(super) fn prepared(plan: &Plan<'_>) -> io::Result<PathBuf> {
-    let path = plan.directory.join("plain");
-    let mut file = File::create(&path)?;
-    let zeroes = vec![0; 1 << 20];
-    for _ in 0..FILE_BYTES >> 20 {
-        file.write_all(&zeroes)?;
+/// A file of zeroes, all of which are on the disk; what a turn before has written to it is as good.
+pub(super) fn prepared(plan: &Plan<'_>, name: &str) -> io::Result<PathBuf> {
+    let path = plan.prepared.join(name);
+    if !path.exists() {
+        let mut file = File::create(&path)?;
+        let zeroes = vec![0; 1 << 20];
+        for _ in 0..FILE_BYTES >> 20 {
+            file.write_all(&zeroes)?;
+        }
+        file.sync_all()?;
     }
-    file.sync_all()?;
     Ok(path)
 }
 
 pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> {
-    let outcome = prepared(plan).and_then(|path| {
+    let outcome = prepared(plan, "buffered").and_then(|path| {
         let file = File::options().write(true).open(path)?;
         let bytes = noise(cell.batch_bytes() * cell.batches_per_flush());
         let mut turns = Turns::new(cell);

@@ -108,7 +108,10 @@ impl Cell {
 
 /// How long, and where.
 struct Plan<'a> {
+    /// Empty before the turn.
     directory: &'a Path,
+    /// What is written before, and stays from turn to turn.
+    prepared: &'a Path,
     warm_up: Duration,
     measured: Duration,
 }
@@ -157,21 +160,11 @@ pub(crate) fn run(options: &LogOptions) -> Result<(), String> {
         options.systems.insert(0, System::Limit);
     }
     let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut report = Report::new(options.systems.clone());
-    for &groups in &options.groups {
-        for &batch in &options.batch {
-            for &entry_bytes in &options.entry_bytes {
-                let cell = Cell {
-                    entry_bytes,
-                    batch,
-                    groups,
-                };
-                let rounds = rounds(&options, &cell, &base)?;
-                report.add(cell, &rounds);
-                eprintln!("{cell:?} done");
-            }
-        }
-    }
+    let base = base.join(format!("drakkar-log-{}", std::process::id()));
+    let report = create(&base).and_then(|base| cells(&options, &base));
+    // What stays behind is only space.
+    drop(std::fs::remove_dir_all(&base));
+    let report = report?;
     print!(
         "{}",
         if options.json {
@@ -181,6 +174,32 @@ pub(crate) fn run(options: &LogOptions) -> Result<(), String> {
         }
     );
     Ok(())
+}
+
+fn create(directory: &Path) -> Result<PathBuf, String> {
+    std::fs::create_dir_all(directory)
+        // glommio opens nothing by a path that does not start at the root.
+        .and_then(|()| directory.canonicalize())
+        .map_err(|error| format!("cannot create {}: {error}", directory.display()))
+}
+
+fn cells(options: &LogOptions, base: &Path) -> Result<Report, String> {
+    let mut report = Report::new(options.systems.clone());
+    for &groups in &options.groups {
+        for &batch in &options.batch {
+            for &entry_bytes in &options.entry_bytes {
+                let cell = Cell {
+                    entry_bytes,
+                    batch,
+                    groups,
+                };
+                let rounds = rounds(options, &cell, base)?;
+                report.add(cell, &rounds);
+                eprintln!("{cell:?} done");
+            }
+        }
+    }
+    Ok(report)
 }
 
 fn check(options: &LogOptions) -> Result<(), String> {
@@ -241,15 +260,10 @@ fn measure(
     options: &LogOptions,
     base: &Path,
 ) -> Result<Measured, String> {
-    let directory = base.join(format!("drakkar-log-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)
-        .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
-    // glommio opens nothing by a path that does not start at the root.
-    let directory = directory
-        .canonicalize()
-        .map_err(|error| format!("cannot find {}: {error}", directory.display()))?;
+    let directory = create(&base.join("turn"))?;
     let plan = Plan {
         directory: &directory,
+        prepared: base,
         warm_up: Duration::from_secs_f64(options.warm_up),
         measured: Duration::from_secs_f64(options.seconds),
     };

@@ -11,7 +11,7 @@ use super::turns::Watch;
 use super::{Cell, Measured, Plan, noise};
 
 /// Files written before, in all: more than most turns need.
-const PREFILL_BYTES: u64 = 1 << 30;
+const PREFILL_BYTES: u64 = 512 << 20;
 
 /// Entries whose first eight bytes are their index.
 #[derive(Clone)]

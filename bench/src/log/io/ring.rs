@@ -26,7 +26,7 @@ struct Ring {
 
 impl Ring {
     fn new(plan: &Plan<'_>, bytes_max: usize) -> io::Result<Self> {
-        let path = prepared(plan)?;
+        let path = prepared(plan, "direct")?;
         let flags = (OFlags::DIRECT | OFlags::DSYNC).bits();
         let flags = i32::try_from(flags).expect("flags of open(2) are an int");
         let file = File::options().write(true).custom_flags(flags).open(path)?;
