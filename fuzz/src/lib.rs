@@ -1,4 +1,12 @@
 //! What must survive any bytes: each function takes some and must neither panic nor run away.
+//!
+//! ```text
+//! cargo run --bin smoke                            seeds, what is kept in corpus/, and changes of both
+//! cargo run --bin smoke -- seeds corpus-local      something for a fuzzer to begin with
+//! cargo +nightly fuzz run TARGET --features libfuzzer corpus-local/TARGET corpus/TARGET
+//! ```
+//!
+//! An input that broke something is put into `corpus/TARGET` under a name that says what it is.
 
 use engine::batch::Batch;
 use engine::kv::Kv;
