@@ -3,13 +3,14 @@
 //! ```text
 //!  0       4        8      9      10   12      16      24      32       40
 //!  ┌───────┬────────┬──────┬──────┬────┬───────┬───────┬───────┬────────┬─────────┬─────────┐
-//!  │ crc   │ length │ kind │ what │echo│ group │ term  │ index │ vote   │ payload │ 0 … 0   │
+//!  │ crc   │ length │ kind │ what │role│ group │ term  │ index │ vote   │ payload │ 0 … 0   │
 //!  │ u32   │ u32    │ u8   │ u8   │    │ u32   │ u64   │ u64   │ u64    │ length  │ to 8    │
 //!  └───────┴────────┴──────┴──────┴────┴───────┴───────┴───────┴────────┴─────────┴─────────┘
 //!          ╰──────────────────────── crc32c covers ───────────────────────────────────────╯
 //! ```
 //!
-//! `echo` is 1 in a record that repeats what the flush before held. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
+//! `role` is 1 in a record that repeats what the flush before held, 2 in one that says how a group stood when the
+//! segment was begun. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
 //! claim has an index (2), promises may be lost (4); in contents 1 if they were put back. `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
@@ -26,6 +27,8 @@ const _: () = assert!(HEADER.is_multiple_of(ALIGNMENT));
 
 /// More entries than any flush holds: segments are below 4 GiB.
 const ENTRIES_MAX: u64 = u32::MAX as u64 / HEADER as u64;
+/// More entries than a log holds of a group: each takes memory.
+const LIVE_MAX: u64 = 1 << 32;
 
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
@@ -34,8 +37,8 @@ const INTACT: u8 = 4;
 const DAMAGED: u8 = 5;
 const PATCH: u8 = 6;
 const CONTENTS: u8 = 7;
-/// Where a record says that it repeats what the flush before held.
-const ECHO_AT: usize = 10;
+/// Where a record says why it is in its flush.
+const ROLE_AT: usize = 10;
 /// Where what a damaged replica says names the losses it knew.
 const LOSSES_AT: usize = 32;
 const VOTED: u64 = 1 << 32;
@@ -73,11 +76,22 @@ pub(crate) fn record_bytes(record: &Record) -> usize {
     }
 }
 
+/// Why a record is in a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It is part of the flush.
+    Own = 0,
+    /// It repeats what the flush before held: it counts only if that one is lost.
+    Echo = 1,
+    /// It says how a group stood when the segment was begun: it counts only if what was before is
+    /// not there.
+    Head = 2,
+}
+
 /// What the writer adds to a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
-    /// It repeats what the flush before held: it counts only if that one is lost.
-    pub(crate) echo: bool,
+    pub(crate) role: Role,
     /// Fingerprint of the lost flushes that are known to whoever writes.
     pub(crate) losses: u64,
 }
@@ -136,7 +150,7 @@ pub(crate) fn encode_record(record: &Record, stamp: Stamp, to: &mut [u8]) -> usi
             write(to, LOSSES_AT, &stamp.losses.to_le_bytes());
         }
     }
-    to[ECHO_AT] = u8::from(stamp.echo);
+    to[ROLE_AT] = stamp.role as u8;
     let crc = crc32c::crc32c(&to[4..]);
     write(to, 0, &crc.to_le_bytes());
     bytes
@@ -229,7 +243,11 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
 /// What the writer added to the record at the start of `bytes`, which was decoded.
 pub(crate) fn stamp(bytes: &[u8]) -> Stamp {
     Stamp {
-        echo: bytes[ECHO_AT] != 0,
+        role: match bytes[ROLE_AT] {
+            0 => Role::Own,
+            1 => Role::Echo,
+            _ => Role::Head,
+        },
         losses: read_u64(bytes, LOSSES_AT),
     }
 }
@@ -237,11 +255,20 @@ pub(crate) fn stamp(bytes: &[u8]) -> Stamp {
 /// Checks that a record names nothing that no log holds: whoever reads it counts on from there.
 fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
     let (term, index) = (read_u64(bytes, 16), read_u64(bytes, 24));
-    let named = match bytes[8] {
-        CONTENTS => index.checked_sub(read_u64(bytes, 32)),
-        _ => Some(0),
+    let first = read_u64(bytes, 32);
+    let fits = match bytes[8] {
+        // All that a log holds of a group, or nothing.
+        CONTENTS if bytes[ROLE_AT] == Role::Head as u8 => {
+            let behind = index.saturating_add(1);
+            behind
+                .checked_sub(first)
+                .is_some_and(|named| named <= LIVE_MAX)
+        }
+        CONTENTS => index
+            .checked_sub(first)
+            .is_some_and(|named| named <= ENTRIES_MAX),
+        _ => true,
     };
-    let fits = named.is_some_and(|named| named <= ENTRIES_MAX);
     if fits && term <= COUNT_MAX && index <= COUNT_MAX {
         Ok(())
     } else {

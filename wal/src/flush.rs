@@ -3,7 +3,7 @@
 //! ```text
 //!  0        4     6     8            12        16       24        32     36
 //!  ┌────────┬─────┬─────┬────────────┬─────────┬────────┬─────────┬──────┬────────┐
-//!  │ magic  │ fmt │names│ generation │ records │ number │ durable │ body │ blocks │
+//!  │ magic  │ fmt │flags│ generation │ records │ number │ durable │ body │ blocks │
 //!  │ DKFL   │ u16 │ u16 │ u32        │ u32     │ u64    │ u64     │ u32  │ u32    │
 //!  ├────────┴─┬───┴─────┴─┬────────┬─┴─────────┴─┬──────┴─────────┴──────┴────────┘
 //!  │ instance │ table crc │ copies │ copies at   │ crc  │
@@ -11,7 +11,8 @@
 //!  └──────────┴───────────┴────────┴─────────────┴──────┘
 //!  40         48          52       56            60     64
 //!
-//!  names: 1 if the echoes among the records name all that the flush before held, else 0
+//!  flags: 1 if the echoes among the records name all that the flush before held,
+//!         2 if it begins its segment, so that its heads say how every group stood
 //!  table, from 64: CRC32C of each sector of the body, u32 each; zeroes to the end of the sector
 //!  body, from the next sector: records; zeroes; copies of hard states; 0xa5 to the end of the block
 //! ```
@@ -25,8 +26,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"DKFL");
 pub(crate) const HEADER: usize = 64;
 const CRC_AT: usize = 60;
 const SECTORS_PER_BLOCK: usize = BLOCK / SECTOR;
-/// Fills a flush up to its block: no sector of a flush is all zeroes by nature of the padding, which
-/// is how a sector that was never written is known.
+/// Fills a flush up to its block: padding that was written is told from zeroes that were not.
 const PADDING: u8 = 0xa5;
 
 /// How many sectors the header and the table take in a flush of so many blocks.
@@ -64,7 +64,12 @@ pub(crate) struct FlushHeader {
     pub(crate) copies_at: u32,
     /// Its echoes name all that the flush before it held. The first flush of a start cannot.
     pub(crate) names: bool,
+    /// It is the first of its segment.
+    pub(crate) opens: bool,
 }
+
+const NAMES: u16 = 1;
+const OPENS: u16 = 2;
 
 /// What the start of a flush says.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,7 +116,9 @@ impl FlushHeader {
         }
         write(start, 0, &MAGIC.to_le_bytes());
         write(start, 4, &FORMAT.to_le_bytes());
-        write(start, 6, &u16::from(self.names).to_le_bytes());
+        let names = if self.names { NAMES } else { 0 };
+        let opens = if self.opens { OPENS } else { 0 };
+        write(start, 6, &(names | opens).to_le_bytes());
         write(start, 8, &self.generation.to_raw().to_le_bytes());
         write(start, 12, &self.records.to_le_bytes());
         write(start, 16, &self.number.to_raw().to_le_bytes());
@@ -128,15 +135,12 @@ impl FlushHeader {
     }
 
     /// Reads the first sector of what may be a flush.
-    pub(crate) fn decode(bytes: &[u8]) -> Start {
-        if bytes[..SECTOR].iter().all(|&byte| byte == 0) {
-            return Start::Unwritten;
-        }
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let sound = read_u32(bytes, 0) == MAGIC
             && read_u16(bytes, 4) == FORMAT
             && crc32c::crc32c(&bytes[..CRC_AT]) == read_u32(bytes, CRC_AT);
         if !sound {
-            return Start::Rotten;
+            return None;
         }
         let header = Self {
             generation: SegmentId::from_raw(read_u32(bytes, 8)),
@@ -148,7 +152,8 @@ impl FlushHeader {
             instance: read_u64(bytes, 40),
             copies: read_u32(bytes, 52),
             copies_at: read_u32(bytes, 56),
-            names: read_u16(bytes, 6) != 0,
+            names: read_u16(bytes, 6) & NAMES != 0,
+            opens: read_u16(bytes, 6) & OPENS != 0,
         };
         let blocks = header.blocks as usize;
         let fits = (1..=usize::from(u16::MAX)).contains(&blocks)
@@ -156,11 +161,7 @@ impl FlushHeader {
             && header.holds_its_records()
             && header.durable < header.number
             && header.number.to_raw() <= COUNT_MAX;
-        if fits {
-            Start::Header(header)
-        } else {
-            Start::Rotten
-        }
+        fits.then_some(header)
     }
 
     /// Whether there is space in the body for as many records as it says.
@@ -170,26 +171,26 @@ impl FlushHeader {
             && self.copies_at <= self.body_bytes
     }
 
-    /// Checks table and body against the sector checksums.
-    pub(crate) fn check(&self, flush: &[u8]) -> Body {
+    /// Checks table and body against the sector checksums. `unwritten` tells whether a sector of the
+    /// flush is as it was before its segment was taken into use.
+    pub(crate) fn check(&self, flush: &[u8], unwritten: impl Fn(usize) -> bool) -> Body {
         let head = head_sectors(self.blocks as usize);
         let (start, body) = flush.split_at(head * SECTOR);
         if crc32c::crc32c(&start[HEADER..]) != read_u32(start, 48) {
             // The sector of the header itself is sound, so only the table's others can be unwritten.
-            let unwritten = (1..head).find(|&at| is_unwritten(&start[at * SECTOR..][..SECTOR]));
-            return unwritten.map_or(Body::Rotten { sector: 0 }, |sector| Body::Torn { sector });
+            let torn = (1..head).find(|&sector| unwritten(sector));
+            return torn.map_or(Body::Rotten { sector: 0 }, |sector| Body::Torn { sector });
         }
         let mut torn = None;
         for (position, sector) in body.chunks_exact(SECTOR).enumerate() {
             if crc32c::crc32c(sector) == read_u32(start, HEADER + 4 * position) {
                 continue;
             }
-            if !is_unwritten(sector) {
-                return Body::Rotten {
-                    sector: head + position,
-                };
+            let sector = head + position;
+            if !unwritten(sector) {
+                return Body::Rotten { sector };
             }
-            torn.get_or_insert(head + position);
+            torn.get_or_insert(sector);
         }
         torn.map_or(Body::Sound, |sector| Body::Torn { sector })
     }
@@ -205,8 +206,10 @@ impl FlushHeader {
     }
 }
 
-fn is_unwritten(sector: &[u8]) -> bool {
-    sector.iter().all(|&byte| byte == 0)
+/// The checksum of each sector of the body of a flush that was sealed.
+pub(crate) fn table(flush: &[u8]) -> impl Iterator<Item = u32> {
+    let sectors = flush.len() / SECTOR - head_sectors(flush.len() / BLOCK);
+    (0..sectors).map(|sector| read_u32(flush, HEADER + 4 * sector))
 }
 
 /// Where the copies of hard states start in a body: in another block than the originals, which come
@@ -233,11 +236,12 @@ mod tests {
             copies: 0,
             copies_at: 0,
             names: true,
+            opens: false,
         }
     }
 
     /// What its bytes are taken for.
-    fn sealed(header: &FlushHeader) -> Start {
+    fn sealed(header: &FlushHeader) -> Option<FlushHeader> {
         let mut flush = [0; BLOCK];
         header.seal(&mut flush);
         FlushHeader::decode(&flush)
@@ -247,7 +251,7 @@ mod tests {
     fn a_number_that_no_log_reaches_has_rotted_though_its_checksum_is_right() {
         let start = |number, durable| {
             let header = header(number, durable);
-            sealed(&header) == Start::Header(header)
+            sealed(&header) == Some(header)
         };
         assert!(start(1, 0) && start(9, 8) && start(9, 3));
         assert!(!start(u64::MAX, 8), "nothing can follow");
@@ -263,7 +267,7 @@ mod tests {
                 copies_at,
                 ..header(1, 0)
             };
-            sealed(&header) == Start::Header(header)
+            sealed(&header) == Some(header)
         };
         assert!(holds(2, 1, 80));
         assert!(!holds(2, 2, 80), "four records are 160 bytes");

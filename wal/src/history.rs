@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::damage::{Claim, Damage};
 use crate::index::Location;
 use crate::replay::RecoveredLog;
+use crate::standing::{Note, Standing};
 use crate::{Entry, HardState, LogIndex, Term};
 
 /// One position of the log.
@@ -21,6 +22,8 @@ enum Slot {
 pub(crate) struct History {
     hard_state: HardState,
     floor: (LogIndex, Term),
+    /// Where the log starts is lost: the floor is only where what was found of it starts.
+    beheaded: bool,
     /// From the position behind the floor on.
     slots: VecDeque<Slot>,
     /// The newest readable entries, as many as fit the cache.
@@ -88,10 +91,11 @@ impl History {
 
     /// A lost flush held entries from `first` to `last`.
     pub(crate) fn lose(&mut self, first: LogIndex, last: LogIndex, term: Term) {
-        let first = first.max(self.floor.0.next());
-        if last < first {
+        if last <= self.floor.0 {
+            self.end_at(last, term);
             return;
         }
+        let first = first.max(self.floor.0.next());
         self.resolve(first, None);
         self.truncate(first);
         while self.last() < last.previous() {
@@ -119,6 +123,11 @@ impl History {
         let before = self.last().min(next.previous());
         let same = term.is_some() && self.term(before) == term;
         let first = self.settled.max(self.floor.0).next();
+        if self.slots.is_empty() && self.floor.0 == LogIndex::ZERO && first < next {
+            self.beheaded = true;
+            self.floor = (next.previous(), Term::ZERO);
+            return;
+        }
         if !same && first < next {
             let doubt = self.doubt.unwrap_or((first, LogIndex::ZERO));
             self.doubt = Some((doubt.0.min(first), doubt.1.max(next.previous())));
@@ -132,10 +141,16 @@ impl History {
     pub(crate) fn put(&mut self, entry: Entry, at: Location, cache_max: usize) -> Result<(), Gap> {
         let index = entry.index;
         let follows = self.unsure || index <= self.last().next();
-        if !follows || index <= self.floor.0 {
+        if !follows {
             return Err(Gap {
                 previous: self.last(),
             });
+        }
+        if index <= self.floor.0 {
+            self.end_at(index.previous(), Term::ZERO);
+            if index <= self.floor.0 {
+                return Ok(());
+            }
         }
         self.resolve(index, Some(entry.term));
         self.truncate(index);
@@ -152,7 +167,18 @@ impl History {
         cache_max: usize,
     ) -> Result<(), Gap> {
         let index = entry.index;
-        if index > self.last() || index <= self.floor.0 {
+        if index <= self.floor.0 {
+            if !self.beheaded {
+                return Ok(());
+            }
+            self.reach_back(index.previous());
+        }
+        if index > self.last() {
+            // Those before it were lost, and so was the gap that they had filled.
+            self.resolve(index, None);
+            while self.last() < index.previous() {
+                self.slots.push_back(Slot::Lost(None));
+            }
             return self.put(entry, at, cache_max);
         }
         let position = index.to_raw() - self.floor.0.to_raw() - 1;
@@ -179,7 +205,10 @@ impl History {
     }
 
     pub(crate) fn floor(&mut self, index: LogIndex, term: Term) {
-        if index <= self.floor.0 {
+        if self.beheaded {
+            self.reach_back(index);
+            self.beheaded = false;
+        } else if index <= self.floor.0 {
             return;
         }
         let below = usize::try_from(index.to_raw() - self.floor.0.to_raw());
@@ -212,11 +241,50 @@ impl History {
         self.promises_owed = false;
     }
 
+    /// What was found starts at a later position than the log: the positions between are lost.
+    fn reach_back(&mut self, floor: LogIndex) {
+        while self.floor.0 > floor {
+            self.slots.push_front(Slot::Lost(None));
+            self.floor.0 = self.floor.0.previous();
+        }
+        self.beheaded = self.floor.0 > LogIndex::ZERO;
+    }
+
+    /// The log ended at a position that a snapshot covers, or that was not found: what stood above
+    /// was replaced.
+    fn end_at(&mut self, last: LogIndex, term: Term) {
+        self.truncate(self.floor.0.next());
+        (self.unsure, self.doubt) = (false, None);
+        if self.beheaded {
+            self.floor = (last, term);
+            self.beheaded = last > LogIndex::ZERO;
+        }
+    }
+
+    /// Where the log ended when a segment was begun, which says so for all that is lost before it.
+    pub(crate) fn reached(&mut self, last: LogIndex, term: Term) {
+        if last <= self.floor.0 {
+            self.end_at(last, term);
+            return;
+        }
+        self.unsure = true;
+        self.resolve(last.next(), Some(term));
+        self.truncate(last.next());
+        while self.last() < last {
+            self.slots.push_back(Slot::Lost(None));
+        }
+        match self.slots.back_mut() {
+            Some(Slot::Lost(known)) => *known = Some(term),
+            None if self.beheaded => self.floor.1 = term,
+            _ => {}
+        }
+    }
+
     fn conclude_doubt(&mut self) {
         let Some((first, last)) = self.doubt.take() else {
             return;
         };
-        let mut index = first;
+        let mut index = first.max(self.floor.0.next());
         while index <= last {
             let at = index.to_raw() - self.floor.0.to_raw() - 1;
             if let Some(slot) = usize::try_from(at)
@@ -235,14 +303,20 @@ impl History {
     /// What is there up to the first gap, where its entries lie, and what is missing.
     pub(crate) fn finish(mut self) -> (RecoveredLog, Vec<(LogIndex, Location)>) {
         self.conclude_doubt();
+        let found = !self.beheaded;
+        let start = if found {
+            self.floor
+        } else {
+            Default::default()
+        };
         let mut log = RecoveredLog {
             hard_state: self.hard_state,
-            floor: self.floor,
-            last: self.floor.0,
+            floor: start,
+            last: start.0,
             ..RecoveredLog::default()
         };
         let mut places = Vec::new();
-        for slot in &self.slots {
+        for slot in self.slots.iter().filter(|_| found) {
             let Slot::Held(term, location) = *slot else {
                 break;
             };
@@ -270,6 +344,16 @@ impl History {
             log.hard_state.commit = log.hard_state.commit.min(self.settled);
         }
         (log, places)
+    }
+
+    /// How the group stands, as the next segment will say.
+    pub(crate) fn standing(log: &RecoveredLog) -> Standing {
+        let last_term = log.terms.last().map_or(log.floor.1, |&(_, term)| term);
+        let note = log.damage.as_ref().map(|damage| Note {
+            claim: damage.claim,
+            promises_lost: damage.promises_lost,
+        });
+        Standing::read(log.hard_state, log.floor, (log.last, last_term), note)
     }
 
     fn damage(&self, sound: LogIndex) -> Option<Damage> {

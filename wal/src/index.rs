@@ -1,4 +1,4 @@
-//! Where each entry of each group lies.
+//! Where each entry of each group lies, and which segments that keeps alive.
 
 use alloc::collections::{BTreeMap, VecDeque};
 
@@ -14,41 +14,109 @@ pub struct Location {
 
 /// The places of the entries of a shard's groups: 12 bytes each.
 #[derive(Debug, Default)]
-pub(crate) struct Index(BTreeMap<GroupId, Places>);
+pub(crate) struct Index {
+    groups: BTreeMap<GroupId, Places>,
+    /// How many of them lie in each segment.
+    live: BTreeMap<SegmentId, u64>,
+}
 
 /// The places of the entries of one group.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+struct Places {
     /// Position of the first place.
     first: LogIndex,
     places: VecDeque<Location>,
 }
 
 impl Places {
-    /// An entry was laid out; it replaces those at its index and above.
-    pub(crate) fn put(&mut self, index: LogIndex, location: Location) {
-        if self.places.is_empty() || index <= self.first {
-            self.places.clear();
-            self.first = index;
-        }
-        let kept = usize::try_from(self.first.entries_until(index)).expect("fits memory");
-        assert!(kept <= self.places.len(), "entry {index} leaves a gap");
-        if kept < self.places.len() {
-            self.places.truncate(kept);
-        }
-        self.places.push_back(location);
+    fn position(&self, index: LogIndex) -> Option<usize> {
+        let at = index.to_raw().checked_sub(self.first.to_raw())?;
+        usize::try_from(at).ok()
     }
 }
 
 impl Index {
     /// The places of a group's entries, to lay out more of them.
-    pub(crate) fn group(&mut self, group: GroupId) -> &mut Places {
-        self.0.entry(group).or_default()
+    pub(crate) fn group(&mut self, group: GroupId) -> Layout<'_> {
+        Layout {
+            places: self.groups.entry(group).or_default(),
+            live: &mut self.live,
+        }
+    }
+
+    /// Entries up to `index` are no longer needed.
+    pub(crate) fn floor(&mut self, group: GroupId, index: LogIndex) {
+        let group = self.groups.entry(group).or_default();
+        let below = group.position(index.next()).unwrap_or(0);
+        let below = below.min(group.places.len());
+        release(&mut self.live, group.places.drain(..below));
+        group.first = group.first.max(index.next());
     }
 
     pub(crate) fn get(&self, group: GroupId, index: LogIndex) -> Option<Location> {
-        let group = self.0.get(&group)?;
-        let at = index.to_raw().checked_sub(group.first.to_raw())?;
-        group.places.get(usize::try_from(at).ok()?).copied()
+        let group = self.groups.get(&group)?;
+        group.places.get(group.position(index)?).copied()
+    }
+
+    /// Whether any entry lies in the segment.
+    pub(crate) fn is_live(&self, segment: SegmentId) -> bool {
+        self.live.get(&segment).is_some_and(|&entries| entries > 0)
+    }
+
+    /// The oldest entry of each group that lies in the segment.
+    pub(crate) fn oldest_in(
+        &self,
+        segment: SegmentId,
+    ) -> impl Iterator<Item = (GroupId, LogIndex)> {
+        self.groups.iter().filter_map(move |(&group, places)| {
+            let oldest = places.places.front()?;
+            (oldest.segment == segment).then_some((group, places.first))
+        })
+    }
+}
+
+/// The places of one group's entries while more of them are laid out.
+#[derive(Debug)]
+pub(crate) struct Layout<'a> {
+    places: &'a mut Places,
+    live: &'a mut BTreeMap<SegmentId, u64>,
+}
+
+impl Layout<'_> {
+    /// An entry was laid out; it replaces those at its index and above.
+    pub(crate) fn put(&mut self, index: LogIndex, location: Location) {
+        let group = &mut *self.places;
+        if group.places.is_empty() || index < group.first {
+            release(self.live, group.places.drain(..));
+            group.first = index;
+        }
+        let kept = group.position(index).expect("not before the first");
+        assert!(kept <= group.places.len(), "entry {index} leaves a gap");
+        if kept < group.places.len() {
+            release(self.live, group.places.drain(kept..));
+        }
+        group.places.push_back(location);
+        *self.live.entry(location.segment).or_default() += 1;
+    }
+
+    /// An entry was laid out anew; those above it stay where they are.
+    pub(crate) fn patch(&mut self, index: LogIndex, location: Location) {
+        let at = self.places.position(index).unwrap_or(usize::MAX);
+        let Some(place) = self.places.places.get_mut(at) else {
+            return self.put(index, location);
+        };
+        let old = core::mem::replace(place, location);
+        release(self.live, [old].into_iter());
+        *self.live.entry(location.segment).or_default() += 1;
+    }
+}
+
+fn release(live: &mut BTreeMap<SegmentId, u64>, places: impl Iterator<Item = Location>) {
+    for place in places {
+        let entries = live.get_mut(&place.segment).expect("it was counted");
+        *entries -= 1;
+        if *entries == 0 {
+            live.remove(&place.segment);
+        }
     }
 }

@@ -14,7 +14,9 @@ mod index;
 pub mod io;
 mod record;
 mod replay;
+mod residue;
 mod segment;
+mod standing;
 pub mod survey;
 mod writer;
 

@@ -65,7 +65,8 @@ pub enum Record {
         index: LogIndex,
         term: Term,
     },
-    /// The flush before held entries of the group from `first` to `last`, whose term is `term`.
+    /// The flush before held entries of the group from `first` to `last`, whose term is `term`. At
+    /// the start of a segment: the log of the group reaches to `last`.
     Contents {
         group: GroupId,
         first: LogIndex,
@@ -88,4 +89,19 @@ pub enum Record {
         index: LogIndex,
         term: Term,
     },
+}
+
+impl Record {
+    /// Whose log it is about.
+    pub fn group(&self) -> GroupId {
+        match *self {
+            Self::Entry { group, .. }
+            | Self::Patch { group, .. }
+            | Self::HardState { group, .. }
+            | Self::Floor { group, .. }
+            | Self::Contents { group, .. }
+            | Self::Damaged { group, .. }
+            | Self::Intact { group, .. } => group,
+        }
+    }
 }

@@ -7,16 +7,18 @@
 //! rotted: what it held may have been acknowledged, so it is lost, and replay goes on behind it.
 //! Otherwise it was under way when the node stopped: the log is cut before it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, Stamp, decode_record, stamp};
+use crate::codec::{RecordError, Role, Stamp, decode_record, stamp};
 use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start};
 use crate::history::{Gap, History};
 use crate::index::{Index, Location};
+use crate::residue::Area;
 use crate::segment::{BLOCK, FORMAT, FirstBlock, Link, SegmentHeader};
-use crate::writer::{Options, Writer};
+use crate::standing::Standings;
+use crate::writer::{Left, Options, Writer};
 use crate::{Entry, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
 
 /// Why replay stopped. Every variant says where, so that an operator can look at the bytes.
@@ -117,9 +119,12 @@ struct Part {
     first_flush: Option<FlushNumber>,
     /// Its first block was never written, or decayed to zeroes.
     unwritten: bool,
-    /// Where what is valid of it ends; its size if no link says so.
-    end: u64,
-    linked: bool,
+    /// Where what is valid of it ends, if the segment behind says so.
+    end: Option<u64>,
+    /// How long it was made, if its header says so.
+    bytes: Option<u32>,
+    /// The flush it begins with, once that was read.
+    opened_by: Option<FlushNumber>,
 }
 
 /// A flush whose header is sound, somewhere behind one that is not whole.
@@ -177,6 +182,12 @@ pub struct Replay {
     displaced: Option<FlushNumber>,
     /// Flushes were lost of which nothing is known: groups not mentioned before may have been in them.
     unnamed: bool,
+    /// No segment was begun since the last of them.
+    unsettled: bool,
+    /// How groups stood before the first segment was not read yet.
+    headless: bool,
+    /// Where a snapshot of each group ends.
+    snapshots: BTreeMap<GroupId, (LogIndex, Term)>,
     groups: BTreeMap<GroupId, History>,
 }
 
@@ -190,7 +201,7 @@ impl Replay {
     ) -> Result<Self, ReplayError> {
         let mut headers = BTreeMap::new();
         for (segment, block) in firsts {
-            headers.insert(segment, SegmentHeader::decode(block));
+            headers.insert(segment, SegmentHeader::decode(segment, block));
         }
         let newest = headers.last_key_value().map(|(&segment, _)| segment);
         let mut replay = Self {
@@ -209,29 +220,38 @@ impl Replay {
             lost_from: None,
             displaced: None,
             unnamed: false,
+            unsettled: false,
+            headless: false,
+            snapshots: BTreeMap::new(),
             groups: BTreeMap::new(),
         };
         replay.link(&headers)?;
         Ok(replay)
     }
 
+    /// Entries that a snapshot holds are not needed: it ends at this position of the group's log.
+    #[must_use]
+    pub fn with_snapshot(mut self, group: GroupId, index: LogIndex, term: Term) -> Self {
+        self.snapshots.insert(group, (index, term));
+        self.history(group);
+        self
+    }
+
     /// Follows the links from the newest segment back. Where a link cannot be read, or leads to a
     /// file that is not there, the next older file is taken: dead ones are removed at each start.
     fn link(&mut self, headers: &BTreeMap<SegmentId, FirstBlock>) -> Result<(), ReplayError> {
-        let whole = self.options.segment_bytes;
         let mut wanted: Option<Link> = None;
         let mut linked = true;
         for (&segment, first) in headers.iter().rev() {
-            let end_known = wanted.is_some_and(|link| link.segment == segment);
             let end = match wanted {
                 Some(link) if link.segment < segment => {
                     self.dead.push(segment);
                     continue;
                 }
-                Some(link) if link.segment == segment => link.end,
+                Some(link) if link.segment == segment => Some(link.end),
                 // The file that the link names is missing.
-                Some(_) => whole,
-                None if self.parts.is_empty() || !linked => whole,
+                Some(_) => None,
+                None if self.parts.is_empty() || !linked => None,
                 None => {
                     self.dead.push(segment);
                     continue;
@@ -242,19 +262,21 @@ impl Replay {
                 first_flush: None,
                 unwritten: false,
                 end,
-                linked: end_known,
+                bytes: None,
+                opened_by: None,
             };
             wanted = None;
             linked = false;
             match first {
                 FirstBlock::Unwritten => part.unwritten = true,
-                FirstBlock::Header(header) if header.id == segment => {
+                FirstBlock::Header(header) => {
                     self.check_instance(header)?;
                     part.first_flush = Some(header.first_flush);
+                    part.bytes = Some(header.bytes);
                     wanted = header.previous;
                     linked = true;
                 }
-                FirstBlock::Rotten | FirstBlock::Header(_) => {}
+                FirstBlock::Rotten => {}
                 &FirstBlock::Format(found) => {
                     return Err(ReplayError::Format {
                         segment,
@@ -266,9 +288,15 @@ impl Replay {
             self.parts.push(part);
         }
         self.parts.reverse();
-        if wanted.is_some() || !linked && !self.parts.is_empty() {
+        match self.parts.first().map(|part| part.first_flush) {
+            // Where it starts, it says how everything stood.
+            Some(Some(first)) if wanted.is_some() => {
+                self.number = FlushNumber::from_raw(first.to_raw().saturating_sub(1));
+                self.headless = true;
+            }
             // Nothing is known of what was before the first segment that is there.
-            self.lost_from = Some(FlushNumber::ZERO.next());
+            Some(None) => self.lost_from = Some(FlushNumber::ZERO.next()),
+            _ => {}
         }
         Ok(())
     }
@@ -297,12 +325,17 @@ impl Replay {
             part < self.parts.len(),
             "only segments that were asked for are given"
         );
-        let whole = bytes.len() - bytes.len() % BLOCK;
-        let end = usize::try_from(self.parts[part].end).unwrap_or(usize::MAX);
-        let bytes = &bytes[..whole.min(end)];
+        let Part {
+            id,
+            end,
+            bytes: made,
+            ..
+        } = self.parts[part];
+        let area = Area::new(id, made.map_or(bytes.len() as u64, u64::from), bytes);
+        let area = area.up_to(end.unwrap_or(u64::MAX));
         match self.stage {
             Stage::Look(stop) => {
-                self.look(part, bytes);
+                self.look(part, area.bytes);
                 self.given += 1;
                 if self.given == self.parts.len() {
                     self.judge(stop);
@@ -311,18 +344,18 @@ impl Replay {
             Stage::Follow(offset) => {
                 let offset = if offset == BLOCK {
                     match self.enter(part) {
-                        Ok(()) => self.follow(part, bytes, offset)?,
+                        Ok(()) => self.follow(part, area, offset)?,
                         Err(stop) => Some(stop),
                     }
                 } else {
-                    self.follow(part, bytes, offset)?
+                    self.follow(part, area, offset)?
                 };
                 match offset {
                     None => {
                         self.given += 1;
                         self.stage = Stage::Follow(BLOCK);
                     }
-                    Some(stop) => self.stop(stop, bytes),
+                    Some(stop) => self.stop(stop, area.bytes),
                 }
             }
         }
@@ -359,12 +392,12 @@ impl Replay {
     fn follow(
         &mut self,
         part: usize,
-        bytes: &[u8],
+        area: Area<'_>,
         from: usize,
     ) -> Result<Option<Stop>, ReplayError> {
         let segment = self.parts[part].id;
         let mut offset = from;
-        while offset < bytes.len() {
+        while offset < area.bytes.len() {
             let stop = |rotten, torn| Stop {
                 part,
                 offset,
@@ -372,7 +405,7 @@ impl Replay {
                 itself: false,
                 torn,
             };
-            let header = match FlushHeader::decode(&bytes[offset..]) {
+            let header = match area.start(offset) {
                 Start::Unwritten => return Ok(Some(stop(false, false))),
                 Start::Rotten => return Ok(Some(stop(true, true))),
                 Start::Header(header) => header,
@@ -381,19 +414,27 @@ impl Replay {
             let ours = header.generation == segment
                 && header.instance == self.options.instance
                 && header.number > self.number;
-            let flush = bytes.get(offset..offset + length).filter(|_| ours);
+            let flush = area.bytes.get(offset..offset + length).filter(|_| ours);
             let Some(flush) = flush else {
                 return Ok(Some(stop(true, true)));
             };
-            match header.check(flush) {
+            match area.check(offset, &header) {
                 Body::Sound => {}
                 Body::Rotten { .. } => return Ok(Some(stop(true, true))),
-                Body::Torn { .. } => return Ok(Some(stop(false, true))),
+                Body::Torn { .. } => {
+                    // No crash leaves a start behind it that is neither a flush's nor unwritten.
+                    let behind = offset + length;
+                    let rotten = behind < area.bytes.len() && area.start(behind) == Start::Rotten;
+                    return Ok(Some(stop(rotten, true)));
+                }
             }
             if header.number > self.number.next() {
                 self.lose(part, offset, self.number.next(), Some(header.number));
             }
             self.take(&header, flush, segment, offset)?;
+            if header.opens {
+                self.parts[part].opened_by = Some(header.number);
+            }
             self.number = header.number;
             offset += length;
             self.end = Some(Link {
@@ -440,7 +481,7 @@ impl Replay {
         let sightings = self.sightings.as_deref().unwrap_or_default();
         // Where no link says how far a segment is valid, a start may have cut it here: its own flushes
         // have the same numbers as those that it left behind. Not if one of these knew better.
-        let cut_before = !(stop.itself || self.parts[stop.part].linked)
+        let cut_before = !(stop.itself || self.parts[stop.part].end.is_some())
             && sightings.iter().any(|sighting| sighting.part > stop.part)
             && !sightings
                 .iter()
@@ -528,6 +569,7 @@ impl Replay {
     /// Flushes were lost that nothing names.
     fn forget(&mut self) {
         self.unnamed = true;
+        self.unsettled = true;
         for history in self.groups.values_mut() {
             history.lose_unnamed();
         }
@@ -535,8 +577,12 @@ impl Replay {
 
     fn history(&mut self, group: GroupId) -> &mut History {
         let unnamed = self.unnamed;
+        let snapshot = self.snapshots.get(&group);
         self.groups.entry(group).or_insert_with(|| {
             let mut history = History::default();
+            if let Some(&(index, term)) = snapshot {
+                history.floor(index, term);
+            }
             if unnamed {
                 history.lose_unnamed();
             }
@@ -553,9 +599,18 @@ impl Replay {
         offset: usize,
     ) -> Result<(), ReplayError> {
         let lost_from = self.lost_from.take();
-        if lost_from.is_some_and(|first| first.next() < header.number || !header.names) {
+        let unnamed = lost_from.is_some_and(|first| first.next() < header.number || !header.names);
+        let headless = core::mem::take(&mut self.headless);
+        if headless && !header.opens {
+            // With its first flush, all is lost that was known of older ones.
+            let lost = self.lost.first_mut().expect("it was missed");
+            lost.first = FlushNumber::ZERO.next();
+        }
+        if unnamed || headless && !header.opens {
             self.forget();
         }
+        let needs_head = headless || self.unsettled;
+        self.unsettled &= !header.opens;
         let body_start = offset + header.body_offset();
         let records = records_of(header, flush).map(|(at, decoded)| {
             let place = body_start + at;
@@ -571,11 +626,24 @@ impl Replay {
             };
             Ok((record, location, stamp))
         });
-        let records = records.collect::<Result<Vec<_>, _>>()?;
-        let (echoes, own): (Vec<_>, Vec<_>) =
-            records.into_iter().partition(|(_, _, stamp)| stamp.echo);
-        let echoes = echoes.into_iter().filter(|_| lost_from.is_some());
-        for (record, location, stamp) in echoes.chain(own) {
+        let mut records = records.collect::<Result<Vec<_>, _>>()?;
+        // Who began the segment may have known less of a damaged group than what was read says.
+        let damaged = records.iter().filter(|(record, _, stamp)| {
+            stamp.role == Role::Head && matches!(record, Record::Damaged { .. })
+        });
+        let damaged: BTreeSet<GroupId> = damaged.map(|(record, ..)| record.group()).collect();
+        records.retain(|(record, _, stamp)| match stamp.role {
+            Role::Own => true,
+            Role::Echo => lost_from.is_some(),
+            Role::Head => headless || needs_head && !damaged.contains(&record.group()),
+        });
+        // What was before comes first.
+        records.sort_by_key(|(_, _, stamp)| match stamp.role {
+            Role::Echo => 0,
+            Role::Head => 1,
+            Role::Own => 2,
+        });
+        for (record, location, stamp) in records {
             self.record(record, location, stamp)?;
         }
         Ok(())
@@ -601,11 +669,18 @@ impl Replay {
                 first,
                 last,
                 term,
-                patched: false,
-            } => self.history(group).lose(first, last, term),
+                patched,
+            } if stamp.role == Role::Echo => {
+                let history = self.history(group);
+                if patched {
+                    history.lose_patches(last, term);
+                } else {
+                    history.lose(first, last, term);
+                }
+            }
             Record::Contents {
                 group, last, term, ..
-            } => self.history(group).lose_patches(last, term),
+            } => self.history(group).reached(last, term),
             Record::Damaged {
                 group,
                 claim,
@@ -642,13 +717,18 @@ impl Replay {
         self.dead.extend(behind.filter(|&id| !alive(id)));
         let mut index = Index::default();
         let mut groups = BTreeMap::new();
+        let mut standings = BTreeMap::new();
         for (group, history) in self.groups {
             let (log, places) = history.finish();
             for (position, location) in places {
                 index.group(group).put(position, location);
             }
+            standings.insert(group, History::standing(&log));
             groups.insert(group, log);
         }
+        let parts = self.parts.iter().filter(|part| alive(part.id));
+        // Only one whose header is readable can be the first of the log.
+        let segments = parts.map(|part| (part.id, part.opened_by.filter(|_| part.bytes.is_some())));
         let nothing_known = Damage {
             claim: Some(Claim {
                 index: None,
@@ -657,15 +737,16 @@ impl Replay {
             promises_lost: true,
             ..Damage::default()
         };
-        let losses = fingerprint(&self.lost);
-        let writer = Writer::new(
-            self.options,
+        let left = Left {
             end,
-            self.newest.next(),
-            self.number,
+            next_segment: self.newest.next(),
+            durable: self.number,
+            losses: fingerprint(&self.lost),
+            segments: segments.collect(),
             index,
-            losses,
-        );
+            standings: Standings::new(standings, self.unnamed),
+        };
+        let writer = Writer::new(self.options, left);
         Recovered {
             groups,
             writer,
@@ -731,10 +812,9 @@ fn flushes_of(
     bytes: &[u8],
 ) -> impl Iterator<Item = (usize, FlushHeader)> {
     let blocks = bytes.chunks_exact(BLOCK).zip((0..).step_by(BLOCK));
-    blocks.filter_map(move |(block, offset)| match FlushHeader::decode(block) {
-        Start::Header(header) if header.generation == segment && header.instance == instance => {
-            Some((offset, header))
-        }
-        _ => None,
+    blocks.filter_map(move |(block, offset)| {
+        let header = FlushHeader::decode(block)?;
+        let ours = header.generation == segment && header.instance == instance;
+        ours.then_some((offset, header))
     })
 }

@@ -1,11 +1,11 @@
-//! Segments: files of fixed size, written with zeroes once, each linked to the one before.
+//! Segments: files of fixed size, written with zeroes once and recycled, each linked to the one before.
 //!
 //! ```text
-//!  0        4     6     8            12           16           24            32         40             60
-//!  ┌────────┬─────┬─────┬────────────┬────────────┬────────────┬─────────────┬──────────┬───────┬──────┐
-//!  │ magic  │ fmt │ 0   │ generation │ previous   │ previous   │ first flush │ instance │ 0 … 0 │ crc  │
-//!  │ DKSG   │ u16 │ u16 │ u32        │ generation │ end u64    │ u64         │ u64      │       │ u32  │
-//!  └────────┴─────┴─────┴────────────┴────────────┴────────────┴─────────────┴──────────┴───────┴──────┘
+//!  0        4     6     8            12           16           24            32         40      44      60
+//!  ┌────────┬─────┬─────┬────────────┬────────────┬────────────┬─────────────┬──────────┬───────┬───────┬──────┐
+//!  │ magic  │ fmt │ 0   │ generation │ previous   │ previous   │ first flush │ instance │ bytes │ 0 … 0 │ crc  │
+//!  │ DKSG   │ u16 │ u16 │ u32        │ generation │ end u64    │ u64         │ u64      │ u32   │       │ u32  │
+//!  └────────┴─────┴─────┴────────────┴────────────┴────────────┴─────────────┴──────────┴───────┴───────┴──────┘
 //! ```
 
 use core::fmt;
@@ -24,7 +24,7 @@ pub const SECTOR: usize = 512;
 pub const UNREADABLE: u8 = 0xee;
 
 /// The format of segments and flushes that this build writes and reads.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKSG");
 const CRC_AT: usize = 60;
@@ -71,13 +71,15 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous: Option<Link>,
     pub(crate) first_flush: FlushNumber,
     pub(crate) instance: u64,
+    /// How long the segment was made.
+    pub(crate) bytes: u32,
 }
 
 /// What a first block says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FirstBlock {
     Header(SegmentHeader),
-    /// Its first sector was never written.
+    /// It was not written since the segment was taken into use.
     Unwritten,
     /// Neither: sectors are never half written, so it has rotted.
     Rotten,
@@ -99,11 +101,13 @@ impl SegmentHeader {
         write(block, 16, &end.to_le_bytes());
         write(block, 24, &self.first_flush.to_raw().to_le_bytes());
         write(block, 32, &self.instance.to_le_bytes());
+        write(block, 40, &self.bytes.to_le_bytes());
         let crc = crc32c::crc32c(&block[..CRC_AT]);
         write(block, CRC_AT, &crc.to_le_bytes());
     }
 
-    pub(crate) fn decode(block: &[u8]) -> FirstBlock {
+    /// Reads the first block of a segment.
+    pub(crate) fn decode(segment: SegmentId, block: &[u8]) -> FirstBlock {
         if block.len() < SECTOR || block[..SECTOR].iter().all(|&byte| byte == 0) {
             return FirstBlock::Unwritten;
         }
@@ -126,11 +130,19 @@ impl SegmentHeader {
                 end: read_u64(block, 16),
             }),
         };
+        let id = SegmentId(read_u32(block, 8));
+        match id {
+            // The file was another segment's before.
+            id if id < segment => return FirstBlock::Unwritten,
+            id if id > segment => return FirstBlock::Rotten,
+            _ => {}
+        }
         FirstBlock::Header(Self {
-            id: SegmentId(read_u32(block, 8)),
+            id,
             previous,
             first_flush: FlushNumber::from_raw(read_u64(block, 24)),
             instance: read_u64(block, 32),
+            bytes: read_u32(block, 40),
         })
     }
 }

@@ -7,8 +7,9 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, decode_record, stamp};
+use crate::codec::{RecordError, Role as Reason, decode_record, stamp};
 use crate::flush::{Body, FlushHeader, Start};
+use crate::residue::Area;
 use crate::segment::{BLOCK, FORMAT, FirstBlock, SECTOR, SegmentHeader};
 use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
 
@@ -123,6 +124,16 @@ pub struct SegmentFinding {
     pub first_flush: Option<FlushNumber>,
     /// Where its part of the log ends, if the segment behind it says so.
     pub end: Option<u64>,
+    /// How long it was made, in bytes, if its header says so.
+    pub bytes: Option<u32>,
+}
+
+impl SegmentFinding {
+    /// Its part of the log.
+    fn area<'a>(&self, bytes: &'a [u8]) -> Area<'a> {
+        let made = self.bytes.map_or(bytes.len() as u64, u64::from);
+        Area::new(self.segment, made, bytes).up_to(self.end.unwrap_or(u64::MAX))
+    }
 }
 
 /// How a flush is.
@@ -197,6 +208,8 @@ pub struct Survey {
     expected: Option<FlushNumber>,
     /// Everything behind the place where the log ends is not part of it.
     ended: bool,
+    /// Some flush was read.
+    begun: bool,
     found: Surveyed,
 }
 
@@ -209,7 +222,7 @@ impl Survey {
     ) -> Self {
         let headers: BTreeMap<_, _> = firsts
             .into_iter()
-            .map(|(segment, block)| (segment, SegmentHeader::decode(block)))
+            .map(|(segment, block)| (segment, SegmentHeader::decode(segment, block)))
             .collect();
         let newest = headers.values().rev().find_map(|first| match first {
             FirstBlock::Header(header) => Some(header.instance),
@@ -221,6 +234,7 @@ impl Survey {
             durable: FlushNumber::ZERO,
             expected: None,
             ended: false,
+            begun: false,
             found: Surveyed::default(),
         };
         survey.link(&headers);
@@ -242,6 +256,7 @@ impl Survey {
                 previous: None,
                 first_flush: None,
                 end: None,
+                bytes: None,
             };
             if let Some((asked, end)) = wanted {
                 if asked > segment {
@@ -262,7 +277,8 @@ impl Survey {
                 FirstBlock::Unwritten if !begun => finding.role = Role::Spare,
                 // Whether that is a flaw depends on what the flushes behind it say.
                 FirstBlock::Unwritten => wanted = None,
-                FirstBlock::Header(header) if self.belongs(segment, header) => {
+                FirstBlock::Header(header) if header.instance == self.instance => {
+                    finding.bytes = Some(header.bytes);
                     wanted = header.previous.map(|link| (link.segment, link.end));
                     finding.previous = wanted;
                     finding.first_flush = Some(header.first_flush);
@@ -275,7 +291,7 @@ impl Survey {
                 }
                 FirstBlock::Rotten | FirstBlock::Header(_) => {
                     self.found.flaws.push(match first {
-                        FirstBlock::Header(header) if header.id == segment => Flaw::Instance {
+                        FirstBlock::Header(header) => Flaw::Instance {
                             segment,
                             found: header.instance,
                             expected: self.instance,
@@ -289,14 +305,8 @@ impl Survey {
             needed_by = segment;
             self.segments.push(finding);
         }
-        if let Some((segment, _)) = wanted {
-            self.found.flaws.push(Flaw::Missing { segment, needed_by });
-        }
+        // What the oldest continues is gone because nothing in it was needed; if not, the groups tell.
         self.segments.reverse();
-    }
-
-    fn belongs(&self, segment: SegmentId, header: &SegmentHeader) -> bool {
-        header.id == segment && header.instance == self.instance
     }
 
     /// The segments, oldest first.
@@ -312,11 +322,10 @@ impl Survey {
     /// Learns from a segment how far the log was durable. To be done with all live and spare ones
     /// before the first is judged.
     pub fn witness(&mut self, segment: SegmentId, bytes: &[u8]) {
-        let finding = self.finding(segment);
-        let bytes = part(bytes, finding.end);
+        let area = self.finding(segment).area(bytes);
         let mut offset = BLOCK;
-        while offset < bytes.len() {
-            offset += match self.header(segment, &bytes[offset..]) {
+        while offset < area.bytes.len() {
+            offset += match self.header(segment, area, offset) {
                 Start::Header(header) => {
                     self.durable = self.durable.max(header.durable);
                     header.blocks as usize * BLOCK
@@ -334,13 +343,14 @@ impl Survey {
             self.headless(segment);
         }
         let limit = self.limit(segment);
-        let bytes = part(bytes, finding.end);
+        let area = finding.area(bytes);
+        let bytes = area.bytes;
         let mut flushes = Vec::new();
         // Where what is neither a flush nor unwritten began.
         let mut hole: Option<usize> = None;
         let mut offset = BLOCK;
         while offset < bytes.len() && !self.ended {
-            let header = match self.header(segment, &bytes[offset..]) {
+            let header = match self.header(segment, area, offset) {
                 Start::Header(header) if limit.is_none_or(|limit| header.number < limit) => header,
                 Start::Header(_) | Start::Unwritten | Start::Rotten => {
                     hole.get_or_insert(offset);
@@ -361,21 +371,20 @@ impl Survey {
             }
             if header.number > expected {
                 let from = hole.unwrap_or(offset);
-                self.lost(segment, (from, offset), bytes, header.number);
+                self.lost(segment, (from, offset), area, header.number);
             }
             if self.ended {
                 break;
             }
             hole = None;
-            let length = header.blocks as usize * BLOCK;
-            flushes.push(self.flush(segment, offset, &header, &bytes[offset..offset + length]));
+            flushes.push(self.flush(segment, offset, &header, area));
             self.expected = Some(header.number.next());
-            offset += length;
+            offset += header.blocks as usize * BLOCK;
         }
         if let Some(from) = hole
             && !self.ended
         {
-            self.rest(segment, from, bytes, limit, finding.end.is_some());
+            self.rest(segment, from, area, limit, finding.end.is_some());
         }
         flushes
     }
@@ -405,15 +414,12 @@ impl Survey {
         &mut self,
         segment: SegmentId,
         (from, to): (usize, usize),
-        bytes: &[u8],
+        area: Area<'_>,
         next: FlushNumber,
     ) {
         let first = self.expected.expect("known before anything can be lost");
         let last = FlushNumber::from_raw(next.to_raw() - 1);
-        let rotten = bytes
-            .get(from..to)
-            .and_then(|hole| hole.get(..SECTOR))
-            .is_some_and(|sector| sector.iter().any(|&byte| byte != 0));
+        let rotten = from < to.min(area.bytes.len()) && !area.is_unwritten(from);
         if self.durable >= first || rotten {
             self.found.flaws.push(Flaw::Lost {
                 segment,
@@ -432,15 +438,16 @@ impl Survey {
         &mut self,
         segment: SegmentId,
         from: usize,
-        bytes: &[u8],
+        area: Area<'_>,
         limit: Option<FlushNumber>,
         linked: bool,
     ) {
+        let end = area.bytes.len();
         let Some(first) = self.expected else { return };
         match limit {
             // The next segment says which flush it begins with.
             Some(next) if next > first => {
-                self.lost(segment, (from, bytes.len()), bytes, next);
+                self.lost(segment, (from, end), area, next);
                 if !self.ended {
                     self.expected = Some(next);
                 }
@@ -449,19 +456,19 @@ impl Survey {
                 self.found.flaws.push(Flaw::Lost {
                     segment,
                     offset: from as u64,
-                    bytes: (bytes.len() - from) as u64,
+                    bytes: (end - from) as u64,
                     first,
                     last: first,
                 });
             }
             Some(_) => {}
             None if self.durable >= first => {
-                self.lost(segment, (from, bytes.len()), bytes, self.durable.next());
+                self.lost(segment, (from, end), area, self.durable.next());
                 self.expected = Some(self.durable.next());
             }
-            None if bytes[from..from + SECTOR].iter().any(|&byte| byte != 0) => {
+            None if !area.is_unwritten(from) => {
                 // Never half written: a header stood here, or the zeroes have rotted.
-                self.lost(segment, (from, from + BLOCK), bytes, first.next());
+                self.lost(segment, (from, from + BLOCK), area, first.next());
             }
             None => {}
         }
@@ -482,9 +489,10 @@ impl Survey {
         segment: SegmentId,
         offset: usize,
         header: &FlushHeader,
-        flush: &[u8],
+        area: Area<'_>,
     ) -> FlushFinding {
-        let (condition, sector) = match header.check(flush) {
+        let flush = &area.bytes[offset..][..header.blocks as usize * BLOCK];
+        let (condition, sector) = match area.check(offset, header) {
             Body::Sound => (Condition::Sound, 0),
             Body::Torn { sector } if self.durable < header.number => (Condition::Torn, sector),
             Body::Torn { sector } | Body::Rotten { sector } => (Condition::Rotten, sector),
@@ -493,6 +501,7 @@ impl Survey {
             Condition::Sound => {
                 self.found.last_flush = header.number;
                 self.records(segment, offset, header, flush);
+                self.begun = true;
             }
             Condition::Torn => self.end(segment, offset),
             Condition::Rotten => self.found.flaws.push(Flaw::Rotten {
@@ -521,8 +530,11 @@ impl Survey {
             match decode_record(rest) {
                 Ok((record, bytes)) => {
                     at += bytes;
-                    if !stamp(rest).echo {
-                        self.record(record, segment, place);
+                    match stamp(rest).role {
+                        Reason::Own => self.record(record, segment, place),
+                        // The segments before are not there.
+                        Reason::Head if !self.begun => self.record(record, segment, place),
+                        Reason::Head | Reason::Echo => {}
                     }
                 }
                 Err(error) => {
@@ -558,8 +570,15 @@ impl Survey {
             Record::Damaged { group, claim, .. } => {
                 groups.entry(group).or_default().claim = claim;
             }
-            // Only echoes say this.
-            Record::Contents { .. } => {}
+            Record::Contents {
+                group, first, last, ..
+            } => {
+                let group = groups.entry(group).or_default();
+                if first <= last {
+                    group.gaps.push((segment, offset, first, last));
+                    group.range = Some((last.next(), last));
+                }
+            }
             Record::Intact { group, .. } => {
                 let group = groups.entry(group).or_default();
                 group.claim = None;
@@ -568,12 +587,12 @@ impl Survey {
         }
     }
 
-    fn header(&self, segment: SegmentId, bytes: &[u8]) -> Start {
-        match FlushHeader::decode(bytes) {
+    fn header(&self, segment: SegmentId, area: Area<'_>, offset: usize) -> Start {
+        match area.start(offset) {
             Start::Header(header)
                 if header.generation == segment
                     && header.instance == self.instance
-                    && header.blocks as usize * BLOCK <= bytes.len() =>
+                    && header.blocks as usize * BLOCK <= area.bytes.len() - offset =>
             {
                 Start::Header(header)
             }
@@ -590,6 +609,9 @@ impl Survey {
 
     /// Ends the survey once every live segment was given.
     pub fn finish(mut self) -> Surveyed {
+        for finding in self.found.groups.values_mut() {
+            finding.range = finding.range.filter(|(first, last)| first <= last);
+        }
         for (&group, finding) in &self.found.groups {
             for &(segment, offset, first, last) in &finding.gaps {
                 self.found.flaws.push(Flaw::Gap {
@@ -658,11 +680,4 @@ impl GroupFinding {
             first <= last
         });
     }
-}
-
-/// Whole blocks up to where the segment's part of the log ends.
-fn part(bytes: &[u8], end: Option<u64>) -> &[u8] {
-    let end = end.and_then(|end| usize::try_from(end).ok());
-    let end = end.unwrap_or(bytes.len()).min(bytes.len());
-    &bytes[..end - end % BLOCK]
 }

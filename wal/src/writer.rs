@@ -1,13 +1,15 @@
 //! Lays out flushes one behind the other and knows where each entry lies.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use crate::codec::{Stamp, encode_record, record_bytes};
+use crate::codec::{Role, Stamp, encode_record, record_bytes};
 use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
+use crate::residue::{Residues, room};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
-use crate::{FlushNumber, GroupId, LogIndex, Record, ReplicaId, Term};
+use crate::standing::Standings;
+use crate::{FlushNumber, GroupId, LogIndex, Record, Term};
 
 /// Sizes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,32 +52,51 @@ pub struct Writer {
     durable: FlushNumber,
     /// Fingerprint of the lost flushes before this writer's first.
     losses: u64,
+    /// The segments of the log, oldest first, and the flush that each begins with, if it is readable.
+    segments: VecDeque<(SegmentId, Option<FlushNumber>)>,
+    /// No entry lies in any segment before this one since the flush was placed.
+    emptied: Option<(SegmentId, FlushNumber)>,
     /// Durable before one that was placed earlier.
     early: BTreeSet<FlushNumber>,
     index: Index,
     /// What the newest flush must be remembered for if it is lost.
     newest: Vec<Record>,
-    /// What each flush under way repeats of the one before it.
-    echoes: BTreeMap<FlushNumber, Vec<Record>>,
-    /// Term and vote as last written, per group.
-    promises: BTreeMap<GroupId, (Term, Option<ReplicaId>)>,
+    /// What each flush under way holds besides its own records.
+    added: BTreeMap<FlushNumber, Added>,
+    standings: Standings,
+    residues: Residues,
+}
+
+/// What the writer adds to a flush.
+#[derive(Debug, Default)]
+struct Added {
+    /// What the flush before held.
+    echo: Vec<Record>,
+    /// How the groups stand, at the start of a segment.
+    head: Vec<Record>,
+}
+
+/// How a log was left by those who wrote it before.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// Where its newest flush ends.
+    pub(crate) end: Option<Link>,
+    pub(crate) next_segment: SegmentId,
+    pub(crate) durable: FlushNumber,
+    pub(crate) losses: u64,
+    pub(crate) segments: VecDeque<(SegmentId, Option<FlushNumber>)>,
+    pub(crate) index: Index,
+    pub(crate) standings: Standings,
 }
 
 impl Writer {
-    pub(crate) fn new(
-        options: Options,
-        end: Option<Link>,
-        next_segment: SegmentId,
-        durable: FlushNumber,
-        index: Index,
-        losses: u64,
-    ) -> Self {
+    pub(crate) fn new(options: Options, left: Left) -> Self {
         assert!(
             options.segment_bytes.is_multiple_of(BLOCK as u64),
             "segments are whole blocks"
         );
         assert!(
-            options.segment_bytes >= 4 * BLOCK as u64,
+            room(options.segment_bytes) >= 4 * BLOCK as u64,
             "a segment holds at least a few blocks"
         );
         assert!(
@@ -84,17 +105,20 @@ impl Writer {
         );
         Self {
             options,
-            end,
+            end: left.end,
             sealed: true,
-            next_segment,
-            placed: durable,
-            durable,
-            losses,
+            next_segment: left.next_segment,
+            placed: left.durable,
+            durable: left.durable,
+            losses: left.losses,
+            segments: left.segments,
+            emptied: None,
             early: BTreeSet::new(),
-            index,
+            index: left.index,
             newest: Vec::new(),
-            echoes: BTreeMap::new(),
-            promises: BTreeMap::new(),
+            added: BTreeMap::new(),
+            standings: left.standings,
+            residues: Residues::new(options.segment_bytes),
         }
     }
 
@@ -108,12 +132,6 @@ impl Writer {
         self.next_segment
     }
 
-    /// Largest sum of record bytes that one flush of a segment can hold.
-    pub fn flush_bytes_max(&self) -> usize {
-        let blocks = usize::try_from(self.options.segment_bytes).expect("fits memory") / BLOCK - 1;
-        (blocks * BLOCK - head_sectors(blocks) * SECTOR).saturating_sub(2 * BLOCK)
-    }
-
     /// Reserves the place of the next flush.
     ///
     /// # Panics
@@ -121,13 +139,23 @@ impl Writer {
     /// If the numbers do not follow each other, or the flush does not fit a segment.
     pub fn place(&mut self, number: FlushNumber, records: &[Record]) -> Placement {
         assert_eq!(number, self.next_flush(), "flushes are placed in order");
-        let echo = core::mem::take(&mut self.newest);
-        let records_bytes: usize = records.iter().chain(&echo).map(record_bytes).sum();
-        let (blocks, copies, body_bytes) = self.size(records, records_bytes);
+        let mut added = Added {
+            echo: core::mem::take(&mut self.newest),
+            head: Vec::new(),
+        };
+        let mut records_bytes: usize = records.iter().chain(&added.echo).map(record_bytes).sum();
+        let (mut blocks, mut copies, mut body_bytes) = self.size(records, records_bytes);
+        let room = room(self.options.segment_bytes);
         let opens_segment = self.sealed
             || self
                 .end
-                .is_none_or(|end| end.end + (blocks * BLOCK) as u64 > self.options.segment_bytes);
+                .is_none_or(|end| end.end + (blocks * BLOCK) as u64 > room);
+        if opens_segment {
+            added.head = self.standings.records();
+            records_bytes += added.head.iter().map(record_bytes).sum::<usize>();
+            (blocks, copies, body_bytes) = self.size(records, records_bytes);
+            self.segments.push_back((self.next_segment, Some(number)));
+        }
         let previous = self.end;
         let mut placement = Placement {
             number,
@@ -151,16 +179,13 @@ impl Writer {
             (placement.segment, placement.offset) = (end.segment, end.end);
         }
         let end = placement.offset + placement.bytes as u64;
-        assert!(
-            end <= self.options.segment_bytes,
-            "{records_bytes} bytes do not fit a segment"
-        );
+        assert!(end <= room, "{records_bytes} bytes do not fit a segment");
         self.end = Some(Link {
             segment: placement.segment,
             end,
         });
         self.placed = number;
-        self.echoes.insert(number, echo);
+        self.added.insert(number, added);
         self.remember(&placement, records);
         placement
     }
@@ -172,7 +197,7 @@ impl Writer {
         for record in records {
             if let Record::HardState { group, state } = record {
                 hard_states += 1;
-                promised |= self.promises.get(group) != Some(&(state.term, state.vote));
+                promised |= self.standings.is_promise(*group, *state);
             }
         }
         if !promised {
@@ -194,26 +219,29 @@ impl Writer {
         let mut offset = placement.body_offset();
         for record in records {
             if let Record::HardState { group, state } = record {
-                let promise = (state.term, state.vote);
-                if self.promises.insert(*group, promise) != Some(promise) {
+                if self.standings.is_promise(*group, *state) {
                     self.newest.push(record.clone());
                 }
                 offset += record_bytes(record) as u64;
             }
         }
-        for run in records.chunk_by(are_entries_of_one_group) {
-            match &run[0] {
+        for run in records.chunk_by(are_alike) {
+            let last = run.last().expect("runs are not empty");
+            self.standings.take(last);
+            match last {
                 Record::Entry { group, .. } | Record::Patch { group, .. } => {
                     offset = self.remember_entries(placement.segment, offset, *group, run);
                     continue;
                 }
                 Record::HardState { .. } => continue,
                 Record::Contents { .. } => {}
-                Record::Floor { .. } | Record::Damaged { .. } | Record::Intact { .. } => {
-                    self.newest.push(run[0].clone());
+                Record::Floor { group, index, .. } => {
+                    self.index.floor(*group, *index);
+                    self.newest.push(last.clone());
                 }
+                Record::Damaged { .. } | Record::Intact { .. } => self.newest.push(last.clone()),
             }
-            offset += record_bytes(&run[0]) as u64;
+            offset += record_bytes(last) as u64;
         }
     }
 
@@ -225,7 +253,7 @@ impl Writer {
         of: GroupId,
         records: &[Record],
     ) -> u64 {
-        let places = self.index.group(of);
+        let mut places = self.index.group(of);
         for record in records {
             let bytes = record_bytes(record);
             let (Record::Entry { entry, .. } | Record::Patch { entry, .. }) = record else {
@@ -236,8 +264,12 @@ impl Writer {
                 offset: u32::try_from(offset).expect("segments are below 4 GiB"),
                 bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
             };
-            places.put(entry.index, location);
             let patched = matches!(record, Record::Patch { .. });
+            if patched {
+                places.patch(entry.index, location);
+            } else {
+                places.put(entry.index, location);
+            }
             name(&mut self.newest, of, (entry.index, entry.term), patched);
             offset += bytes as u64;
         }
@@ -245,7 +277,7 @@ impl Writer {
     }
 
     /// Writes the flush's bytes to `to`, which is as large as the placement says.
-    pub fn encode(&self, placement: &Placement, records: &[Record], to: &mut [u8]) {
+    pub fn encode(&mut self, placement: &Placement, records: &[Record], to: &mut [u8]) {
         assert_eq!(
             to.len(),
             placement.bytes,
@@ -258,27 +290,31 @@ impl Writer {
                 previous: placement.previous,
                 first_flush: placement.number,
                 instance: self.options.instance,
+                bytes: u32::try_from(self.options.segment_bytes).expect("as asserted"),
             };
             header.encode(block);
+            self.residues.block(placement.segment, 0, block);
             flush
         } else {
             to
         };
         let body = &mut flush[head_sectors(placement.blocks) * SECTOR..];
         let own = Stamp {
-            echo: false,
+            role: Role::Own,
             losses: self.losses,
         };
-        let repeated = Stamp { echo: true, ..own };
         let mut at = 0;
         for record in in_layout(records) {
             at += encode_record(record, own, &mut body[at..]);
         }
-        let echo = self.echoes.get(&placement.number);
-        let echo = echo.expect("a flush is encoded before it is written");
-        for record in echo {
-            at += encode_record(record, repeated, &mut body[at..]);
+        let added = self.added.get(&placement.number);
+        let added = added.expect("a flush is encoded before it is written");
+        let echo = added.echo.iter().map(|record| (record, Role::Echo));
+        let head = added.head.iter().map(|record| (record, Role::Head));
+        for (record, role) in echo.chain(head) {
+            at += encode_record(record, Stamp { role, ..own }, &mut body[at..]);
         }
+        let records_all = records.len() + added.echo.len() + added.head.len();
         let mut copies = 0;
         if let Some(copies_at) = placement.copies {
             body[at..copies_at].fill(0);
@@ -294,7 +330,7 @@ impl Writer {
         );
         let header = FlushHeader {
             generation: placement.segment,
-            records: u32::try_from(records.len() + echo.len()).expect("a flush has few records"),
+            records: u32::try_from(records_all).expect("a flush has few records"),
             number: placement.number,
             durable: placement.durable,
             body_bytes: u32::try_from(at).expect("segments are below 4 GiB"),
@@ -303,8 +339,11 @@ impl Writer {
             copies,
             copies_at: u32::try_from(placement.copies.unwrap_or(0)).expect("as above"),
             names: placement.names,
+            opens: placement.opens_segment,
         };
         header.seal(flush);
+        let start = placement.offset + (placement.bytes - flush.len()) as u64;
+        self.residues.flush(placement.segment, start, flush);
     }
 
     /// The write of one flush is durable. Returns the newest flush such that it and all before it
@@ -321,8 +360,77 @@ impl Writer {
             self.durable = self.durable.next();
         }
         let durable = self.durable;
-        self.echoes.retain(|&number, _| number > durable);
+        self.added.retain(|&number, _| number > durable);
         durable
+    }
+
+    /// Takes segments that nothing needs any more from the log, oldest first: no entry lies in them,
+    /// and the segment behind says how the groups stand. Both is durable, so their files can be
+    /// recycled. While anything is missing, all are kept: what is left of it may lie anywhere.
+    pub fn reclaim(&mut self) -> Vec<SegmentId> {
+        if self.standings.is_damaged() {
+            return Vec::new();
+        }
+        let dead = self.segments.iter();
+        let dead = dead.take_while(|&&(segment, _)| !self.index.is_live(segment));
+        // The last one that can be the oldest instead.
+        let mut oldest = self.segments.iter().enumerate().take(dead.count() + 1);
+        let oldest =
+            oldest.rfind(|(_, (_, opened_by))| opened_by.is_some_and(|it| it <= self.durable));
+        let Some((count, &(oldest, _))) = oldest.filter(|&(count, _)| count > 0) else {
+            return Vec::new();
+        };
+        // What released the last entry was placed by now.
+        let since = match self.emptied {
+            Some((segment, since)) if segment >= oldest => since,
+            _ => self.placed,
+        };
+        if since > self.durable {
+            self.emptied = Some((oldest, since));
+            return Vec::new();
+        }
+        self.emptied = None;
+        let free = self.segments.drain(..count);
+        free.map(|(segment, _)| segment).collect()
+    }
+
+    /// Whether the file of a segment that was reclaimed can be recycled: this writer has begun it, so
+    /// it knows what is in it.
+    pub fn is_recyclable(&self, segment: SegmentId) -> bool {
+        self.residues.knows(segment)
+    }
+
+    /// Gives the file of a segment that was reclaimed to another that is to be begun. Returns what has
+    /// to be written to its end, from [`Writer::room`] on, before it is used.
+    ///
+    /// # Panics
+    ///
+    /// If the file cannot be recycled.
+    pub fn recycle(&mut self, from: SegmentId, to: SegmentId) -> Vec<u8> {
+        self.residues.recycle(from, to)
+    }
+
+    /// The file of a segment that was reclaimed will not be recycled.
+    pub fn discard(&mut self, segment: SegmentId) {
+        self.residues.forget(segment);
+    }
+
+    /// How much of a segment flushes can take.
+    pub fn room(&self) -> u64 {
+        room(self.options.segment_bytes)
+    }
+
+    /// The segments of the log, oldest first.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = SegmentId> {
+        self.segments.iter().map(|&(segment, _)| segment)
+    }
+
+    /// The groups whose entries keep the oldest segment, and the oldest entry of each.
+    pub fn oldest(&self) -> impl Iterator<Item = (GroupId, LogIndex)> {
+        let oldest = self.segments.front().map(|&(segment, _)| segment);
+        oldest
+            .into_iter()
+            .flat_map(|segment| self.index.oldest_in(segment))
     }
 
     /// Where the record of an entry lies.
@@ -338,9 +446,10 @@ impl Placement {
     }
 }
 
-fn are_entries_of_one_group(one: &Record, next: &Record) -> bool {
+fn are_alike(one: &Record, next: &Record) -> bool {
     let of = |record: &Record| match record {
-        Record::Entry { group, .. } | Record::Patch { group, .. } => Some(*group),
+        Record::Entry { group, .. } => Some((*group, true)),
+        Record::Patch { group, .. } => Some((*group, false)),
         _ => None,
     };
     of(one).is_some() && of(one) == of(next)

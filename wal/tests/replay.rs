@@ -14,7 +14,7 @@ use wal::{
 };
 
 const OPTIONS: Options = Options {
-    segment_bytes: 4 * BLOCK as u64,
+    segment_bytes: 5 * BLOCK as u64,
     instance: 0x1a57,
 };
 
@@ -27,7 +27,7 @@ impl Disk {
         let segment = self
             .0
             .entry(at.segment)
-            .or_insert_with(|| vec![0; 4 * BLOCK]);
+            .or_insert_with(|| vec![0; 5 * BLOCK]);
         let offset = usize::try_from(at.offset).unwrap();
         segment[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
@@ -583,13 +583,13 @@ fn a_spare_that_was_never_written_is_no_part_of_the_log() {
         // The segment is full to its end: a start looks on in the spare.
         loop {
             let (newest, _) = scribe.flushes.last().unwrap();
-            if newest.offset + newest.bytes as u64 == OPTIONS.segment_bytes {
+            if newest.offset + newest.bytes as u64 == scribe.writer.room() {
                 break;
             }
             scribe.flush(&[]);
         }
         let newest = *scribe.disk.0.keys().next_back().unwrap();
-        scribe.disk.0.insert(newest.next(), vec![0; 4 * BLOCK]);
+        scribe.disk.0.insert(newest.next(), vec![0; 5 * BLOCK]);
         let recovered = scribe.disk.replay().unwrap();
         assert_eq!(last_of(&recovered), scribe.index);
         // The spare is not removed: a start may die before it has.

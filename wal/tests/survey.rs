@@ -11,7 +11,7 @@ use wal::{
 };
 
 const OPTIONS: Options = Options {
-    segment_bytes: 5 * BLOCK as u64,
+    segment_bytes: 6 * BLOCK as u64,
     instance: 0x1a57,
 };
 
@@ -50,13 +50,13 @@ fn log(flushes: u64) -> (Disk, Vec<Placement>) {
         writer.encode(&place, &records, &mut bytes);
         let file = disk
             .entry(place.segment)
-            .or_insert_with(|| vec![0; 5 * BLOCK]);
+            .or_insert_with(|| vec![0; 6 * BLOCK]);
         let at = usize::try_from(place.offset).unwrap();
         file[at..at + bytes.len()].copy_from_slice(&bytes);
         writer.written(place.number);
         places.push(place);
     }
-    disk.insert(writer.next_segment(), vec![0; 5 * BLOCK]);
+    disk.insert(writer.next_segment(), vec![0; 6 * BLOCK]);
     (disk, places)
 }
 

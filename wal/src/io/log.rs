@@ -103,7 +103,7 @@ impl Log {
             .map(|(segment, block)| (*segment, block.as_slice()));
         let mut replay = Replay::new(options, cache_bytes, blocks)?;
         while let Some(segment) = replay.next_segment() {
-            replay.segment(&segments.read(segment, options.segment_bytes).await?)?;
+            replay.segment(&segments.read(segment, u64::from(u32::MAX)).await?)?;
         }
         let recovered = replay.finish();
         for &segment in &recovered.unsynced {
@@ -159,10 +159,12 @@ impl Log {
             let placement = writer.place(number, records);
             let mut buffer = self.segments.buffer(placement.bytes);
             writer.encode(&placement, records, buffer.as_bytes_mut());
-            if placement.opens_segment {
-                let (segments, next) = (self.segments.clone(), writer.next_segment());
+            let next = placement.opens_segment.then(|| writer.next_segment());
+            drop(writer);
+            if let Some(next) = next {
+                let log = self.clone();
                 // Whoever waits for the segment is told of a failure there.
-                glommio::spawn_local(async move { drop(segments.prepare(next).await) }).detach();
+                glommio::spawn_local(async move { drop(log.prepare(next).await) }).detach();
             }
             (placement, buffer)
         });
@@ -189,8 +191,43 @@ impl Log {
             if log.failed.get() {
                 return Err(LogError::Failed);
             }
-            Ok(log.writer.borrow_mut().written(number))
+            let durable = log.writer.borrow_mut().written(number);
+            log.reclaim();
+            Ok(durable)
         }
+    }
+
+    /// Makes the next segment ready, of a file that is free if there is one.
+    async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
+        let Some(free) = self.segments.recyclable() else {
+            return self.segments.prepare(segment).await;
+        };
+        let table = self.writer.borrow_mut().recycle(free, segment);
+        self.segments.recycle(free, segment, &table).await
+    }
+
+    /// Frees the segments that nothing needs any more.
+    fn reclaim(self: &Rc<Self>) {
+        let mut writer = self.writer.borrow_mut();
+        let mut useless = Vec::new();
+        for segment in writer.reclaim() {
+            if writer.is_recyclable(segment) {
+                useless.extend(self.segments.keep(segment));
+            } else {
+                useless.push(segment);
+            }
+        }
+        for segment in useless {
+            writer.discard(segment);
+            let segments = self.segments.clone();
+            // A file that cannot be removed takes space until the next start.
+            glommio::spawn_local(async move { drop(segments.discard(segment).await) }).detach();
+        }
+    }
+
+    /// How many segments the log has.
+    pub fn segments(&self) -> usize {
+        self.writer.borrow().segments().len()
     }
 
     /// Reads entries of a group from `from` on, up to `to` and about `bytes_max`, at least one. Which

@@ -1,7 +1,8 @@
-//! The files of a log: preallocated, written with zeroes once, opened for direct and durable I/O.
+//! The files of a log: preallocated, written with zeroes once, recycled, opened for direct and
+//! durable I/O.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -22,6 +23,8 @@ const CHUNK: usize = 1 << 20;
 /// A segment is only begun while there is space for so many: the rest is a reserve for what else
 /// the file system holds.
 const SEGMENTS_FREE: u64 = 2;
+/// Files that are kept to become segments again.
+const FREE_MAX: usize = 8;
 /// How often a segment is tried again for which there was no space.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -35,6 +38,8 @@ pub(super) struct Segments {
 #[derive(Default)]
 struct State {
     open: BTreeMap<SegmentId, Rc<DmaFile>>,
+    /// Files of segments that are no part of the log any more, oldest first.
+    free: VecDeque<(SegmentId, Rc<DmaFile>)>,
     /// Why no segment could be made ready.
     failure: Option<Rc<LogError>>,
     waiting: Vec<Waker>,
@@ -91,6 +96,90 @@ impl Segments {
     pub(super) fn remove(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
         std::fs::remove_file(&path).map_err(|error| LogError::io("remove", &path, error))
+    }
+
+    /// The segment is no part of the log any more, but its file is kept to become another's. Returns
+    /// the one that is too many then.
+    pub(super) fn keep(&self, segment: SegmentId) -> Option<SegmentId> {
+        let mut state = self.state.borrow_mut();
+        let file = state.open.remove(&segment);
+        let file = file.expect("what this process has begun is open");
+        state.free.push_back((segment, file));
+        if state.free.len() <= FREE_MAX {
+            return None;
+        }
+        let (oldest, file) = state.free.pop_front().expect("more than none");
+        state.open.insert(oldest, file);
+        Some(oldest)
+    }
+
+    /// Removes the file of a segment that is no part of the log any more.
+    pub(super) async fn discard(&self, segment: SegmentId) -> Result<(), LogError> {
+        let file = self.state.borrow_mut().open.remove(&segment);
+        if let Some(file) = file {
+            // Nothing that matters is in it.
+            drop(file.close_rc().await);
+        }
+        self.remove(segment)
+    }
+
+    /// The oldest file that may be recycled: nobody reads from it any more.
+    pub(super) fn recyclable(&self) -> Option<SegmentId> {
+        let state = self.state.borrow();
+        let (segment, file) = state.free.front()?;
+        (Rc::strong_count(file) == 1).then_some(*segment)
+    }
+
+    /// Makes the file of `from`, which is free, ready to be `to`. `table` is written to its end.
+    pub(super) async fn recycle(
+        &self,
+        from: SegmentId,
+        to: SegmentId,
+        table: &[u8],
+    ) -> Result<(), LogError> {
+        let free = self.state.borrow_mut().free.pop_front();
+        let (_, file) = free
+            .filter(|&(oldest, _)| oldest == from)
+            .expect("the oldest free segment is recycled");
+        let path = self.path(to);
+        let result = self.rename(&file, from, to, table).await;
+        let mut state = self.state.borrow_mut();
+        state.waiting.drain(..).for_each(Waker::wake);
+        match result {
+            Ok(()) => {
+                state.open.insert(to, file);
+                Ok(())
+            }
+            Err(error) => {
+                let error = LogError::io("recycle", &path, error);
+                state.failure = Some(Rc::new(error));
+                Err(LogError::Failed)
+            }
+        }
+    }
+
+    async fn rename(
+        &self,
+        file: &Rc<DmaFile>,
+        from: SegmentId,
+        to: SegmentId,
+        table: &[u8],
+    ) -> Result<(), glommio::GlommioError<()>> {
+        let mut buffer = file.alloc_dma_buffer(table.len());
+        buffer.as_bytes_mut().copy_from_slice(table);
+        let at = self.segment_bytes - table.len() as u64;
+        let written = file.write_at(buffer, at).await?;
+        if written != table.len() {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        std::fs::rename(self.path(from), self.path(to))?;
+        self.sync_directory().await
+    }
+
+    async fn sync_directory(&self) -> Result<(), glommio::GlommioError<()>> {
+        let directory = Directory::open(&self.directory).await?;
+        directory.sync().await?;
+        directory.close().await
     }
 
     /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
@@ -181,9 +270,7 @@ impl Segments {
             at += file.write_at(zeroes, at).await? as u64;
         }
         file.fdatasync().await?;
-        let directory = Directory::open(&self.directory).await?;
-        directory.sync().await?;
-        directory.close().await?;
+        self.sync_directory().await?;
         Ok(file)
     }
 
@@ -249,8 +336,15 @@ impl Segments {
     /// Closes the files that nobody uses any more.
     pub(super) async fn close(&self) {
         self.state.borrow_mut().closed = true;
-        let open = std::mem::take(&mut self.state.borrow_mut().open);
-        for file in open.into_values() {
+        let (open, free) = {
+            let mut state = self.state.borrow_mut();
+            (
+                std::mem::take(&mut state.open),
+                std::mem::take(&mut state.free),
+            )
+        };
+        let free = free.into_iter().map(|(_, file)| file);
+        for file in open.into_values().chain(free) {
             // Everything that matters is durable: what a close could still report is not news.
             drop(file.close_rc().await);
         }

@@ -1,0 +1,184 @@
+//! What the sectors of a segment held before it was taken into use.
+//!
+//! A new segment is written with zeroes, so a sector of zeroes is one that was never written. A
+//! recycled segment still holds what it held before; its last blocks tell the checksum of each of
+//! those sectors, so that even there a write that never happened is told from rot.
+//!
+//! ```text
+//!  0        4             8                             512
+//!  ┌────────┬─────────────┬─────────────────────────────┐
+//!  │ crc    │ generation  │ 126 × crc of a sector       │  one of the sectors at the end
+//!  │ u32    │ u32         │ u32 each                    │  of a recycled segment
+//!  └────────┴─────────────┴─────────────────────────────┘
+//!           ╰──────────── crc32c covers ────────────────╯
+//! ```
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::bytes::{read_u32, write};
+use crate::flush::{Body, FlushHeader, Start, head_sectors, table};
+use crate::segment::{BLOCK, SECTOR, SegmentId};
+
+/// Checksums that one sector of the table holds.
+const PER_SECTOR: usize = (SECTOR - 8) / 4;
+
+/// Where the flushes of a segment of this size end at the latest: the table is behind them.
+pub(crate) const fn room(segment_bytes: u64) -> u64 {
+    let sectors = segment_bytes / SECTOR as u64;
+    let table = sectors.div_ceil(PER_SECTOR as u64) * SECTOR as u64;
+    segment_bytes.saturating_sub(table.next_multiple_of(BLOCK as u64))
+}
+
+/// A segment's bytes as they are read: where flushes can be, and what was there before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Area<'a> {
+    generation: SegmentId,
+    /// From the start of the segment on, in whole blocks.
+    pub(crate) bytes: &'a [u8],
+    table: &'a [u8],
+}
+
+impl<'a> Area<'a> {
+    /// Of a segment that was made `segment_bytes` long; `bytes` may be fewer.
+    pub(crate) fn new(generation: SegmentId, segment_bytes: u64, bytes: &'a [u8]) -> Self {
+        let room = usize::try_from(room(segment_bytes)).unwrap_or(usize::MAX);
+        let whole = bytes.len() - bytes.len() % BLOCK;
+        Self {
+            generation,
+            bytes: &bytes[..whole.min(room)],
+            table: bytes.get(room..).unwrap_or_default(),
+        }
+    }
+
+    /// The same, but nothing from `end` on is looked at.
+    pub(crate) fn up_to(self, end: u64) -> Self {
+        let end = usize::try_from(end).unwrap_or(usize::MAX);
+        let end = end.min(self.bytes.len());
+        Self {
+            bytes: &self.bytes[..end - end % BLOCK],
+            ..self
+        }
+    }
+
+    /// What stands where a flush may start.
+    pub(crate) fn start(&self, offset: usize) -> Start {
+        match FlushHeader::decode(&self.bytes[offset..]) {
+            Some(header) if header.generation == self.generation => Start::Header(header),
+            _ if self.is_unwritten(offset) => Start::Unwritten,
+            _ => Start::Rotten,
+        }
+    }
+
+    /// Checks the flush at an offset, which fits the area, against its checksums.
+    pub(crate) fn check(&self, offset: usize, header: &FlushHeader) -> Body {
+        let flush = &self.bytes[offset..][..header.blocks as usize * BLOCK];
+        header.check(flush, |sector| self.is_unwritten(offset + sector * SECTOR))
+    }
+
+    /// Whether the sector at an offset is as it was before the segment was taken into use.
+    pub(crate) fn is_unwritten(&self, offset: usize) -> bool {
+        let sector = &self.bytes[offset..][..SECTOR];
+        match self.before(offset / SECTOR) {
+            Some(crc) => crc32c::crc32c(sector) == crc,
+            None => sector.iter().all(|&byte| byte == 0),
+        }
+    }
+
+    /// The checksum of what a sector held before, if the segment is a recycled one.
+    fn before(&self, sector: usize) -> Option<u32> {
+        let at = sector / PER_SECTOR * SECTOR;
+        let known = self.table.get(at..at + SECTOR)?;
+        let sound = read_u32(known, 4) == self.generation.to_raw()
+            && crc32c::crc32c(&known[4..]) == read_u32(known, 0);
+        sound.then(|| read_u32(known, 8 + sector % PER_SECTOR * 4))
+    }
+}
+
+/// The checksums of all sectors of the segments that this writer has begun.
+#[derive(Debug)]
+pub(crate) struct Residues {
+    sectors: usize,
+    /// A zero stands for a sector that was not written.
+    sums: BTreeMap<SegmentId, Vec<u32>>,
+}
+
+impl Residues {
+    pub(crate) fn new(segment_bytes: u64) -> Self {
+        let sectors = room(segment_bytes) / SECTOR as u64;
+        Self {
+            sectors: usize::try_from(sectors).expect("a segment fits memory"),
+            sums: BTreeMap::new(),
+        }
+    }
+
+    fn of(&mut self, segment: SegmentId) -> &mut Vec<u32> {
+        let sectors = self.sectors;
+        self.sums.entry(segment).or_insert_with(|| vec![0; sectors])
+    }
+
+    /// A block is about to be written.
+    pub(crate) fn block(&mut self, segment: SegmentId, offset: u64, block: &[u8]) {
+        let first = sector_of(offset);
+        let sums = &mut self.of(segment)[first..];
+        for (sum, sector) in sums.iter_mut().zip(block.chunks_exact(SECTOR)) {
+            *sum = crc32c::crc32c(sector);
+        }
+    }
+
+    /// A flush that was sealed is about to be written.
+    pub(crate) fn flush(&mut self, segment: SegmentId, offset: u64, flush: &[u8]) {
+        let head = head_sectors(flush.len() / BLOCK);
+        self.block(segment, offset, &flush[..head * SECTOR]);
+        let first = sector_of(offset) + head;
+        let sums = &mut self.of(segment)[first..];
+        for (sum, known) in sums.iter_mut().zip(table(flush)) {
+            *sum = known;
+        }
+    }
+
+    /// Whether what the segment holds is known.
+    pub(crate) fn knows(&self, segment: SegmentId) -> bool {
+        self.sums.contains_key(&segment)
+    }
+
+    /// The table that makes the file of one segment another's.
+    pub(crate) fn recycle(&mut self, from: SegmentId, to: SegmentId) -> Vec<u8> {
+        let before = self.sums.remove(&from);
+        let mut before = before.expect("only what this writer has begun is recycled");
+        let zeroes = crc32c::crc32c(&[0; SECTOR]);
+        for sum in before.iter_mut().filter(|sum| **sum == 0) {
+            *sum = zeroes;
+        }
+        let mut bytes = vec![0; before.len().div_ceil(PER_SECTOR) * SECTOR];
+        for (sector, known) in bytes
+            .chunks_exact_mut(SECTOR)
+            .zip(before.chunks(PER_SECTOR))
+        {
+            write(sector, 4, &to.to_raw().to_le_bytes());
+            for (position, sum) in known.iter().enumerate() {
+                write(sector, 8 + position * 4, &sum.to_le_bytes());
+            }
+            let crc = crc32c::crc32c(&sector[4..]);
+            write(sector, 0, &crc.to_le_bytes());
+        }
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        // What was laid out for the new one already stays.
+        let written = self.of(to);
+        for (sum, before) in written.iter_mut().zip(before) {
+            if *sum == 0 {
+                *sum = before;
+            }
+        }
+        bytes
+    }
+
+    pub(crate) fn forget(&mut self, segment: SegmentId) {
+        self.sums.remove(&segment);
+    }
+}
+
+fn sector_of(offset: u64) -> usize {
+    usize::try_from(offset / SECTOR as u64).expect("a segment fits memory")
+}

@@ -1,0 +1,252 @@
+//! Segments that are written again: what they held before is never taken for what was written, nor
+//! for rot, whichever sectors of the newest flushes reached the disk.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
+use std::collections::BTreeMap;
+
+use wal::{
+    BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload, Record,
+    Recovered, Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
+};
+
+const SEGMENT_BYTES: usize = 10 * BLOCK;
+const OPTIONS: Options = Options {
+    segment_bytes: SEGMENT_BYTES as u64,
+    instance: 0x7ec7_c1e5,
+};
+const GROUP: GroupId = GroupId::from_raw(5);
+
+/// A log of which a snapshot takes everything behind the newest entries.
+struct Log {
+    disk: BTreeMap<SegmentId, Vec<u8>>,
+    writer: Writer,
+    free: Vec<SegmentId>,
+    recycled: usize,
+    last: u64,
+    /// Where the newest flush lies: segment, offset, bytes.
+    newest: (SegmentId, usize, usize),
+    /// What its place held before.
+    before: Vec<u8>,
+}
+
+fn replay(disk: &BTreeMap<SegmentId, Vec<u8>>) -> Recovered {
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut replay = Replay::new(OPTIONS, 0, firsts).unwrap();
+    while let Some(segment) = replay.next_segment() {
+        replay.segment(&disk[&segment]).unwrap();
+    }
+    replay.finish()
+}
+
+impl Log {
+    fn new() -> Self {
+        let disk = BTreeMap::new();
+        Self {
+            writer: replay(&disk).writer,
+            disk,
+            free: Vec::new(),
+            recycled: 0,
+            last: 0,
+            newest: (SegmentId::from_raw(0), 0, 0),
+            before: Vec::new(),
+        }
+    }
+
+    /// One entry, one hard state, and a floor that leaves a few entries.
+    fn flush(&mut self, payload_bytes: usize) {
+        self.last += 1;
+        let term = Term::from_raw(1 + self.last / 40);
+        let state = HardState {
+            term,
+            vote: Some(ReplicaId::from_raw(1)),
+            commit: LogIndex::from_raw(self.last - 1),
+        };
+        let entry = Entry {
+            term,
+            index: LogIndex::from_raw(self.last),
+            kind: EntryKind::Batch,
+            payload: Payload::from(vec![self.last as u8; payload_bytes]),
+        };
+        let group = GROUP;
+        let mut records = vec![
+            Record::HardState { group, state },
+            Record::Entry { group, entry },
+        ];
+        if let Some(floor) = self.last.checked_sub(4).filter(|&floor| floor > 0) {
+            let term = Term::from_raw(1 + floor / 40);
+            let index = LogIndex::from_raw(floor);
+            records.push(Record::Floor { group, index, term });
+        }
+        let at = self.writer.place(self.writer.next_flush(), &records);
+        if at.opens_segment {
+            let file = self.take_file(at.segment);
+            self.disk.insert(at.segment, file);
+        }
+        let mut bytes = vec![0; at.bytes];
+        self.writer.encode(&at, &records, &mut bytes);
+        let file = self.disk.get_mut(&at.segment).unwrap();
+        let place = at.offset as usize..at.offset as usize + at.bytes;
+        self.before = file[place.clone()].to_vec();
+        file[place].copy_from_slice(&bytes);
+        self.newest = (at.segment, at.offset as usize, at.bytes);
+        self.writer.written(at.number);
+        self.free.extend(self.writer.reclaim());
+    }
+
+    fn take_file(&mut self, segment: SegmentId) -> Vec<u8> {
+        if self.free.is_empty() {
+            return vec![0; SEGMENT_BYTES];
+        }
+        let from = self.free.remove(0);
+        let table = self.writer.recycle(from, segment);
+        let mut file = self.disk.remove(&from).unwrap();
+        file[self.writer.room() as usize..].copy_from_slice(&table);
+        self.recycled += 1;
+        file
+    }
+
+    /// The place of the newest flush.
+    fn place(&mut self) -> &mut [u8] {
+        let (segment, offset, bytes) = self.newest;
+        &mut self.disk.get_mut(&segment).unwrap()[offset..offset + bytes]
+    }
+}
+
+fn last(found: &Recovered) -> u64 {
+    found.groups[&GROUP].last.to_raw()
+}
+
+#[test]
+fn a_flush_of_which_any_sectors_are_old_is_torn_and_nothing_else_is_missed() {
+    let mut log = Log::new();
+    log.flush(10);
+    let mut torn = 0;
+    for round in 0..120 {
+        log.flush(100 + round * 977 % 9000);
+        let whole = log.place().to_vec();
+        let old = log.before.clone();
+        let sectors = whole.len() / SECTOR;
+        // Every prefix, every sector alone, and all but one.
+        let written = (0..sectors).flat_map(|at| {
+            [
+                (0..sectors).map(|sector| sector < at).collect::<Vec<_>>(),
+                (0..sectors).map(|sector| sector == at).collect(),
+                (0..sectors).map(|sector| sector != at).collect(),
+            ]
+        });
+        for written in written {
+            for (sector, &written) in written.iter().enumerate() {
+                let from = if written { &whole } else { &old };
+                let range = sector * SECTOR..(sector + 1) * SECTOR;
+                log.place()[range.clone()].copy_from_slice(&from[range]);
+            }
+            if log.place() == whole {
+                continue;
+            }
+            let found = replay(&log.disk);
+            assert_eq!(found.lost, [], "round {round}: {written:?}");
+            assert_eq!(found.groups[&GROUP].damage, None, "{written:?}");
+            assert_eq!(last(&found), log.last - 1, "round {round}: {written:?}");
+            torn += 1;
+        }
+        log.place().copy_from_slice(&whole);
+        let found = replay(&log.disk);
+        assert_eq!((last(&found), found.cut), (log.last, None));
+    }
+    assert!(log.recycled > 20 && torn > 3000, "{} {torn}", log.recycled);
+}
+
+#[test]
+fn a_bit_that_flips_in_the_newest_flush_is_rot_in_a_recycled_segment_too() {
+    let mut log = Log::new();
+    for round in 0..60 {
+        log.flush(100 + round * 977 % 3000);
+        if log.recycled == 0 {
+            continue;
+        }
+        for at in (0..log.place().len()).step_by(61) {
+            if log.newest.1 == 0 && at < BLOCK {
+                continue;
+            }
+            log.place()[at] ^= 0x10;
+            let found = replay(&log.disk);
+            assert_eq!(found.cut, None, "round {round} @{at}");
+            assert!(!found.lost.is_empty(), "round {round} @{at}");
+            log.place()[at] ^= 0x10;
+        }
+    }
+    assert!(log.recycled > 5);
+}
+
+#[test]
+fn a_durable_flush_that_turns_into_what_its_place_held_before_is_missed() {
+    let mut log = Log::new();
+    for round in 0..60 {
+        log.flush(100 + round * 977 % 3000);
+        let (place, old) = (log.newest, log.before.clone());
+        let number = log.writer.next_flush();
+        let whole = log.place().to_vec();
+        log.flush(10);
+        let newest = std::mem::replace(&mut log.newest, place);
+        log.place().copy_from_slice(&old);
+        let found = replay(&log.disk);
+        let first = FlushNumber::from_raw(number.to_raw() - 1);
+        assert_eq!(found.lost.first().map(|lost| lost.first), Some(first));
+        assert!(found.groups[&GROUP].damage.is_some(), "round {round}");
+        log.place().copy_from_slice(&whole);
+        log.newest = newest;
+    }
+    assert!(log.recycled > 5);
+}
+
+#[test]
+fn a_segment_says_all_that_matters_of_those_before_it() {
+    let mut log = Log::new();
+    for _ in 0..200 {
+        log.flush(3000);
+        assert!(log.disk.len() < 8, "what is not needed is reclaimed");
+        let found = replay(&log.disk);
+        let group = &found.groups[&GROUP];
+        assert_eq!(group.damage, None);
+        assert_eq!(found.lost, []);
+        let floor = log.last.saturating_sub(4);
+        assert_eq!((group.floor.0.to_raw(), last(&found)), (floor, log.last));
+        assert_eq!(group.hard_state.vote, Some(ReplicaId::from_raw(1)));
+    }
+}
+
+#[test]
+fn what_a_snapshot_holds_is_not_missed() {
+    let mut log = Log::new();
+    while log.last < 30 || log.newest.1 > 0 {
+        log.flush(3000);
+    }
+    // The older segments vanish, with entries that no floor released.
+    let oldest: Vec<SegmentId> = log.disk.keys().copied().collect();
+    for segment in &oldest[..oldest.len() - 1] {
+        log.disk.remove(segment);
+    }
+    let found = replay(&log.disk);
+    let damage = found.groups[&GROUP]
+        .damage
+        .clone()
+        .expect("entries are gone");
+    let claim = damage.claim.expect("they are named");
+    assert_eq!(claim.index, Some(LogIndex::from_raw(log.last)));
+
+    let firsts = log.disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let (index, term) = (LogIndex::from_raw(log.last), claim.term);
+    let replay = Replay::new(OPTIONS, 0, firsts).unwrap();
+    let mut replay = replay.with_snapshot(GROUP, index, term);
+    while let Some(segment) = replay.next_segment() {
+        replay.segment(&log.disk[&segment]).unwrap();
+    }
+    let found = replay.finish();
+    let group = &found.groups[&GROUP];
+    assert_eq!((group.damage.as_ref(), group.floor), (None, (index, term)));
+}
