@@ -1,9 +1,9 @@
 //! What disks lose although they confirmed it, how it is found at a start, and which of it can be.
 //!
-//! At most one node at a time has lost something, from the moment of the fault to the end of the
-//! repair: so of each entry a copy stays in every quorum that counted one.
+//! A majority of the nodes is sound at all times; the others have lost something, from the moment of
+//! the fault to the end of the repair. So of each entry a copy stays that a quorum counted.
 
-use wal::FlushNumber;
+use wal::{FlushNumber, GroupId};
 
 use crate::cluster::Cluster;
 use crate::events::Event;
@@ -95,13 +95,34 @@ impl Cluster {
         harmed.then_some(fault)
     }
 
-    /// Whether the disks of all other nodes are sound: of each entry a copy stays.
+    /// Whether a majority of the disks is sound without this one: of each entry a copy stays.
     fn may_harm(&self, node: usize) -> bool {
-        let mut others = self.nodes.iter().enumerate();
-        !others.any(|(other, found): (usize, &Node)| {
-            let harmed = found.is_damaged() || self.oracle.is_damaged(other);
-            other != node && (harmed || found.disk.is_suspect())
-        })
+        let others = self.nodes.iter().enumerate();
+        let harmed = others.filter(|(other, found): &(usize, &Node)| {
+            let harmed = found.is_damaged() || self.oracle.is_damaged(*other);
+            *other != node && (harmed || found.disk.is_suspect())
+        });
+        harmed.count() < (self.plan.nodes - 1) / 2
+    }
+
+    /// Nodes that wait for each other: those that may have forgotten promises to a group say nothing
+    /// before all others have told their terms. Two of them never do.
+    pub(crate) fn deadlocked(&self, group: GroupId) -> Vec<usize> {
+        let lost = |node: &Node| {
+            let groups = node.process.as_ref().map(|process| process.shard.status());
+            let mut groups = groups.unwrap_or_default().into_iter();
+            groups.any(|status| status.group == group && status.promises_lost)
+        };
+        let lost = self.nodes.iter().filter(|node| lost(node));
+        let lost: Vec<usize> = lost.map(|node| node.position).collect();
+        if lost.len() > 1 { lost } else { Vec::new() }
+    }
+
+    /// Whether some fault could not happen because too many nodes wait for each other.
+    pub(crate) fn may_lack(&self, fault: Fault) -> bool {
+        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot};
+        let damage = matches!(fault, Rot | LatentErrors | LostWrite | MisdirectedWrite);
+        damage && self.counters.deadlocked_repairs > 0
     }
 
     /// The disk of a node is to lie about its next write. Says whether it will.

@@ -225,6 +225,8 @@ counters! {
     misdirected_writes,
     /// Such writes that nothing could tell from one that was never confirmed: they were taken back.
     lies_without_trace,
+    /// Replicas that waited for each other at the end because two or more lost promises at once.
+    deadlocked_repairs,
     /// Reads of entries that a disk had confirmed and did not hold.
     failed_reads,
     failed_writes,
