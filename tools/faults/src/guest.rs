@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -13,24 +14,31 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::machine::run as run_program;
 use crate::mark::{DEVICE, Marker};
 use crate::trouble::Trouble;
+use crate::volume::Kind;
 use crate::writer::{self, Voice};
 use crate::{plain, verify};
 
 /// Where the package user-mode-linux puts modules, by release of its kernel.
 const MODULES: &str = "/usr/lib/uml/modules";
 
+/// How often a log is opened while it is recorded.
+const STARTS: u64 = 3;
+
 #[derive(Subcommand)]
 pub(crate) enum Task {
     /// Mounts the first disk, checks what was promised, and appends until the power is cut.
     Write {
+        kind: Kind,
         mount: PathBuf,
         acked: u64,
         term: u64,
         /// What User-Mode Linux adds to its command line by itself.
         rest: Vec<String>,
     },
-    /// Records on the second disk everything that is written to the first, until entry `last`.
+    /// Records on the second disk everything that is written to the first, until entry `last`. The
+    /// log is opened several times on the way.
     Record {
+        kind: Kind,
         mount: PathBuf,
         last: u64,
         /// Appends through plain writes instead of io_uring, and does not sync them.
@@ -51,31 +59,39 @@ fn serve(task: &Task) -> Result<(), Trouble> {
     mount_at("sys", Path::new("/sys"), c"sysfs")?;
     match task {
         Task::Write {
-            mount, acked, term, ..
+            kind,
+            mount,
+            acked,
+            term,
+            ..
         } => {
-            mount_at("/dev/ubda", mount, c"ext4")?;
+            mount_at("/dev/ubda", mount, kind.mounted_as())?;
             let log = mount.join("log");
             let promised = verify::read_promised(&log, *acked, *term);
             promised.map_err(|flaw| Trouble::Flawed { round: 0, flaw })?;
             writer::run(&log, writer::LAST, Voice::default());
         }
         Task::Record {
+            kind,
             mount,
             last,
             no_sync,
             ..
         } => {
-            let voice = Voice::marking(record_writes(mount)?);
+            let marker = record_writes(*kind, mount)?;
             let log = mount.join("log");
-            let code = match no_sync {
-                true => plain::run(&log, *last, voice),
-                false => writer::run(&log, *last, voice),
+            let voice = || Voice::marking(marker.clone());
+            let wrote_all = match no_sync {
+                true => plain::run(&log, *last, voice()) == ExitCode::SUCCESS,
+                false => (1..=STARTS).all(|start| {
+                    writer::run(&log, last * start / STARTS, voice()) == ExitCode::SUCCESS
+                }),
             };
-            if code == ExitCode::SUCCESS {
+            if wrote_all {
                 unmount(mount, UnmountFlags::empty())
                     .map_err(|error| Trouble::io("unmount", mount)(error.into()))?;
                 // Has the record's own head written.
-                Marker::open()?.mark("end")?;
+                marker.mark("end")?;
                 println!("done");
             }
         }
@@ -92,7 +108,7 @@ fn mount_at(device: &str, place: &Path, kind: &CStr) -> Result<(), Trouble> {
 }
 
 /// Lays dm-log-writes over the first disk, its record on the second, and mounts it.
-fn record_writes(place: &Path) -> Result<Marker, Trouble> {
+fn record_writes(kind: Kind, place: &Path) -> Result<Rc<Marker>, Trouble> {
     for module in ["dm-mod", "dm-log-writes"] {
         load(module)?;
     }
@@ -107,8 +123,8 @@ fn record_writes(place: &Path) -> Result<Marker, Trouble> {
         "dmsetup",
         &[&["create", DEVICE], &options[..], &["--table", &table]].concat(),
     )?;
-    mount_at("/dev/dm-0", place, c"ext4")?;
-    Marker::open()
+    mount_at("/dev/dm-0", place, kind.mounted_as())?;
+    Marker::open().map(Rc::new)
 }
 
 fn load(module: &str) -> Result<(), Trouble> {

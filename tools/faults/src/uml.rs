@@ -13,9 +13,6 @@ pub(crate) const UML: Need = Need::Tool {
     program: "linux.uml",
     package: "user-mode-linux",
 };
-/// Large enough for a few segments, and copied for each state.
-const DISK_BYTES: u64 = 48 << 20;
-
 /// Starts a kernel that does what [`crate::guest::Task`] says. What it prints is heard as a writer is.
 pub(crate) fn boot(stage: &Stage, disks: &[&Path], task: &[String]) -> Result<Subject, Trouble> {
     let program = std::env::current_exe().map_err(Trouble::io("find", Path::new("itself")))?;
@@ -38,10 +35,10 @@ pub(crate) fn boot(stage: &Stage, disks: &[&Path], task: &[String]) -> Result<Su
     Subject::spawn(uml, &stage.errors())
 }
 
-/// An ext4 for a guest, made without root.
-pub(crate) fn disk(stage: &Stage) -> Result<Image, Trouble> {
-    let image = Image::create(stage.directory.join("disk"), DISK_BYTES)?;
-    make(Kind::Ext4, &image.0)?;
+/// A file system for a guest, made without root: small, as it may be copied often.
+pub(crate) fn disk(stage: &Stage, kind: Kind) -> Result<Image, Trouble> {
+    let image = Image::create(stage.directory.join("disk"), kind.bytes_min())?;
+    make(kind, &image.0)?;
     Ok(image)
 }
 

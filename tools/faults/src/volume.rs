@@ -1,5 +1,6 @@
 //! A file system of its own, on a loop device over a file. It goes away with its value.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,17 +9,25 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use crate::machine::{persist, run};
 use crate::trouble::Trouble;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
     Ext4,
     Xfs,
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+        }
+    }
+
+    /// The name for mount(2).
+    pub(crate) fn mounted_as(self) -> &'static CStr {
+        match self {
+            Self::Ext4 => c"ext4",
+            Self::Xfs => c"xfs",
         }
     }
 

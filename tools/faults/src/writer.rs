@@ -61,12 +61,12 @@ pub(crate) fn run(directory: &Path, last: u64, voice: Voice) -> ExitCode {
 /// How a writer tells what is durable.
 #[derive(Default)]
 pub(crate) struct Voice {
-    marker: Option<Marker>,
+    marker: Option<Rc<Marker>>,
 }
 
 impl Voice {
     /// Also marks the record of what is written to the disk.
-    pub(crate) fn marking(marker: Marker) -> Self {
+    pub(crate) fn marking(marker: Rc<Marker>) -> Self {
         Self {
             marker: Some(marker),
         }

@@ -12,13 +12,21 @@ use crate::uml::{boot, disk, mount_point};
 use crate::volume::{Image, Kind, LoopDevice, Mount};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Entries of the log that is recorded: about two segments.
-const ENTRIES: u64 = 2000;
+/// Entries of the log that is recorded: about three segments.
+const ENTRIES: u64 = 3000;
 const RECORD_BYTES: u64 = 1 << 30;
 
-pub(super) fn with_sync(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+pub(super) fn on_ext4(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+    with_sync(stage, tally, Kind::Ext4)
+}
+
+pub(super) fn on_xfs(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+    with_sync(stage, tally, Kind::Xfs)
+}
+
+fn with_sync(stage: &Stage, tally: &mut Tally, kind: Kind) -> Result<(), Trouble> {
     let mut acked = 0;
-    each_state(stage, "", |ledger, log| {
+    each_state(stage, kind, "", |ledger, log| {
         acked = acked.max(ledger.acked);
         ledger.verify(log, tally)?;
         tally.rounds += 1;
@@ -31,7 +39,7 @@ pub(super) fn with_sync(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble>
 /// The negative control: a writer that does not sync must lose something, or nothing was tested.
 pub(super) fn without_sync(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let (mut acked, mut states, mut lost_most) = (0, 0, 0);
-    each_state(stage, "--no-sync", |ledger, log| {
+    each_state(stage, Kind::Ext4, "--no-sync", |ledger, log| {
         acked = acked.max(ledger.acked);
         let mut lost = Tally::default();
         if ledger.verify(log, &mut lost).is_err() {
@@ -55,16 +63,18 @@ pub(super) fn without_sync(stage: &Stage, tally: &mut Tally) -> Result<(), Troub
 /// Records a writer, and gives each disk that was left to `look`.
 fn each_state(
     stage: &Stage,
+    kind: Kind,
     option: &str,
     mut look: impl FnMut(&Ledger, &Path) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
-    let image = disk(stage)?;
+    let image = disk(stage, kind)?;
     let medium = Image(stage.directory.join("medium"));
     copy(&image.0, &medium.0)?;
     let record = Image::create(stage.directory.join("record"), RECORD_BYTES)?;
     let mount = mount_point(stage)?;
     let mut task = vec![
         "record".to_owned(),
+        kind.name().to_owned(),
         mount.display().to_string(),
         ENTRIES.to_string(),
     ];
@@ -95,7 +105,7 @@ fn each_state(
         copy(&medium.0, &state.0)?;
         disk.cut(&state.0, stage)?;
         let device = LoopDevice::attach(&state.0)?;
-        let mut mounted = Mount::new(Kind::Ext4, &device.path, &stage.directory.join("mounted"))?;
+        let mut mounted = Mount::new(kind, &device.path, &stage.directory.join("mounted"))?;
         let ledger = Ledger {
             acked: disk.acked,
             term: disk.term,

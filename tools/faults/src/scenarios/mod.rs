@@ -54,17 +54,12 @@ const THROTTLED: &[Need] = &[
     },
 ];
 
-const IN_UML: &[Need] = &[UML, EXT4];
-const RECORDED: &[Need] = &[
-    UML,
-    Need::Root,
-    Need::Loop,
-    EXT4,
-    Need::Tool {
-        program: "dmsetup",
-        package: "dmsetup",
-    },
-];
+const DMSETUP: Need = Need::Tool {
+    program: "dmsetup",
+    package: "dmsetup",
+};
+const RECORDED_EXT4: &[Need] = &[UML, Need::Root, Need::Loop, DMSETUP, EXT4];
+const RECORDED_XFS: &[Need] = &[UML, Need::Root, Need::Loop, DMSETUP, XFS];
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
@@ -195,27 +190,45 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "power-cut",
-        variant: "",
+        variant: "ext4",
         about: "User-Mode Linux is killed under the writer: its page cache and journal are gone",
-        needs: IN_UML,
-        rounds: 30,
+        needs: &[UML, EXT4],
+        rounds: 20,
         rounds_short: 2,
-        run: power_cut::run,
+        run: power_cut::on_ext4,
+    },
+    Scenario {
+        name: "power-cut",
+        variant: "xfs",
+        about: "the same on xfs",
+        needs: &[UML, XFS],
+        rounds: 20,
+        rounds_short: 0,
+        run: power_cut::on_xfs,
     },
     Scenario {
         name: "crash-states",
-        variant: "",
+        variant: "ext4",
         about: "disks that kept what they confirmed and any part of the rest",
-        needs: RECORDED,
-        rounds: 120,
+        needs: RECORDED_EXT4,
+        rounds: 200,
         rounds_short: 10,
-        run: crash_states::with_sync,
+        run: crash_states::on_ext4,
+    },
+    Scenario {
+        name: "crash-states",
+        variant: "xfs",
+        about: "the same on xfs",
+        needs: RECORDED_XFS,
+        rounds: 200,
+        rounds_short: 10,
+        run: crash_states::on_xfs,
     },
     Scenario {
         name: "crash-states",
         variant: "no-sync",
         about: "the negative control: a writer that does not sync, which must lose data",
-        needs: RECORDED,
+        needs: RECORDED_EXT4,
         rounds: 60,
         rounds_short: 10,
         run: crash_states::without_sync,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::scenario::{Ledger, Stage, Tally};
 use crate::trouble::Trouble;
 use crate::uml::{boot, disk, mount_point};
+use crate::volume::Kind;
 
 /// Longest time for a kernel to start and a log to be opened, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -13,18 +14,27 @@ const LIFE_MAX: u64 = 1500;
 /// The disk is made anew after so many cuts.
 const ROUNDS_OF_DISK: u32 = 5;
 
-pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+pub(super) fn on_ext4(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+    run(stage, tally, Kind::Ext4)
+}
+
+pub(super) fn on_xfs(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
+    run(stage, tally, Kind::Xfs)
+}
+
+fn run(stage: &Stage, tally: &mut Tally, kind: Kind) -> Result<(), Trouble> {
     let mount = mount_point(stage)?;
     let mut left = stage.rounds;
     while left > 0 {
         let cuts = left.min(ROUNDS_OF_DISK);
         left -= cuts;
-        let image = disk(stage)?;
+        let image = disk(stage, kind)?;
         let mut ledger = Ledger::default();
         // The last start only looks at what the last cut left.
         for cut in 0..=cuts {
             let task = [
                 "write".to_owned(),
+                kind.name().to_owned(),
                 mount.display().to_string(),
                 ledger.acked.to_string(),
                 ledger.term.to_string(),
