@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::segments::Segments;
+use super::segments::{Segments, read_part};
 use crate::writer::contiguous;
 use crate::{
     BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Lost, Options, Record,
@@ -288,7 +288,7 @@ async fn read_places(
     let mut places_left = places.iter();
     for (first, count, bytes) in contiguous(places) {
         let file = segments.existing(first.segment).await?;
-        let read = file.read_at(u64::from(first.offset), bytes as usize).await;
+        let read = read_part(&file, u64::from(first.offset), bytes as usize).await;
         let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
         let read = read.map_err(|error| LogError::io("read", &path(), error))?;
         for place in places_left.by_ref().take(count) {

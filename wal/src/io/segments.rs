@@ -18,8 +18,12 @@ use glommio::timer::sleep;
 use super::log::LogError;
 use crate::{BLOCK, SegmentId, UNREADABLE};
 
-/// How much is zeroed, or read at open, at once.
+/// How much is zeroed at once.
 const CHUNK: usize = 1 << 20;
+/// How much is read at once. glommio polls for its reads, and a kernel such as 6.1 issues a polled read
+/// that the device takes only in parts (`max_sectors_kb`) again and again, without end. With the blocks
+/// that alignment adds, this is half of what the least of devices take.
+const READ_BYTES: usize = 14 * BLOCK;
 /// A segment is only begun while there is space for so many: the rest is a reserve for what else
 /// the file system holds.
 const SEGMENTS_FREE: u64 = 2;
@@ -373,7 +377,7 @@ async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::Glommi
     let size = file.file_size().await?.min(bytes);
     let size = usize::try_from(size).expect("a segment fits memory");
     let mut all = Vec::with_capacity(size);
-    let mut chunk = CHUNK;
+    let mut chunk = READ_BYTES;
     while all.len() < size {
         let wanted = chunk.min(size - all.len());
         match file.read_at_aligned(all.len() as u64, wanted).await {
@@ -386,9 +390,27 @@ async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::Glommi
             }
             Err(_) => all.resize(all.len() + wanted, UNREADABLE),
         }
-        if all.len().is_multiple_of(CHUNK) {
-            chunk = CHUNK;
+        if all.len().is_multiple_of(READ_BYTES) {
+            chunk = READ_BYTES;
         }
+    }
+    Ok(all)
+}
+
+/// Bytes of a segment that were written by this process or found whole; fewer at the end of the file.
+pub(super) async fn read_part(
+    file: &DmaFile,
+    offset: u64,
+    bytes: usize,
+) -> Result<Vec<u8>, glommio::GlommioError<()>> {
+    let mut all = Vec::with_capacity(bytes);
+    while all.len() < bytes {
+        let wanted = READ_BYTES.min(bytes - all.len());
+        let part = file.read_at(offset + all.len() as u64, wanted).await?;
+        if part.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&part);
     }
     Ok(all)
 }
