@@ -16,6 +16,7 @@ mod pulse;
 mod requests;
 mod routes;
 mod signal;
+pub mod snapshots;
 mod socket;
 mod status;
 mod view;
