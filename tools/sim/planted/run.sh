@@ -11,6 +11,8 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 # Built beside the tree's own targets, so that a second run is quick.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$root/target}/planted"
+# Each bug is built for a minute at most of running: soon is better than fast.
+export CARGO_PROFILE_SIM_LTO=off CARGO_PROFILE_SIM_CODEGEN_UNITS=16
 
 [ $# -gt 0 ] || set -- "$folder"/*.patch
 missed=0
