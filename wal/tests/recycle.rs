@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use wal::survey::{Role, Survey, Surveyed};
 use wal::{
     BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload, Record,
     Recovered, Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
@@ -218,6 +219,43 @@ fn a_segment_says_all_that_matters_of_those_before_it() {
         assert_eq!((group.floor.0.to_raw(), last(&found)), (floor, log.last));
         assert_eq!(group.hard_state.vote, Some(ReplicaId::from_raw(1)));
     }
+}
+
+fn survey(disk: &BTreeMap<SegmentId, Vec<u8>>) -> Surveyed {
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
+    let segments = survey.segments().to_vec();
+    for one in segments.iter().filter(|one| one.role != Role::Dead) {
+        survey.witness(one.segment, &disk[&one.segment]);
+    }
+    for one in segments.iter().filter(|one| one.role == Role::Live) {
+        survey.segment(one.segment, &disk[&one.segment]);
+    }
+    survey.finish()
+}
+
+#[test]
+fn a_survey_finds_a_recycled_log_sound_and_every_flaw_in_it() {
+    let mut log = Log::new();
+    for round in 0..90 {
+        log.flush(100 + round * 977 % 3000);
+        let found = survey(&log.disk);
+        assert_eq!((found.flaws, found.torn), (vec![], None), "round {round}");
+        let number = log.writer.next_flush().to_raw() - 1;
+        assert_eq!(found.last_flush, FlushNumber::from_raw(number));
+        let range = found.groups[&GROUP].range.map(|(_, last)| last.to_raw());
+        assert_eq!(range, Some(log.last));
+        for at in (0..log.place().len()).step_by(509) {
+            if log.newest.1 == 0 && (64..BLOCK).contains(&at) {
+                continue;
+            }
+            log.place()[at] ^= 2;
+            let found = survey(&log.disk);
+            assert!(!found.flaws.is_empty(), "round {round} @{at}");
+            log.place()[at] ^= 2;
+        }
+    }
+    assert!(log.recycled > 5);
 }
 
 #[test]
