@@ -7,6 +7,7 @@
 mod block;
 mod faulty;
 mod guest;
+mod load;
 mod machine;
 mod mark;
 mod nodes;

@@ -100,6 +100,30 @@ impl Nodes {
         }
     }
 
+    /// Where the log of a node's only shard lies.
+    pub(crate) fn log(&self, node: usize) -> PathBuf {
+        let data = self.directory.join(format!("data-{}", node + 1));
+        data.join("shard-0")
+    }
+
+    /// Whether a node says that nothing is missing in any of its replicas.
+    pub(crate) fn is_healthy(&self, node: usize) -> bool {
+        let status = self.status(node).unwrap_or_default();
+        let replicas = status.matches("\"health\":").count();
+        replicas > 0 && status.matches("\"health\":\"intact\"").count() == replicas
+    }
+
+    fn status(&self, node: usize) -> Option<String> {
+        let port = usize::from(self.base) + 2 * NODES + node + 1;
+        let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).ok()?)).ok()?;
+        stream.set_read_timeout(Some(ANSWER_MAX)).ok()?;
+        let request = b"GET /v1/status HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
     /// The ends of the nodes' logs.
     pub(crate) fn logs(&self) -> String {
         let tail = |node: usize| {

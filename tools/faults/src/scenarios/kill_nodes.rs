@@ -1,33 +1,17 @@
-//! `kill -9` of nodes of a cluster that is written to: one, two or all three at once. Every key has
-//! one writer and rising values; a key whose write had no answer gets no other.
+//! `kill -9` of nodes of a cluster that is written to: one, two or all three at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::machine::interrupted;
-use crate::nodes::{Answer, Client, NODES, Nodes, program};
+use crate::load::{Promise, failed, serves, verify, written_during};
+use crate::nodes::{NODES, Nodes, program};
 use crate::scenario::{Stage, Tally};
 use crate::trouble::Trouble;
 
-const WRITERS: usize = 4;
-const KEYS_OF_WRITER: usize = 16;
 /// The data begins anew after so many rounds: a start replays all of it.
 const ROUNDS_OF_DATA: u32 = 20;
-/// How long a cluster with a majority may take to serve.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(20);
 /// Longest time until nodes are killed, and until they are started again, in milliseconds.
 const LIFE_MAX: u64 = 400;
 const DEATH_MAX: u64 = 300;
-/// Keys that together belong to all groups.
-const PROBES: usize = 24;
-
-/// What is known of a key: its value lies between.
-struct Promise {
-    key: String,
-    acked: u64,
-    attempted: u64,
-}
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let program = program().expect("what a scenario needs was checked");
@@ -81,24 +65,9 @@ fn strike(
         _ => 3,
     };
     let first = usize::try_from(stage.chance(NODES as u64)).expect("it is small");
-    let ended = AtomicBool::new(false);
-    let clients: Vec<Client> = (0..WRITERS).map(|writer| nodes.client(writer)).collect();
-    let (struck, promises) = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..)
-            .zip(clients)
-            .map(|(writer, client)| {
-                let ended = &ended;
-                scope.spawn(move || write(client, &format!("r{round}w{writer}"), ended))
-            })
-            .collect();
-        let struck = kill_and_start(stage, nodes, first, victims);
-        ended.store(true, Ordering::Relaxed);
-        let written = writers.into_iter();
-        let written = written.flat_map(|writer| writer.join().expect("writers do not panic"));
-        (struck, written.collect::<Vec<_>>())
-    });
-    struck?;
-    tally.acked += promises.iter().map(|promise| promise.acked).sum::<u64>();
+    let promises = written_during(nodes, round, tally, |nodes| {
+        kill_and_start(stage, nodes, first, victims)
+    })?;
     verify(nodes, &promises, tally)?;
     Ok(promises)
 }
@@ -123,91 +92,4 @@ fn kill_and_start(
         nodes.start(node)?;
     }
     serves(nodes)
-}
-
-/// Waits until keys of all groups can be written.
-fn serves(nodes: &Nodes) -> Result<(), Trouble> {
-    let start = Instant::now();
-    let mut client = nodes.client(0);
-    for probe in 0..PROBES {
-        while client.ask(&["SET", &format!("probe{probe}"), "yes"]) != Some(Answer::Ok) {
-            interrupted()?;
-            if start.elapsed() > PATIENCE {
-                let what = format!("the cluster does not serve for {PATIENCE:?}");
-                return Err(failed(nodes, what));
-            }
-            client.next_node();
-            std::thread::sleep(PAUSE);
-        }
-    }
-    Ok(())
-}
-
-/// Writes rising numbers until told to stop.
-fn write(mut client: Client, name: &str, ended: &AtomicBool) -> Vec<Promise> {
-    let mut given_up = Vec::new();
-    let mut fresh = 0;
-    let mut open = || {
-        fresh += 1;
-        Promise {
-            key: format!("{name}:{fresh}"),
-            acked: 0,
-            attempted: 0,
-        }
-    };
-    let mut current: Vec<Promise> = (0..KEYS_OF_WRITER).map(|_| open()).collect();
-    let mut at = 0;
-    while !ended.load(Ordering::Relaxed) {
-        at = (at + 1) % KEYS_OF_WRITER;
-        let promise = &mut current[at];
-        promise.attempted += 1;
-        if client.ask(&["SET", &promise.key, &promise.attempted.to_string()]) == Some(Answer::Ok) {
-            promise.acked = promise.attempted;
-            continue;
-        }
-        given_up.push(std::mem::replace(&mut current[at], open()));
-        client.next_node();
-        std::thread::sleep(PAUSE);
-    }
-    given_up.extend(current);
-    given_up
-}
-
-fn verify(nodes: &Nodes, promises: &[Promise], tally: &mut Tally) -> Result<(), Trouble> {
-    let mut client = nodes.client(0);
-    let start = Instant::now();
-    for promise in promises {
-        let value = loop {
-            match client.ask(&["GET", &promise.key]) {
-                Some(Answer::Value(value)) => break value.parse().unwrap_or(u64::MAX),
-                Some(Answer::Nil) => break 0,
-                Some(Answer::Ok | Answer::Error(_)) | None => {
-                    interrupted()?;
-                    if start.elapsed() > PATIENCE {
-                        return Err(failed(nodes, format!("{} cannot be read", promise.key)));
-                    }
-                    client.next_node();
-                    std::thread::sleep(PAUSE);
-                }
-            }
-        };
-        if !(promise.acked..=promise.attempted).contains(&value) {
-            tally.lost += promise.acked.saturating_sub(value).max(1);
-            let Promise {
-                key,
-                acked,
-                attempted,
-            } = promise;
-            let what = format!("{key} is {value}; {acked} was acknowledged, {attempted} attempted");
-            return Err(failed(nodes, what));
-        }
-    }
-    Ok(())
-}
-
-fn failed(nodes: &Nodes, what: String) -> Trouble {
-    Trouble::Cluster {
-        what,
-        logs: nodes.logs(),
-    }
 }

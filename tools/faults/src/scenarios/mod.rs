@@ -8,6 +8,7 @@ mod kill;
 mod kill_nodes;
 mod power_cut;
 mod read_error;
+mod rot_nodes;
 mod slow;
 
 use crate::machine::Need;
@@ -79,6 +80,15 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 200,
         rounds_short: 3,
         run: kill_nodes::run,
+    },
+    Scenario {
+        name: "rot-nodes",
+        variant: "",
+        about: "logs of one or two nodes of a real cluster rot while all are down",
+        needs: &[Need::Drakkar],
+        rounds: 30,
+        rounds_short: 2,
+        run: rot_nodes::run,
     },
     Scenario {
         name: "full",
