@@ -17,6 +17,13 @@ const OPTIONS: Options = Options {
     instance: 1,
 };
 
+/// So many segments are written before a turn, to be recycled in it: as a log that has run for a while.
+const SEGMENTS_BEFORE: usize = 4;
+/// Bytes of the entries that fill them, in a group of their own.
+const FILLER_BYTES: usize = 4 << 20;
+/// After so many bytes all entries that are durable are no longer needed, as behind a snapshot.
+const FLOOR_BYTES: usize = 16 << 20;
+
 /// A flush that is being written, and whose batches it holds.
 type UnderWay = (Vec<usize>, Task<Result<FlushNumber, LogError>>);
 
@@ -28,34 +35,55 @@ struct Load<'a> {
     payloads: Vec<Payload>,
     /// The newest index of each group.
     last: Vec<LogIndex>,
-    flush: FlushNumber,
+    /// Bytes of each group's entries since its last floor.
+    since_floor: Vec<usize>,
+    next_flush: FlushNumber,
 }
 
 impl Load<'_> {
     /// Begins a flush with the next batch of each of the groups.
     fn append(&mut self, groups: Vec<usize>) -> UnderWay {
         let mut records = Vec::with_capacity(groups.len() * self.cell.batch);
-        for &group in &groups {
+        for &at in &groups {
+            let group = GroupId::from_raw(u32::try_from(at).expect("few groups"));
+            if self.since_floor[at] * self.cell.groups > FLOOR_BYTES {
+                self.since_floor[at] = 0;
+                // A group appends once its last batch is durable.
+                records.push(floor(group, self.last[at]));
+            }
+            self.since_floor[at] += self.cell.batch_bytes();
             for payload in &self.payloads {
-                let index = self.last[group].next();
-                self.last[group] = index;
-                records.push(Record::Entry {
-                    group: GroupId::from_raw(u32::try_from(group).expect("few groups")),
-                    entry: Entry {
-                        term: Term::from_raw(1),
-                        index,
-                        kind: EntryKind::Batch,
-                        payload: payload.clone(),
-                    },
-                });
+                self.last[at] = self.last[at].next();
+                records.push(entry(group, self.last[at], payload.clone()));
             }
         }
-        let append = self.log.append(self.flush, &records);
-        self.flush = self.flush.next();
-        (groups, glommio::spawn_local(append))
+        (groups, glommio::spawn_local(self.flush(&records)))
+    }
+
+    fn flush(
+        &mut self,
+        records: &[Record],
+    ) -> impl Future<Output = Result<FlushNumber, LogError>> + use<> {
+        let append = self.log.append(self.next_flush, records);
+        self.next_flush = self.next_flush.next();
+        append
+    }
+
+    /// Writes segments, and has no need of them any more.
+    async fn prepare(&mut self) -> Result<(), LogError> {
+        let group = GroupId::from_raw(u32::MAX);
+        let payload = Payload::from(noise(FILLER_BYTES));
+        let mut last = LogIndex::ZERO;
+        while self.log.segments() < SEGMENTS_BEFORE {
+            last = last.next();
+            self.flush(&[entry(group, last, payload.clone())]).await?;
+        }
+        self.flush(&[floor(group, last)]).await?;
+        Ok(())
     }
 
     async fn run(mut self, plan: &Plan<'_>) -> Result<Measured, LogError> {
+        self.prepare().await?;
         let mut turns = Turns::new(self.cell);
         let mut watch = Watch::start(plan);
         let mut under_way: VecDeque<UnderWay> = VecDeque::new();
@@ -83,6 +111,21 @@ impl Load<'_> {
     }
 }
 
+fn entry(group: GroupId, index: LogIndex, payload: Payload) -> Record {
+    let entry = Entry {
+        term: Term::from_raw(1),
+        index,
+        kind: EntryKind::Batch,
+        payload,
+    };
+    Record::Entry { group, entry }
+}
+
+fn floor(group: GroupId, index: LogIndex) -> Record {
+    let term = Term::from_raw(1);
+    Record::Floor { group, index, term }
+}
+
 pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> {
     let executor = LocalExecutorBuilder::default().make();
     let executor = executor.map_err(|error| format!("cannot make an executor: {error}"))?;
@@ -104,7 +147,8 @@ pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> 
                 .map(Payload::from)
                 .collect(),
             last: vec![LogIndex::ZERO; cell.groups],
-            flush: found.next_flush,
+            since_floor: vec![0; cell.groups],
+            next_flush: found.next_flush,
         };
         let result = load.run(plan).await.map_err(|error| error.to_string());
         pulse.cancel().await;
