@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Subcommand;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 
 use crate::machine::run as run_program;
 use crate::mark::{DEVICE, Marker};
@@ -88,8 +88,7 @@ fn serve(task: &Task) -> Result<(), Trouble> {
                 }),
             };
             if wrote_all {
-                unmount(mount, UnmountFlags::empty())
-                    .map_err(|error| Trouble::io("unmount", mount)(error.into()))?;
+                rustix::fs::sync();
                 // Has the record's own head written.
                 marker.mark("end")?;
                 println!("done");

@@ -74,6 +74,9 @@ enum Inner {
         /// Plain writes, and none of them is made durable.
         #[arg(long)]
         no_sync: bool,
+        /// Lets the log grow without end.
+        #[arg(long)]
+        keep_all: bool,
     },
     /// Is the first process of a User-Mode Linux.
     #[command(hide = true, subcommand)]
@@ -95,9 +98,11 @@ fn main() -> ExitCode {
             directory,
             last,
             no_sync,
+            keep_all,
         }) => {
             let write = if *no_sync { plain::run } else { writer::run };
-            return write(directory, *last, Voice::default());
+            let voice = Voice::hoarding(*keep_all);
+            return write(directory, *last, voice);
         }
         Some(Inner::Guest(task)) => return guest::run(task),
         Some(Inner::Verify { directory, acked }) => return verify_alone(directory, *acked),

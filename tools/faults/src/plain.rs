@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
-use wal::{LogIndex, SegmentId, Term};
+use wal::SegmentId;
 
 use crate::block::Block;
 use crate::story::{OPTIONS, Story};
@@ -24,8 +24,8 @@ fn write(directory: &Path, last: u64, voice: &Voice) -> Result<(), String> {
     let say = |error: io::Error| error.to_string();
     let mut writer = replay(directory).map_err(|flaw| flaw.to_string())?.writer;
     std::fs::create_dir_all(directory).map_err(say)?;
-    voice.found(LogIndex::ZERO, Term::ZERO);
-    let mut story = Story::resume(LogIndex::ZERO, Term::ZERO);
+    let mut story = Story::resume(None);
+    voice.found(&story);
     let mut open: Option<(SegmentId, File)> = None;
     while story.last.to_raw() < last {
         let (number, records) = (writer.next_flush(), story.next_flush());

@@ -56,7 +56,12 @@ impl Stage {
     }
 
     pub(crate) fn writer(&self, log: &Path) -> Result<Subject, Trouble> {
-        Subject::start(log, &self.errors())
+        Subject::start(log, &[], &self.errors())
+    }
+
+    /// A writer whose log only grows.
+    pub(crate) fn hoarder(&self, log: &Path) -> Result<Subject, Trouble> {
+        Subject::start(log, &["--keep-all"], &self.errors())
     }
 
     /// A writer that has opened its log and acknowledged `entries` behind `ledger`.

@@ -2,7 +2,8 @@
 //! nothing but the log to tell what belongs there.
 
 use wal::{
-    Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record, ReplicaId, Term,
+    Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record, RecoveredLog,
+    ReplicaId, Term,
 };
 
 /// Small segments: many are begun, and with each the file system changes more than data.
@@ -35,25 +36,64 @@ pub(crate) fn payload(index: LogIndex) -> Payload {
     bytes.collect::<Vec<u8>>().into()
 }
 
-/// A log as it grows.
+/// Entries that stay readable behind the floor: about two segments of them.
+const KEPT: u64 = 1500;
+/// How much further the floor is each time, in entries.
+const FLOOR_STEP: u64 = 50;
+
+/// A log as it grows. Its floor follows, so that segments are reclaimed and their files recycled.
 pub(crate) struct Story {
     /// The newest entry.
     pub(crate) last: LogIndex,
     pub(crate) term: Term,
     promised: bool,
+    /// `None`: it never moves.
+    floor: Option<LogIndex>,
+    /// Where each term starts.
+    terms: Vec<(LogIndex, Term)>,
 }
 
 impl Story {
     /// Goes on behind what a log holds, in the next term.
-    pub(crate) fn resume(last: LogIndex, term: Term) -> Self {
+    pub(crate) fn resume(found: Option<&RecoveredLog>) -> Self {
+        let (last, term) = found.map_or((LogIndex::ZERO, Term::ZERO), |log| {
+            (log.last, log.hard_state.term)
+        });
+        let mut terms = found.map_or_else(Vec::new, |log| log.terms.clone());
+        terms.push((last.next(), term.next()));
         Self {
             last,
             term: term.next(),
             promised: false,
+            floor: Some(found.map_or(LogIndex::ZERO, |log| log.floor.0)),
+            terms,
         }
     }
 
-    /// What the next flush holds: one to four entries; the first flush of a term the vote as well.
+    /// All entries stay, and so do all segments.
+    pub(crate) fn keep_all(mut self) -> Self {
+        self.floor = None;
+        self
+    }
+
+    /// The record that moves the floor, when it is time.
+    fn next_floor(&mut self) -> Option<Record> {
+        let raw = self.last.to_raw().checked_sub(KEPT)?;
+        if raw < self.floor?.to_raw() + FLOOR_STEP {
+            return None;
+        }
+        let index = LogIndex::from_raw(raw);
+        let before = self.terms.iter().rev().find(|(first, _)| *first <= index);
+        self.floor = Some(index);
+        before.map(|&(_, term)| Record::Floor {
+            group: GROUP,
+            index,
+            term,
+        })
+    }
+
+    /// What the next flush holds: one to four entries; the first flush of a term the vote as well, and
+    /// some a floor.
     pub(crate) fn next_flush(&mut self) -> Vec<Record> {
         let mut records = Vec::new();
         if !self.promised {
@@ -68,6 +108,7 @@ impl Story {
                 state,
             });
         }
+        records.extend(self.next_floor());
         for _ in 0..1 + mix(!self.last.to_raw()) % 4 {
             self.last = self.last.next();
             records.push(Record::Entry {

@@ -83,10 +83,14 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// Starts a writer on the log in `directory`. What it says on stderr goes to `errors`.
-    pub(crate) fn start(directory: &Path, errors: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn start(
+        directory: &Path,
+        options: &[&str],
+        errors: &Path,
+    ) -> Result<Self, Trouble> {
         let program = std::env::current_exe().map_err(Trouble::io("find", Path::new("itself")))?;
         let mut command = Command::new(program);
-        command.arg("writer").arg(directory);
+        command.arg("writer").arg(directory).args(options);
         Self::spawn(command, errors)
     }
 

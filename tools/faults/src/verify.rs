@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 /// What a log holds.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    /// Every entry up to this one is there, as it was written.
+    /// Every entry from the floor up to this one is there, as it was written.
     pub(crate) last: u64,
     pub(crate) term: u64,
     /// A flush was under way when the log ended.
@@ -78,8 +78,10 @@ pub(crate) fn read(directory: &Path) -> Result<Contents, Flaw> {
             cut,
         });
     };
-    let mut expected = LogIndex::ZERO.next();
-    for entry in &log.tail {
+    // What lies below the floor is of no use any more; its segments may be gone.
+    let above = log.tail.iter().filter(|entry| entry.index > log.floor.0);
+    let mut expected = log.floor.0.next();
+    for entry in above {
         if entry.index != expected {
             return Err(Flaw::Gap {
                 index: expected,
@@ -198,7 +200,7 @@ pub(crate) fn describe(directory: &Path, acked: u64) -> Result<String, Flaw> {
     } else {
         ""
     };
-    Ok(format!("entries 1 to {last}, term {term}{end}"))
+    Ok(format!("entries up to {last}, term {term}{end}"))
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub(crate) fn run(directory: &Path, last: u64, voice: Voice) -> ExitCode {
 #[derive(Default)]
 pub(crate) struct Voice {
     marker: Option<Rc<Marker>>,
+    /// The log's floor does not move: it only grows.
+    keep_all: bool,
 }
 
 impl Voice {
@@ -69,11 +71,21 @@ impl Voice {
     pub(crate) fn marking(marker: Rc<Marker>) -> Self {
         Self {
             marker: Some(marker),
+            keep_all: false,
         }
     }
 
-    pub(crate) fn found(&self, last: LogIndex, term: Term) {
-        println!("found {last} {term}");
+    /// Speaks for a log that only grows, if `keep_all`.
+    pub(crate) fn hoarding(keep_all: bool) -> Self {
+        Self {
+            marker: None,
+            keep_all,
+        }
+    }
+
+    /// Before anything is appended.
+    pub(crate) fn found(&self, story: &Story) {
+        println!("found {} {}", story.last, story.term.to_raw() - 1);
     }
 
     pub(crate) fn acked(&self, index: LogIndex, term: Term) {
@@ -106,13 +118,12 @@ async fn write(directory: PathBuf, last: LogIndex, voice: &Voice) -> Result<(), 
         let place = format!("segment {} @{}", lost.segment, lost.offset);
         return Err(format!("{place} was durable and is not readable"));
     }
-    let (found_last, found_term) = match found.groups.get(&GROUP) {
-        Some(group) => (group.last, group.hard_state.term),
-        None => (LogIndex::ZERO, Term::ZERO),
-    };
-    voice.found(found_last, found_term);
+    let mut story = Story::resume(found.groups.get(&GROUP));
+    if voice.keep_all {
+        story = story.keep_all();
+    }
+    voice.found(&story);
     let watch = glommio::spawn_local(watch(log.clone()));
-    let story = Story::resume(found_last, found_term);
     let outcome = append(&log, found.next_flush, story, last, voice).await;
     watch.cancel().await;
     log.close().await;

@@ -12,8 +12,8 @@ use crate::uml::{boot, disk, mount_point};
 use crate::volume::{Image, Kind, LoopDevice, Mount};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Entries of the log that is recorded: about three segments.
-const ENTRIES: u64 = 3000;
+/// Entries of the log that is recorded: about seven segments, some of them recycled files.
+const ENTRIES: u64 = 6000;
 const RECORD_BYTES: u64 = 1 << 30;
 
 pub(super) fn on_ext4(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {

@@ -29,7 +29,8 @@ fn becomes_full(stage: &Stage, tally: &mut Tally, kind: Kind) -> Result<(), Trou
 fn fill_and_relieve(stage: &Stage, tally: &mut Tally, mut volume: Volume) -> Result<(), Trouble> {
     let log = volume.log();
     let mut ledger = Ledger::default();
-    let writer = stage.writer_at_work(&ledger, &log, 10)?;
+    let writer = stage.hoarder(&log)?;
+    writer.wait_until("it appends", PATIENCE, |heard| heard.acked >= 10)?;
     volume.fill(OPTIONS.segment_bytes * (3 + stage.chance(4)))?;
     writer.wait_until("the log is full", PATIENCE, |heard| heard.full)?;
     let stalled = stall(&writer)?;
@@ -57,7 +58,7 @@ fn fill_and_relieve(stage: &Stage, tally: &mut Tally, mut volume: Volume) -> Res
     writer.wait_until("the log is full again", PATIENCE, |heard| heard.full)?;
     ledger.enter(&writer.kill(), tally)?;
     ledger.verify(&log, tally)?;
-    let writer = stage.writer(&log)?;
+    let writer = stage.hoarder(&log)?;
     writer.wait_until("it starts on a full disk", PATIENCE, |heard| {
         heard.found.is_some() && heard.full
     })?;
