@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::damage::{Claim, Damage};
 use crate::index::Location;
-use crate::replay::RecoveredLog;
+use crate::recovered::RecoveredLog;
 use crate::standing::{Note, Standing};
 use crate::{Entry, HardState, LogIndex, Term};
 

@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod bytes;
+mod chain;
 mod codec;
 mod coordinates;
 mod damage;
@@ -13,6 +14,7 @@ mod index;
 #[cfg(feature = "io")]
 pub mod io;
 mod record;
+mod recovered;
 mod replay;
 mod residue;
 mod segment;
@@ -25,6 +27,7 @@ pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use damage::{Claim, Damage};
 pub use index::Location;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
-pub use replay::{Cut, Lost, Recovered, RecoveredLog, Replay, ReplayError};
+pub use recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
+pub use replay::Replay;
 pub use segment::{BLOCK, FORMAT, SECTOR, SegmentId, UNREADABLE};
 pub use writer::{Options, Placement, Writer, contiguous};

@@ -10,122 +10,18 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use crate::chain::{Before, Chain, Part};
 use crate::codec::{RecordError, Role, Stamp, decode_record, stamp};
 use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start};
 use crate::history::{Gap, History};
 use crate::index::{Index, Location};
+use crate::recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
 use crate::residue::Area;
-use crate::segment::{BLOCK, FORMAT, FirstBlock, Link, SegmentHeader};
+use crate::segment::{BLOCK, Link};
 use crate::standing::Standings;
 use crate::writer::{Left, Options, Writer};
-use crate::{Entry, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
-
-/// Why replay stopped. Every variant says where, so that an operator can look at the bytes.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReplayError {
-    #[error("segment {segment} @0: format {found}, this build reads {supported}")]
-    Format {
-        segment: SegmentId,
-        found: u16,
-        supported: u16,
-    },
-    #[error(
-        "segment {segment} @0: instance {found:016x}, the data directory is {expected:016x}: \
-         the file belongs to another directory"
-    )]
-    Instance {
-        segment: SegmentId,
-        found: u64,
-        expected: u64,
-    },
-    #[error("segment {segment} @{offset}: {error}")]
-    Record {
-        segment: SegmentId,
-        offset: u64,
-        error: RecordError,
-    },
-    #[error("segment {segment} @{offset}: entry {found} of group {group} follows entry {previous}")]
-    Gap {
-        segment: SegmentId,
-        offset: u64,
-        group: GroupId,
-        previous: LogIndex,
-        found: LogIndex,
-    },
-}
-
-/// What replay found of one group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveredLog {
-    pub hard_state: HardState,
-    /// The log starts behind this.
-    pub floor: (LogIndex, Term),
-    /// Where each term starts: `(first index, term)`, ascending.
-    pub terms: Vec<(LogIndex, Term)>,
-    pub last: LogIndex,
-    /// The newest entries, as many as fit the cache, ending at `last`.
-    pub tail: Vec<Entry>,
-    /// What is missing, if anything is; the rest describes what is there without a gap.
-    pub damage: Option<Damage>,
-}
-
-/// What replay found of a log.
-#[derive(Debug)]
-pub struct Recovered {
-    pub groups: BTreeMap<GroupId, RecoveredLog>,
-    /// Continues the log in a new segment.
-    pub writer: Writer,
-    /// Files that hold nothing of the log any more.
-    pub dead: Vec<SegmentId>,
-    /// Segments that must be synced before anything is built on what was read: it may have been
-    /// read from a device's cache.
-    pub unsynced: Vec<SegmentId>,
-    /// The flush that was cut off because it was under way, if any.
-    pub cut: Option<Cut>,
-    /// Flushes that were durable and are no longer readable, oldest first.
-    pub lost: Vec<Lost>,
-    /// What has to be assumed of a group that the log does not mention.
-    pub unmentioned: RecoveredLog,
-}
-
-/// Flushes that the disk lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// Where the first of them was expected.
-    pub segment: SegmentId,
-    pub offset: u64,
-    pub first: FlushNumber,
-    /// The flush behind the last of them; `None` if nothing follows.
-    pub next: Option<FlushNumber>,
-}
-
-/// The first flush that is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    pub segment: SegmentId,
-    pub offset: u64,
-    pub number: FlushNumber,
-    /// Something of it was written.
-    pub torn: bool,
-}
-
-/// A segment that is part of the log.
-#[derive(Debug)]
-struct Part {
-    id: SegmentId,
-    /// `None`: unreadable.
-    first_flush: Option<FlushNumber>,
-    /// Its first block was never written, or decayed to zeroes.
-    unwritten: bool,
-    /// Where what is valid of it ends, if the segment behind says so.
-    end: Option<u64>,
-    /// How long it was made, if its header says so.
-    bytes: Option<u32>,
-    /// The flush it begins with, once that was read.
-    opened_by: Option<FlushNumber>,
-}
+use crate::{FlushNumber, GroupId, LogIndex, Record, SegmentId, Term};
 
 /// A flush whose header is sound, somewhere behind one that is not whole.
 #[derive(Clone, Copy, Debug)]
@@ -199,34 +95,37 @@ impl Replay {
         cache_bytes: usize,
         firsts: impl IntoIterator<Item = (SegmentId, &'a [u8])>,
     ) -> Result<Self, ReplayError> {
-        let mut headers = BTreeMap::new();
-        for (segment, block) in firsts {
-            headers.insert(segment, SegmentHeader::decode(segment, block));
+        let chain = Chain::new(options.instance, firsts)?;
+        let (mut number, mut headless, mut lost_from) = (FlushNumber::ZERO, false, None);
+        match chain.before {
+            Before::Nothing => {}
+            Before::Gone { first } => {
+                number = FlushNumber::from_raw(first.to_raw().saturating_sub(1));
+                headless = true;
+            }
+            Before::Unknown => lost_from = Some(number.next()),
         }
-        let newest = headers.last_key_value().map(|(&segment, _)| segment);
-        let mut replay = Self {
+        Ok(Self {
             options,
             cache_bytes,
-            parts: Vec::new(),
-            dead: Vec::new(),
-            newest: newest.unwrap_or(SegmentId::from_raw(0)),
+            parts: chain.parts,
+            dead: chain.dead,
+            newest: chain.newest,
             given: 0,
             stage: Stage::Follow(BLOCK),
             sightings: None,
-            number: FlushNumber::ZERO,
+            number,
             end: None,
             cut: None,
             lost: Vec::new(),
-            lost_from: None,
+            lost_from,
             displaced: None,
             unnamed: false,
             unsettled: false,
-            headless: false,
+            headless,
             snapshots: BTreeMap::new(),
             groups: BTreeMap::new(),
-        };
-        replay.link(&headers)?;
-        Ok(replay)
+        })
     }
 
     /// Entries that a snapshot holds are not needed: it ends at this position of the group's log.
@@ -235,81 +134,6 @@ impl Replay {
         self.snapshots.insert(group, (index, term));
         self.history(group);
         self
-    }
-
-    /// Follows the links from the newest segment back. Where a link cannot be read, or leads to a
-    /// file that is not there, the next older file is taken: dead ones are removed at each start.
-    fn link(&mut self, headers: &BTreeMap<SegmentId, FirstBlock>) -> Result<(), ReplayError> {
-        let mut wanted: Option<Link> = None;
-        let mut linked = true;
-        for (&segment, first) in headers.iter().rev() {
-            let end = match wanted {
-                Some(link) if link.segment < segment => {
-                    self.dead.push(segment);
-                    continue;
-                }
-                Some(link) if link.segment == segment => Some(link.end),
-                // The file that the link names is missing.
-                Some(_) => None,
-                None if self.parts.is_empty() || !linked => None,
-                None => {
-                    self.dead.push(segment);
-                    continue;
-                }
-            };
-            let mut part = Part {
-                id: segment,
-                first_flush: None,
-                unwritten: false,
-                end,
-                bytes: None,
-                opened_by: None,
-            };
-            wanted = None;
-            linked = false;
-            match first {
-                FirstBlock::Unwritten => part.unwritten = true,
-                FirstBlock::Header(header) => {
-                    self.check_instance(header)?;
-                    part.first_flush = Some(header.first_flush);
-                    part.bytes = Some(header.bytes);
-                    wanted = header.previous;
-                    linked = true;
-                }
-                FirstBlock::Rotten => {}
-                &FirstBlock::Format(found) => {
-                    return Err(ReplayError::Format {
-                        segment,
-                        found,
-                        supported: FORMAT,
-                    });
-                }
-            }
-            self.parts.push(part);
-        }
-        self.parts.reverse();
-        match self.parts.first().map(|part| part.first_flush) {
-            // Where it starts, it says how everything stood.
-            Some(Some(first)) if wanted.is_some() => {
-                self.number = FlushNumber::from_raw(first.to_raw().saturating_sub(1));
-                self.headless = true;
-            }
-            // Nothing is known of what was before the first segment that is there.
-            Some(None) => self.lost_from = Some(FlushNumber::ZERO.next()),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn check_instance(&self, header: &SegmentHeader) -> Result<(), ReplayError> {
-        if header.instance == self.options.instance {
-            return Ok(());
-        }
-        Err(ReplayError::Instance {
-            segment: header.id,
-            found: header.instance,
-            expected: self.options.instance,
-        })
     }
 
     /// The segment to give next.
