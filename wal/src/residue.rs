@@ -13,7 +13,7 @@
 //!           ╰──────────── crc32c covers ────────────────╯
 //! ```
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -96,12 +96,17 @@ impl<'a> Area<'a> {
     }
 }
 
+/// Memory for checksums. A segment that is begun when they would take more is not recycled.
+const BYTES_MAX: usize = 32 << 20;
+
 /// The checksums of all sectors of the segments that this writer has begun.
 #[derive(Debug)]
 pub(crate) struct Residues {
     sectors: usize,
     /// A zero stands for a sector that was not written.
     sums: BTreeMap<SegmentId, Vec<u32>>,
+    /// Segments that were begun when there was no memory for theirs.
+    unknown: BTreeSet<SegmentId>,
 }
 
 impl Residues {
@@ -110,30 +115,33 @@ impl Residues {
         Self {
             sectors: usize::try_from(sectors).expect("a segment fits memory"),
             sums: BTreeMap::new(),
+            unknown: BTreeSet::new(),
         }
     }
 
-    fn of(&mut self, segment: SegmentId) -> &mut Vec<u32> {
+    /// A segment is about to be begun with its header.
+    pub(crate) fn begin(&mut self, segment: SegmentId, header: &[u8]) {
         let sectors = self.sectors;
-        self.sums.entry(segment).or_insert_with(|| vec![0; sectors])
-    }
-
-    /// A block is about to be written.
-    pub(crate) fn block(&mut self, segment: SegmentId, offset: u64, block: &[u8]) {
-        let first = sector_of(offset);
-        let sums = &mut self.of(segment)[first..];
-        for (sum, sector) in sums.iter_mut().zip(block.chunks_exact(SECTOR)) {
-            *sum = crc32c::crc32c(sector);
+        let full = (self.sums.len() + 1) * sectors * size_of::<u32>() > BYTES_MAX;
+        // They are there already if the file is a recycled one.
+        if full && !self.sums.contains_key(&segment) {
+            self.unknown.insert(segment);
+            return;
         }
+        let sums = self.sums.entry(segment);
+        sum_up(sums.or_insert_with(|| vec![0; sectors]), header);
     }
 
     /// A flush that was sealed is about to be written.
     pub(crate) fn flush(&mut self, segment: SegmentId, offset: u64, flush: &[u8]) {
+        let Some(sums) = self.sums.get_mut(&segment) else {
+            return;
+        };
+        let first = usize::try_from(offset / SECTOR as u64).expect("a segment fits memory");
         let head = head_sectors(flush.len() / BLOCK);
-        self.block(segment, offset, &flush[..head * SECTOR]);
-        let first = sector_of(offset) + head;
-        let sums = &mut self.of(segment)[first..];
-        for (sum, known) in sums.iter_mut().zip(table(flush)) {
+        sum_up(&mut sums[first..], &flush[..head * SECTOR]);
+        let body = sums[first + head..].iter_mut();
+        for (sum, known) in body.zip(table(flush)) {
             *sum = known;
         }
     }
@@ -164,11 +172,15 @@ impl Residues {
             write(sector, 0, &crc.to_le_bytes());
         }
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        // What was laid out for the new one already stays.
-        let written = self.of(to);
-        for (sum, before) in written.iter_mut().zip(before) {
-            if *sum == 0 {
-                *sum = before;
+        match self.sums.get_mut(&to) {
+            // What was laid out for it stays.
+            Some(written) => {
+                let untouched = written.iter_mut().zip(before).filter(|(sum, _)| **sum == 0);
+                untouched.for_each(|(sum, before)| *sum = before);
+            }
+            None if self.unknown.contains(&to) => {}
+            None => {
+                self.sums.insert(to, before);
             }
         }
         bytes
@@ -176,9 +188,12 @@ impl Residues {
 
     pub(crate) fn forget(&mut self, segment: SegmentId) {
         self.sums.remove(&segment);
+        self.unknown.remove(&segment);
     }
 }
 
-fn sector_of(offset: u64) -> usize {
-    usize::try_from(offset / SECTOR as u64).expect("a segment fits memory")
+fn sum_up(sums: &mut [u32], bytes: &[u8]) {
+    for (sum, sector) in sums.iter_mut().zip(bytes.chunks_exact(SECTOR)) {
+        *sum = crc32c::crc32c(sector);
+    }
 }

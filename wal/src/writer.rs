@@ -293,7 +293,7 @@ impl Writer {
                 bytes: u32::try_from(self.options.segment_bytes).expect("as asserted"),
             };
             header.encode(block);
-            self.residues.block(placement.segment, 0, block);
+            self.residues.begin(placement.segment, block);
             flush
         } else {
             to

@@ -288,3 +288,19 @@ fn what_a_snapshot_holds_is_not_missed() {
     let group = &found.groups[&GROUP];
     assert_eq!((group.damage.as_ref(), group.floor), (None, (index, term)));
 }
+
+#[test]
+fn a_segment_whose_checksums_would_take_too_much_memory_is_not_recycled() {
+    let recyclable = |segment_bytes| {
+        let options = Options {
+            segment_bytes,
+            ..OPTIONS
+        };
+        let mut writer = Replay::new(options, 0, []).unwrap().finish().writer;
+        let at = writer.place(writer.next_flush(), &[]);
+        writer.encode(&at, &[], &mut vec![0; at.bytes]);
+        writer.is_recyclable(at.segment)
+    };
+    assert!(recyclable(1 << 30));
+    assert!(!recyclable(u64::from(u32::MAX) + 1 - BLOCK as u64));
+}
