@@ -97,7 +97,7 @@ impl<'a> Area<'a> {
 }
 
 /// Memory for checksums. A segment that is begun when they would take more is not recycled.
-const BYTES_MAX: usize = 32 << 20;
+const BYTES_MAX: usize = 24 << 20;
 
 /// The checksums of all sectors of the segments that this writer has begun.
 #[derive(Debug)]
