@@ -22,7 +22,8 @@ const OPTIONS: Options = Options {
 const GROUPS: u32 = 3;
 /// Holds a few entries of a group, not all.
 const CACHE_BYTES: usize = 4000;
-const HISTORIES: u64 = 4000;
+const HISTORIES: u64 = 5000;
+const FILE_STATES: u64 = 1000;
 
 struct Random(u64);
 
@@ -59,7 +60,9 @@ struct History {
 }
 
 fn replay(disk: &Disk) -> Recovered {
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let firsts = disk
+        .iter()
+        .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
     let mut replay = Replay::new(OPTIONS, CACHE_BYTES, firsts).unwrap();
     while let Some(segment) = replay.next_segment() {
         replay.segment(&disk[&segment]).unwrap();
@@ -419,4 +422,39 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
     println!("{damaged} damaged, {named} of them named, {whole} whole, {recycled} recycled");
     assert!(again_damaged < 20, "{again_damaged}");
     assert!(damaged > 2000 && named > 500 && whole > 2000 && recycled > 500);
+}
+
+#[test]
+fn files_that_are_gone_cut_off_empty_or_too_long_are_missed_or_do_no_harm() {
+    let (mut damaged, mut whole) = (0, 0);
+    for seed in 1..=FILE_STATES {
+        let mut history = History::new(seed | 1 << 32);
+        let segments: Vec<SegmentId> = history.disk.keys().copied().collect();
+        let newest = segments[segments.len() - 1];
+        let segment = segments[history.random.below(segments.len())];
+        let file = history.disk.get_mut(&segment).unwrap();
+        // Nothing tells the newest from one that never was, or that ended earlier.
+        let kind = if segment == newest {
+            3
+        } else {
+            history.random.below(4)
+        };
+        match kind {
+            0 => drop(history.disk.remove(&segment)),
+            1 => file.truncate(history.random.below(SEGMENT_BLOCKS * BLOCK)),
+            2 => file.clear(),
+            _ => file.extend((0..5000).map(|at| (at % 251) as u8 ^ seed as u8)),
+        }
+        let what = format!("seed {seed}, {segment} of {newest}: {kind}");
+        let found = replay(&history.disk);
+        for group in (0..GROUPS).map(GroupId::from_raw) {
+            let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
+            match history.check(group, log, &what) {
+                true => whole += 1,
+                false => damaged += 1,
+            }
+        }
+    }
+    println!("{damaged} damaged, {whole} whole");
+    assert!(damaged > 300 && whole > 300);
 }
