@@ -1,8 +1,11 @@
 //! The run: what each event does.
 
+use std::collections::BTreeMap;
+
 use engine::raft::Message;
-use engine::shard::{Flush, GroupStatus, Output};
-use wal::{FlushNumber, GroupId, NodeId};
+use engine::shard::{Flush, GroupStatus, Outcome, Output, Token};
+use net::Reply;
+use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
 use crate::client::{Client, Histories};
 use crate::events::{Event, Queue};
@@ -28,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) clients: Vec<Client>,
+    /// Reads that were asked for: of which group, and what was committed there then.
+    pub(crate) reads: BTreeMap<Token, (GroupId, LogIndex)>,
     pub(crate) histories: Histories,
     pub(crate) oracle: Oracle,
     pub(crate) nemesis: Nemesis,
@@ -65,6 +70,7 @@ impl Cluster {
             nodes: (0..plan.nodes)
                 .map(|position| Node::new(position, &plan))
                 .collect(),
+            reads: BTreeMap::new(),
             histories: Histories::new(plan.groups),
             oracle: Oracle::new(plan.nodes),
             counters: Counters::default(),
@@ -302,8 +308,28 @@ impl Cluster {
             self.send(node, to, group, message);
         }
         for (token, outcome) in out.replies.drain(..) {
+            self.judge_read(node, token, &outcome)?;
             let at = self.now + self.rng.between(10_000, 300_000);
             self.plan_at(at, Event::Answer { token, outcome });
+        }
+        Ok(())
+    }
+
+    /// A read shows all that was committed when it was asked for (thesis §6.4).
+    fn judge_read(&mut self, node: usize, token: Token, outcome: &Outcome) -> Result<(), Broken> {
+        let Some((group, committed)) = self.reads.remove(&token) else {
+            return Ok(());
+        };
+        let process = self.nodes[node].process.as_ref().expect("it runs");
+        let groups = process.shard.status();
+        let applied = groups.iter().find(|status| status.group == group);
+        let applied = applied.map_or(LogIndex::ZERO, |status| status.applied);
+        let read = matches!(outcome, Outcome::Reply(reply) if !matches!(reply, Reply::Error(_)));
+        if read && applied < committed {
+            return Err(format!(
+                "node {} has applied {applied} of group {group} and answers a read that came when {committed} was committed",
+                node + 1
+            ));
         }
         Ok(())
     }

@@ -210,6 +210,12 @@ impl Oracle {
         ))
     }
 
+    /// The furthest commit that any leader of the group claimed.
+    pub(crate) fn committed(&self, group: GroupId) -> LogIndex {
+        let group = self.groups.get(&group);
+        group.map_or(LogIndex::ZERO, |group| group.committed)
+    }
+
     /// Whether the node found damage when it last started, and has not noted its end.
     pub(crate) fn is_damaged(&self, node: usize) -> bool {
         !self.logs[node].damaged.is_empty()

@@ -110,6 +110,11 @@ impl Cluster {
     pub(crate) fn requested(&mut self, node: usize, token: Token, request: Rc<Request>) {
         if self.nodes[node].process.is_some() {
             self.tell(|_| format!("node {} is asked by {token:?}: {request:?}", node + 1));
+            if request.only_reads() {
+                let group = GroupId::from_raw(request.group);
+                let committed = self.oracle.committed(group);
+                self.reads.insert(token, (group, committed));
+            }
             self.arrive(node, Arrival::Request { token, request });
         } else {
             self.plan_at(
