@@ -114,19 +114,18 @@ impl Log {
         }
         found.retain(|segment| !recovered.dead.contains(segment));
         let next = recovered.writer.next_segment();
-        match (segments.try_prepare(next).await, found.last()) {
-            (Ok(()), _) => {}
+        let full = match (segments.prepare(next).await, found.last()) {
+            (Ok(()), _) => false,
             (Err(LogError::Full { .. }), Some(&newest)) => {
                 // What it holds can be read; appends wait for space. Buffers come from an open file.
                 segments.existing(newest).await?;
-                let segments = segments.clone();
-                glommio::spawn_local(async move { drop(segments.prepare(next).await) }).detach();
+                true
             }
             (Err(error), _) => {
                 let cause = segments.take_failure();
                 return Err(cause.unwrap_or(error));
             }
-        }
+        };
         let next_flush = recovered.writer.next_flush();
         let found = Found {
             groups: recovered.groups,
@@ -135,15 +134,15 @@ impl Log {
             cut: recovered.cut,
             lost: recovered.lost,
         };
-        let writer = RefCell::new(recovered.writer);
-        Ok((
-            Rc::new(Self {
-                writer,
-                segments,
-                failed: Cell::new(false),
-            }),
-            found,
-        ))
+        let log = Rc::new(Self {
+            writer: RefCell::new(recovered.writer),
+            segments,
+            failed: Cell::new(false),
+        });
+        if full {
+            log.prepare(next);
+        }
+        Ok((log, found))
     }
 
     /// Appends a flush. Its place is taken now, so calls must come in the order of the numbers; once
@@ -162,9 +161,7 @@ impl Log {
             let next = placement.opens_segment.then(|| writer.next_segment());
             drop(writer);
             if let Some(next) = next {
-                let log = self.clone();
-                // Whoever waits for the segment is told of a failure there.
-                glommio::spawn_local(async move { drop(log.prepare(next).await) }).detach();
+                self.prepare(next);
             }
             (placement, buffer)
         });
@@ -197,13 +194,26 @@ impl Log {
         }
     }
 
-    /// Makes the next segment ready, of a file that is free if there is one.
-    async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
-        let Some(free) = self.segments.recyclable() else {
-            return self.segments.prepare(segment).await;
-        };
-        let table = self.writer.borrow_mut().recycle(free, segment);
-        self.segments.recycle(free, segment, &table).await
+    /// Makes a segment ready, of a file that is free if there is one. While there is neither that nor
+    /// space, tries again and again. Whoever waits for the segment is told of a failure there.
+    fn prepare(self: &Rc<Self>, segment: SegmentId) {
+        let log = self.clone();
+        glommio::spawn_local(async move {
+            loop {
+                let outcome = match log.segments.recyclable() {
+                    Some(free) => {
+                        let table = log.writer.borrow_mut().recycle(free, segment);
+                        log.segments.recycle(free, segment, &table).await
+                    }
+                    None => log.segments.prepare(segment).await,
+                };
+                let full = matches!(outcome, Err(LogError::Full { .. }));
+                if !(full && log.segments.wait_for_space().await) {
+                    break;
+                }
+            }
+        })
+        .detach();
     }
 
     /// Frees the segments that nothing needs any more.
@@ -217,12 +227,19 @@ impl Log {
                 useless.push(segment);
             }
         }
-        for segment in useless {
-            writer.discard(segment);
-            let segments = self.segments.clone();
-            // A file that cannot be removed takes space until the next start.
-            glommio::spawn_local(async move { drop(segments.discard(segment).await) }).detach();
+        if useless.is_empty() {
+            return;
         }
+        useless.iter().for_each(|&segment| writer.discard(segment));
+        let segments = self.segments.clone();
+        glommio::spawn_local(async move {
+            // One after the other, oldest first: no crash leaves a hole. A file that cannot be removed
+            // takes space until the next start.
+            for segment in useless {
+                drop(segments.discard(segment).await);
+            }
+        })
+        .detach();
     }
 
     /// How many segments the log has.

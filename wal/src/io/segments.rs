@@ -106,8 +106,8 @@ impl Segments {
     /// the one that is too many then.
     pub(super) fn keep(&self, segment: SegmentId) -> Option<SegmentId> {
         let mut state = self.state.borrow_mut();
-        let file = state.open.remove(&segment);
-        let file = file.expect("what this process has begun is open");
+        // Nothing is open any more once the log was closed.
+        let file = state.open.remove(&segment)?;
         state.free.push_back((segment, file));
         if state.free.len() <= FREE_MAX {
             return None;
@@ -151,6 +151,7 @@ impl Segments {
         state.waiting.drain(..).for_each(Waker::wake);
         match result {
             Ok(()) => {
+                state.full = false;
                 state.open.insert(to, file);
                 Ok(())
             }
@@ -186,21 +187,18 @@ impl Segments {
         directory.close().await
     }
 
-    /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
-    /// While there is no space for it, tries again and again until the log is closed.
-    pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
-        loop {
-            match self.try_prepare(segment).await {
-                Err(LogError::Full { .. }) if !self.state.borrow().closed => {
-                    sleep(RETRY_AFTER).await;
-                }
-                outcome => return outcome,
-            }
+    /// Waits for a while, unless the log is closed.
+    pub(super) async fn wait_for_space(&self) -> bool {
+        let open = !self.state.borrow().closed;
+        if open {
+            sleep(RETRY_AFTER).await;
         }
+        open
     }
 
-    /// The same, once: [`LogError::Full`] if there is no space, and nothing has failed then.
-    pub(super) async fn try_prepare(&self, segment: SegmentId) -> Result<(), LogError> {
+    /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
+    /// [`LogError::Full`] if there is no space, and nothing has failed then.
+    pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
         let result = match self.check_space() {
             Ok(()) => self.create(&path).await.map_err(Into::into),
