@@ -147,6 +147,10 @@ impl Segments {
             .expect("the oldest free segment is recycled");
         let path = self.path(to);
         let result = self.rename(&file, from, to, table).await;
+        if self.state.borrow().closed {
+            drop(file.close_rc().await);
+            return Err(LogError::Failed);
+        }
         let mut state = self.state.borrow_mut();
         state.waiting.drain(..).for_each(Waker::wake);
         match result {
@@ -204,6 +208,12 @@ impl Segments {
             Ok(()) => self.create(&path).await.map_err(Into::into),
             Err(full) => Err(full),
         };
+        if self.state.borrow().closed {
+            if let Ok(file) = result {
+                drop(file.close().await);
+            }
+            return Err(LogError::Failed);
+        }
         let mut state = self.state.borrow_mut();
         state.full = false;
         let outcome = match result {
