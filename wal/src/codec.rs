@@ -267,6 +267,7 @@ fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
         CONTENTS => index
             .checked_sub(first)
             .is_some_and(|named| named <= ENTRIES_MAX),
+        ENTRY | PATCH => index > 0,
         _ => true,
     };
     if fits && term <= COUNT_MAX && index <= COUNT_MAX {

@@ -316,10 +316,12 @@ impl Replay {
             let dead = cut_before && sighting.part == stop.part;
             from > place && sighting.number >= expected && !dead || itself
         });
-        // Wherever it stands now, it was written after this one was durable.
-        let proven = sightings
-            .iter()
-            .any(|sighting| sighting.durable >= expected);
+        // Wherever it stands now, it was written after this one was durable. Segments are taken from the
+        // log only when the first flush of the one that becomes its oldest is durable.
+        let proven = self.headless
+            || sightings
+                .iter()
+                .any(|sighting| sighting.durable >= expected);
         let segment = self.parts[stop.part].id;
         // Behind a header that rotted, the log may go on: it no longer says where this segment ends.
         let mut behind = self.parts[stop.part + 1..].iter();
@@ -427,8 +429,9 @@ impl Replay {
         let headless = core::mem::take(&mut self.headless);
         if headless && !header.opens {
             // With its first flush, all is lost that was known of older ones.
-            let lost = self.lost.first_mut().expect("it was missed");
-            lost.first = FlushNumber::ZERO.next();
+            if let Some(lost) = self.lost.first_mut() {
+                lost.first = FlushNumber::ZERO.next();
+            }
         }
         if unnamed || headless && !header.opens {
             self.forget();
@@ -568,7 +571,8 @@ impl Replay {
             losses: fingerprint(&self.lost),
             segments: segments.collect(),
             index,
-            standings: Standings::new(standings, self.unnamed),
+            // Groups that a segment began with after that are known as they are.
+            standings: Standings::new(standings, self.unnamed && self.unsettled),
         };
         let writer = Writer::new(self.options, left);
         Recovered {

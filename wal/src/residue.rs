@@ -103,6 +103,7 @@ const BYTES_MAX: usize = 24 << 20;
 #[derive(Debug)]
 pub(crate) struct Residues {
     sectors: usize,
+    table_bytes: usize,
     /// A zero stands for a sector that was not written.
     sums: BTreeMap<SegmentId, Vec<u32>>,
     /// Segments that were begun when there was no memory for theirs.
@@ -111,9 +112,11 @@ pub(crate) struct Residues {
 
 impl Residues {
     pub(crate) fn new(segment_bytes: u64) -> Self {
-        let sectors = room(segment_bytes) / SECTOR as u64;
+        let fits = |bytes| usize::try_from(bytes).expect("a segment fits memory");
+        let room = room(segment_bytes);
         Self {
-            sectors: usize::try_from(sectors).expect("a segment fits memory"),
+            sectors: fits(room / SECTOR as u64),
+            table_bytes: fits(segment_bytes - room),
             sums: BTreeMap::new(),
             unknown: BTreeSet::new(),
         }
@@ -159,7 +162,7 @@ impl Residues {
         for sum in before.iter_mut().filter(|sum| **sum == 0) {
             *sum = zeroes;
         }
-        let mut bytes = vec![0; before.len().div_ceil(PER_SECTOR) * SECTOR];
+        let mut bytes = vec![0; self.table_bytes];
         for (sector, known) in bytes
             .chunks_exact_mut(SECTOR)
             .zip(before.chunks(PER_SECTOR))
@@ -171,7 +174,6 @@ impl Residues {
             let crc = crc32c::crc32c(&sector[4..]);
             write(sector, 0, &crc.to_le_bytes());
         }
-        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         match self.sums.get_mut(&to) {
             // What was laid out for it stays.
             Some(written) => {

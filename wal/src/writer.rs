@@ -385,7 +385,8 @@ impl Writer {
             Some((segment, since)) if segment >= oldest => since,
             _ => self.placed,
         };
-        if since > self.durable {
+        // A flush behind that is durable, too, so that more than one tells of the segment that stays.
+        if since >= self.durable {
             self.emptied = Some((oldest, since));
             return Vec::new();
         }

@@ -29,6 +29,8 @@ struct Log {
     free: Vec<SegmentId>,
     recycled: usize,
     last: u64,
+    /// Entries that no snapshot takes.
+    kept: u64,
     /// Where the newest flush lies: segment, offset, bytes.
     newest: (SegmentId, usize, usize),
     /// What its place held before.
@@ -53,6 +55,7 @@ impl Log {
             free: Vec::new(),
             recycled: 0,
             last: 0,
+            kept: 4,
             newest: (SegmentId::from_raw(0), 0, 0),
             before: Vec::new(),
         }
@@ -78,7 +81,7 @@ impl Log {
             Record::HardState { group, state },
             Record::Entry { group, entry },
         ];
-        if let Some(floor) = self.last.checked_sub(4).filter(|&floor| floor > 0) {
+        if let Some(floor) = self.last.checked_sub(self.kept).filter(|&floor| floor > 0) {
             let term = Term::from_raw(1 + floor / 40);
             let index = LogIndex::from_raw(floor);
             records.push(Record::Floor { group, index, term });
@@ -303,4 +306,81 @@ fn a_segment_whose_checksums_would_take_too_much_memory_is_not_recycled() {
     };
     assert!(recyclable(1 << 30));
     assert!(!recyclable(u64::from(u32::MAX) + 1 - BLOCK as u64));
+}
+
+#[test]
+fn the_table_is_read_where_it_was_written_whatever_the_size() {
+    for blocks in [8, 127, 128, 1000, 16384] {
+        let segment_bytes = blocks * BLOCK;
+        let options = Options {
+            segment_bytes: segment_bytes as u64,
+            ..OPTIONS
+        };
+        let entry = |index: u64, payload: Vec<u8>| Record::Entry {
+            group: GROUP,
+            entry: Entry {
+                term: Term::from_raw(1),
+                index: LogIndex::from_raw(index),
+                kind: EntryKind::Batch,
+                payload: Payload::from(payload),
+            },
+        };
+        // Sectors that differ, in most of the first segment.
+        let filled = (0..segment_bytes / 2).map(|at| (at / 512 * 7 + at) as u8);
+        let records = [entry(1, filled.collect())];
+        let mut writer = Replay::new(options, 0, []).unwrap().finish().writer;
+        let mut file = vec![0; segment_bytes];
+        let at = writer.place(writer.next_flush(), &records);
+        writer.encode(&at, &records, &mut file[..at.bytes]);
+        writer.written(at.number);
+        let before = BTreeMap::from([(at.segment, file.clone())]);
+        let table = writer.recycle(at.segment, at.segment.next());
+        let end = segment_bytes - table.len();
+        file[end..].copy_from_slice(&table);
+        // Another start writes to the file that was recycled.
+        let firsts = before.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+        let mut replay = Replay::new(options, 0, firsts).unwrap();
+        replay.segment(&before[&at.segment]).unwrap();
+        let mut writer = replay.finish().writer;
+        let next = writer.place(writer.next_flush(), &[]);
+        writer.encode(&next, &[], &mut file[..next.bytes]);
+        let mut disk = before;
+        disk.insert(at.segment.next(), file);
+        let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+        let mut replay = Replay::new(options, 0, firsts).unwrap();
+        while let Some(segment) = replay.next_segment() {
+            replay.segment(&disk[&segment]).unwrap();
+        }
+        let found = replay.finish();
+        assert_eq!((&found.lost[..], found.cut), (&[][..], None), "{blocks}");
+    }
+}
+
+#[test]
+fn a_log_whose_only_segment_loses_its_first_flush_does_not_begin_anew_in_silence() {
+    let mut log = Log::new();
+    log.kept = 0;
+    let mut alone = 0;
+    for _ in 0..200 {
+        log.flush(3000);
+        let live: Vec<SegmentId> = log.writer.segments().collect();
+        let [only] = live[..] else { continue };
+        if only == SegmentId::from_raw(1) {
+            continue; // there may never have been more than what is lost
+        }
+        alone += 1;
+        let mut disk = BTreeMap::from([(only, log.disk[&only].clone())]);
+        for lost in [0..SECTOR, BLOCK..BLOCK + SECTOR, 0..2 * BLOCK] {
+            let file = disk.get_mut(&only).unwrap();
+            let kept = file[lost.clone()].to_vec();
+            file[lost.clone()].fill(0);
+            let found = replay(&disk);
+            // What is there still says so, or says that it is not all.
+            let known = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
+            let whole = known.last.to_raw() == log.last;
+            assert!(known.damage.is_some() || whole, "{only} without {lost:?}");
+            disk.get_mut(&only).unwrap()[lost].copy_from_slice(&kept);
+        }
+    }
+    assert!(alone > 10, "{alone}");
 }

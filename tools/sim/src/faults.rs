@@ -282,9 +282,9 @@ counters! {
 }
 
 impl Counters {
-    /// A fault that was switched on and never happened.
-    pub(crate) fn missing(&self, plan: &Plan) -> Option<Fault> {
-        plan.faults().find(|&fault| self.of(fault) == 0)
+    /// Faults that were switched on and never happened.
+    pub(crate) fn missing(&self, plan: &Plan) -> impl Iterator<Item = Fault> {
+        plan.faults().filter(|&fault| self.of(fault) == 0)
     }
 
     /// Where starts are counted that found such damage.

@@ -1,11 +1,14 @@
 //! A shard's log: appends that are durable when they return, and reads of what was appended.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::timer::sleep;
 
 use super::segments::{Segments, read_part};
 use crate::writer::contiguous;
@@ -13,6 +16,9 @@ use crate::{
     BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Lost, Options, Record,
     RecordError, RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
 };
+
+/// How long a file that is to be removed waits for reads under way.
+const READ_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the log cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,10 @@ pub struct Log {
     writer: RefCell<Writer>,
     segments: Rc<Segments>,
     failed: Cell<bool>,
+    /// Reads under way: while there are any, no file goes or becomes another segment's.
+    reading: Cell<usize>,
+    /// Files to be removed, in this order.
+    useless: RefCell<VecDeque<SegmentId>>,
 }
 
 impl Log {
@@ -138,6 +148,8 @@ impl Log {
             writer: RefCell::new(recovered.writer),
             segments,
             failed: Cell::new(false),
+            reading: Cell::new(0),
+            useless: RefCell::default(),
         });
         if full {
             log.prepare(next);
@@ -200,7 +212,8 @@ impl Log {
         let log = self.clone();
         glommio::spawn_local(async move {
             loop {
-                let outcome = match log.segments.recyclable() {
+                let free = log.segments.recyclable();
+                let outcome = match free.filter(|_| log.reading.get() == 0) {
                     Some(free) => {
                         let table = log.writer.borrow_mut().recycle(free, segment);
                         log.segments.recycle(free, segment, &table).await
@@ -219,27 +232,39 @@ impl Log {
     /// Frees the segments that nothing needs any more.
     fn reclaim(self: &Rc<Self>) {
         let mut writer = self.writer.borrow_mut();
-        let mut useless = Vec::new();
+        let mut useless = self.useless.borrow_mut();
+        let idle = useless.is_empty();
         for segment in writer.reclaim() {
             if writer.is_recyclable(segment) {
                 useless.extend(self.segments.keep(segment));
             } else {
-                useless.push(segment);
+                // What is kept goes first: the files that there are stay a row without a hole.
+                useless.extend(self.segments.give_up());
+                useless.push_back(segment);
             }
-        }
-        if useless.is_empty() {
-            return;
         }
         useless.iter().for_each(|&segment| writer.discard(segment));
-        let segments = self.segments.clone();
-        glommio::spawn_local(async move {
-            // One after the other, oldest first: no crash leaves a hole. A file that cannot be removed
-            // takes space until the next start.
-            for segment in useless {
-                drop(segments.discard(segment).await);
+        if idle && !useless.is_empty() {
+            let log = self.clone();
+            glommio::spawn_local(async move { log.remove().await }).detach();
+        }
+    }
+
+    /// Removes files one after the other. One that cannot be removed stays until the next start, with
+    /// all behind it.
+    async fn remove(&self) {
+        loop {
+            let Some(&segment) = self.useless.borrow().front() else {
+                return;
+            };
+            while self.reading.get() > 0 {
+                sleep(READ_PAUSE).await;
             }
-        })
-        .detach();
+            if self.segments.discard(segment).await.is_err() {
+                return;
+            }
+            self.useless.borrow_mut().pop_front();
+        }
     }
 
     /// How many segments the log has.
@@ -268,8 +293,8 @@ impl Log {
             places.push(place);
             index = index.next();
         }
-        let segments = self.segments.clone();
-        async move { read_places(&segments, &places, group, from).await }
+        let reading = Reading::begin(self);
+        async move { read_places(&reading.0.segments, &places, group, from).await }
     }
 
     /// Whether there is no space for another segment. Appends that fit the current one go on; one that
@@ -291,6 +316,22 @@ impl Log {
     /// Closes the files.
     pub async fn close(&self) {
         self.segments.close().await;
+    }
+}
+
+/// A read under way.
+struct Reading(Rc<Log>);
+
+impl Reading {
+    fn begin(log: &Rc<Log>) -> Self {
+        log.reading.set(log.reading.get() + 1);
+        Self(log.clone())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.set(self.0.reading.get() - 1);
     }
 }
 

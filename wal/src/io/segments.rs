@@ -117,8 +117,20 @@ impl Segments {
         Some(oldest)
     }
 
+    /// The files that are kept; they are so no more.
+    pub(super) fn give_up(&self) -> Vec<SegmentId> {
+        let mut state = self.state.borrow_mut();
+        let free = std::mem::take(&mut state.free);
+        let segments = free.iter().map(|&(segment, _)| segment).collect();
+        state.open.extend(free);
+        segments
+    }
+
     /// Removes the file of a segment that is no part of the log any more.
     pub(super) async fn discard(&self, segment: SegmentId) -> Result<(), LogError> {
+        if self.state.borrow().closed {
+            return Err(LogError::Failed);
+        }
         let file = self.state.borrow_mut().open.remove(&segment);
         if let Some(file) = file {
             // Nothing that matters is in it.
@@ -149,7 +161,7 @@ impl Segments {
         let result = self.rename(&file, from, to, table).await;
         if self.state.borrow().closed {
             drop(file.close_rc().await);
-            return Err(LogError::Failed);
+            return Err(self.closed());
         }
         let mut state = self.state.borrow_mut();
         state.waiting.drain(..).for_each(Waker::wake);
@@ -167,6 +179,14 @@ impl Segments {
         }
     }
 
+    /// Nobody need wait for a segment any more.
+    fn closed(&self) -> LogError {
+        let mut state = self.state.borrow_mut();
+        state.failure.get_or_insert(Rc::new(LogError::Failed));
+        state.waiting.drain(..).for_each(Waker::wake);
+        LogError::Failed
+    }
+
     async fn rename(
         &self,
         file: &Rc<DmaFile>,
@@ -180,6 +200,10 @@ impl Segments {
         let written = file.write_at(buffer, at).await?;
         if written != table.len() {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        // Whoever opened the log again may have made a file of this name.
+        if self.state.borrow().closed {
+            return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
         std::fs::rename(self.path(from), self.path(to))?;
         self.sync_directory().await
@@ -212,7 +236,7 @@ impl Segments {
             if let Ok(file) = result {
                 drop(file.close().await);
             }
-            return Err(LogError::Failed);
+            return Err(self.closed());
         }
         let mut state = self.state.borrow_mut();
         state.full = false;
