@@ -109,6 +109,42 @@ fn what_was_appended_is_there_after_reopening_and_can_be_read() {
 }
 
 #[test]
+fn a_log_whose_floor_follows_stays_small_over_all_starts() {
+    let scratch = Scratch::new("floor");
+    let path = scratch.0.join("shard-0");
+    for round in 0..4 {
+        let path = path.clone();
+        run(async move {
+            let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+            assert_eq!(found.lost, []);
+            for number in found.next_flush.to_raw()..found.next_flush.to_raw() + 300 {
+                let mut records = vec![entry(number, 9000)];
+                if let Some(index) = number.checked_sub(4).filter(|&index| index > 0) {
+                    let (index, term) = (LogIndex::from_raw(index), Term::from_raw(1));
+                    records.push(Record::Floor {
+                        group: GROUP,
+                        index,
+                        term,
+                    });
+                }
+                let appended = log.append(FlushNumber::from_raw(number), &records);
+                appended.await.unwrap();
+            }
+            assert!(log.segments() < 4, "{} segments", log.segments());
+            let (from, to) = (round * 300 + 297, round * 300 + 300);
+            let (from, to) = (LogIndex::from_raw(from), LogIndex::from_raw(to));
+            let read = log.read(GROUP, from, to, usize::MAX).await.unwrap();
+            assert_eq!(read.len(), 4);
+            log.close().await;
+        });
+        let files = std::fs::read_dir(scratch.0.join("shard-0"))
+            .unwrap()
+            .count();
+        assert!(files < 20, "{files} files");
+    }
+}
+
+#[test]
 fn a_log_that_rotted_is_opened_and_says_what_it_lost() {
     let scratch = Scratch::new("rot");
     let path = scratch.0.join("shard-0");

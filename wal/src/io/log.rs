@@ -244,7 +244,10 @@ impl Log {
             }
         }
         useless.iter().for_each(|&segment| writer.discard(segment));
-        if idle && !useless.is_empty() {
+        let begin = idle && !useless.is_empty();
+        // A task that is spawned runs at once.
+        drop((writer, useless));
+        if begin {
             let log = self.clone();
             glommio::spawn_local(async move { log.remove().await }).detach();
         }
