@@ -62,17 +62,6 @@ impl Index {
     pub(crate) fn is_live(&self, segment: SegmentId) -> bool {
         self.live.get(&segment).is_some_and(|&entries| entries > 0)
     }
-
-    /// The oldest entry of each group that lies in the segment.
-    pub(crate) fn oldest_in(
-        &self,
-        segment: SegmentId,
-    ) -> impl Iterator<Item = (GroupId, LogIndex)> {
-        self.groups.iter().filter_map(move |(&group, places)| {
-            let oldest = places.places.front()?;
-            (oldest.segment == segment).then_some((group, places.first))
-        })
-    }
 }
 
 /// The places of one group's entries while more of them are laid out.

@@ -46,7 +46,7 @@ enum Stage {
 struct Stop {
     part: usize,
     offset: usize,
-    /// Some sector of it is neither right nor zero.
+    /// Some sector of it is neither right nor what it was before.
     rotten: bool,
     /// It may be whole although its segment's header is not.
     itself: bool,

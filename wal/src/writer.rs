@@ -426,14 +426,6 @@ impl Writer {
         self.segments.iter().map(|&(segment, _)| segment)
     }
 
-    /// The groups whose entries keep the oldest segment, and the oldest entry of each.
-    pub fn oldest(&self) -> impl Iterator<Item = (GroupId, LogIndex)> {
-        let oldest = self.segments.front().map(|&(segment, _)| segment);
-        oldest
-            .into_iter()
-            .flat_map(|segment| self.index.oldest_in(segment))
-    }
-
     /// Where the record of an entry lies.
     pub fn locate(&self, group: GroupId, index: LogIndex) -> Option<Location> {
         self.index.get(group, index)
