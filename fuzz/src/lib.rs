@@ -201,25 +201,64 @@ pub fn wal_survey(bytes: &[u8]) {
     }
 }
 
-/// A log of one segment whose headers pass their checks whatever they say: a checksum keeps rot out,
-/// not a build that wrote something else.
+/// A log of one segment that passes its checks whatever it says: a checksum keeps rot out, not a build
+/// that wrote something else.
 pub fn wal_sealed(bytes: &[u8]) {
     let mut segment = bytes.to_vec();
     segment.resize(8 * BLOCK, 0);
     seal(&mut segment[..64]);
-    for block in segment[BLOCK..].chunks_exact_mut(BLOCK) {
-        if block.starts_with(b"DKFL") {
-            for at in 1..BLOCK / SECTOR {
-                let crc = crc32c::crc32c(&block[at * SECTOR..][..SECTOR]);
-                block[64 + 4 * (at - 1)..][..4].copy_from_slice(&crc.to_le_bytes());
-            }
-            let table = crc32c::crc32c(&block[64..SECTOR]);
-            block[48..52].copy_from_slice(&table.to_le_bytes());
-            seal(&mut block[..64]);
+    let mut rest = &mut segment[BLOCK..];
+    while !rest.is_empty() {
+        let mut blocks = 1;
+        if rest.starts_with(b"DKFL") {
+            let said = number(rest, 36).expect("a block is there") as usize;
+            blocks = said.clamp(1, rest.len() / BLOCK);
+            seal_flush(&mut rest[..blocks * BLOCK]);
         }
+        rest = &mut rest[blocks * BLOCK..];
     }
     wal_replay(&segment);
     wal_survey(&segment);
+}
+
+/// Makes all checksums of a flush right: of its records, its sectors, its table and its header.
+fn seal_flush(flush: &mut [u8]) {
+    let field = |at| number(flush, at).expect("a block is there") as usize;
+    let (records, body_bytes) = (field(12), field(32));
+    let (copies, copies_at) = (field(52), field(56));
+    let (head, body) = flush.split_at_mut(SECTOR);
+    let end = body_bytes.min(body.len());
+    for (from, count) in [(0, records), (copies_at.min(end), copies)] {
+        seal_records(&mut body[from..end], count);
+    }
+    for (at, sector) in body.chunks_exact(SECTOR).enumerate() {
+        head[64 + 4 * at..][..4].copy_from_slice(&crc32c::crc32c(sector).to_le_bytes());
+    }
+    let table = crc32c::crc32c(&head[64..]);
+    head[48..52].copy_from_slice(&table.to_le_bytes());
+    seal(&mut head[..64]);
+}
+
+/// Makes the checksums of so many records right, or of those that are there.
+fn seal_records(mut body: &mut [u8], count: usize) {
+    for _ in 0..count {
+        let Some(length) = number(body, 4) else {
+            return;
+        };
+        let bytes = (40 + length as usize).next_multiple_of(8);
+        let Some((record, behind)) = body.split_at_mut_checked(bytes) else {
+            return;
+        };
+        let crc = crc32c::crc32c(&record[4..]);
+        record[..4].copy_from_slice(&crc.to_le_bytes());
+        body = behind;
+    }
+}
+
+/// A number in a header, unless the bytes end before it.
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    let field = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(field.try_into().ok()?))
 }
 
 /// Puts the checksum of all before it behind a header.
@@ -299,10 +338,6 @@ pub fn snapshot_sealed(bytes: &[u8]) {
 }
 
 fn seal_snapshot(bytes: &mut [u8]) -> Option<()> {
-    let number = |bytes: &[u8], at: usize| {
-        let field = bytes.get(at..at.checked_add(4)?)?;
-        Some(u32::from_le_bytes(field.try_into().ok()?))
-    };
     let mut at = number(bytes, 8)? as usize;
     seal(bytes.get_mut(..at).filter(|header| header.len() > 4)?);
     let header = number(bytes, at - 4)?;

@@ -12,8 +12,8 @@ use engine::state_machine::StateMachine;
 use net::Command;
 use net::command::{Condition, Expiry, List};
 use wal::{
-    Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Options, Record, Replay, ReplicaId,
-    Term,
+    Claim, Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Options, Record, Replay,
+    ReplicaId, Term,
 };
 
 const ROUNDS: usize = 20_000;
@@ -114,7 +114,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             commands().iter().for_each(|command| builder.push(command));
             vec![builder.seal(7).to_vec(), builder.seal(8).to_vec()]
         }
-        "wal_replay" | "wal_survey" | "wal_sealed" => vec![log()],
+        "wal_replay" | "wal_survey" | "wal_sealed" => vec![log(), mixed_log()],
         // The first record of the first flush, and the entry behind it.
         "wal_record" => {
             let body = wal::BLOCK + wal::SECTOR;
@@ -190,32 +190,111 @@ fn commands() -> Vec<Command<'static>> {
     ]
 }
 
+/// A log of three small flushes.
 fn log() -> Vec<u8> {
+    let flush = |index| {
+        vec![
+            hard_state(1, 1),
+            Record::Entry {
+                group: group(1),
+                entry: entry(1, index, 50),
+            },
+        ]
+    };
+    segment((1..4).map(flush))
+}
+
+/// A log with records of every kind, and a flush of several blocks.
+fn mixed_log() -> Vec<u8> {
+    let of = |raw, entry| Record::Entry {
+        group: group(raw),
+        entry,
+    };
+    let claim = Some(Claim {
+        index: Some(LogIndex::from_raw(5)),
+        term: Term::from_raw(2),
+    });
+    let damaged = Record::Damaged {
+        group: group(2),
+        claim,
+        promises_lost: true,
+    };
+    let patch = Record::Patch {
+        group: group(2),
+        entry: entry(2, 4, 20),
+    };
+    let (index, term) = (LogIndex::from_raw(2), Term::from_raw(1));
+    segment([
+        vec![
+            hard_state(1, 1),
+            of(1, entry(1, 1, 30)),
+            of(1, entry(1, 2, 30)),
+            of(2, entry(1, 1, 10)),
+        ],
+        vec![
+            hard_state(1, 2),
+            hard_state(2, 2),
+            of(1, entry(2, 2, 6000)),
+            damaged,
+        ],
+        vec![
+            of(2, entry(2, 2, 9)),
+            of(2, entry(2, 3, 9)),
+            of(2, entry(2, 4, 9)),
+            of(2, entry(2, 5, 9)),
+        ],
+        vec![
+            patch,
+            Record::Intact {
+                group: group(2),
+                index,
+                term,
+            },
+            Record::Floor {
+                group: group(1),
+                index,
+                term,
+            },
+            of(2, entry(3, 3, 0)),
+        ],
+    ])
+}
+
+fn group(raw: u32) -> GroupId {
+    GroupId::from_raw(raw)
+}
+
+fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+    Entry {
+        term: Term::from_raw(term),
+        index: LogIndex::from_raw(index),
+        kind: EntryKind::Batch,
+        payload: vec![9; bytes].into(),
+    }
+}
+
+fn hard_state(of: u32, term: u64) -> Record {
+    let state = HardState {
+        term: Term::from_raw(term),
+        vote: Some(ReplicaId::from_raw(1)),
+        commit: LogIndex::ZERO,
+    };
+    Record::HardState {
+        group: group(of),
+        state,
+    }
+}
+
+/// The segment that holds these flushes.
+fn segment(flushes: impl IntoIterator<Item = Vec<Record>>) -> Vec<u8> {
     let options = Options {
         segment_bytes: 8 * wal::BLOCK as u64,
         instance: 1,
     };
     let replay = Replay::new(options, 0, []).expect("an empty log is sound");
     let mut writer = replay.finish().writer;
-    let group = GroupId::from_raw(1);
     let mut segment = Vec::new();
-    for index in 1..4 {
-        let (term, index) = (Term::from_raw(1), LogIndex::from_raw(index));
-        let entry = Entry {
-            term,
-            index,
-            kind: EntryKind::Batch,
-            payload: [9; 50].into(),
-        };
-        let state = HardState {
-            term,
-            vote: None,
-            commit: LogIndex::ZERO,
-        };
-        let records = [
-            Record::HardState { group, state },
-            Record::Entry { group, entry },
-        ];
+    for records in flushes {
         let placement = writer.place(writer.next_flush(), &records);
         let mut flush = vec![0; placement.bytes];
         writer.encode(&placement, &records, &mut flush);
