@@ -89,6 +89,15 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             after_term: after_term.to_raw(),
             held: held.map(|(index, term)| (index.to_raw(), term.to_raw())),
         },
+        Message::Offer {
+            term,
+            index,
+            index_term,
+        } => MessageBody::Offer {
+            term: term.to_raw(),
+            index: index.to_raw(),
+            index_term: index_term.to_raw(),
+        },
         Message::Repaired {
             term,
             sure,
@@ -201,6 +210,15 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             after: LogIndex::from_raw(after),
             after_term: Term::from_raw(after_term),
             held: held.map(position),
+        },
+        MessageBody::Offer {
+            term,
+            index,
+            index_term,
+        } => Message::Offer {
+            term: Term::from_raw(term),
+            index: LogIndex::from_raw(index),
+            index_term: Term::from_raw(index_term),
         },
         MessageBody::Repaired {
             term,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::raft::Message;
-use engine::shard::{GroupOptions, Input, Member, Options, Output, Shard};
+use engine::shard::{GroupOptions, Input, Member, Options, Output, Shard, SnapshotPolicy};
 use engine::{Clock, Time};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, RecoveredLog,
@@ -30,6 +30,7 @@ fn shard() -> Shard {
         window_messages_max: 256,
         pending_bytes_max: 1 << 16,
         cache_bytes: 1 << 20,
+        snapshots: SnapshotPolicy::BY_HAND,
         seed: 7,
     };
     let member = |id| Member {
@@ -43,6 +44,7 @@ fn shard() -> Shard {
         slots,
         preferred: None,
         recovered: RecoveredLog::default(),
+        snapshot: None,
     };
     Shard::new(
         options,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::raft::{Message, Role};
-use engine::shard::{GroupOptions, Input, Member, Options, Output, ReadLog, Shard};
+use engine::shard::{GroupOptions, Input, Member, Options, Output, ReadLog, Shard, SnapshotPolicy};
 use engine::{Clock, Time};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, NodeId, Payload, RecoveredLog,
@@ -42,6 +42,7 @@ fn shard() -> Shard {
         window_messages_max: 256,
         pending_bytes_max: 1 << 16,
         cache_bytes: 0,
+        snapshots: SnapshotPolicy::BY_HAND,
         seed: 7,
     };
     let member = |id| Member {
@@ -54,6 +55,7 @@ fn shard() -> Shard {
         members: (1..=3).map(member).collect(),
         slots: (0, 16383),
         preferred: None,
+        snapshot: None,
         recovered: RecoveredLog {
             hard_state: HardState {
                 term: Term::from_raw(1),

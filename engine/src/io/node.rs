@@ -398,6 +398,7 @@ async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Exec
                 slots: config.slots_of_group(group),
                 preferred: Some(config.preferred_leader(group)),
                 recovered: found.unwrap_or_else(|| recovered.unmentioned.clone()),
+                snapshot: None,
             }
         })
         .collect();
@@ -429,6 +430,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
         cache_bytes: config.cache_bytes,
+        snapshots: shard::SnapshotPolicy::BY_HAND,
         seed,
     }
 }

@@ -38,6 +38,14 @@ pub struct Kv {
     restoring: Option<Restoring>,
 }
 
+impl core::fmt::Debug for Kv {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut shown = f.debug_struct("Kv");
+        shown.field("keys", &self.keys).field("clock", &self.clock);
+        shown.finish_non_exhaustive()
+    }
+}
+
 impl Kv {
     /// An empty state that owns the slots from the first to the last.
     pub fn new((first, last): (u16, u16)) -> Self {

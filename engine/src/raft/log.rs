@@ -6,11 +6,22 @@ use alloc::vec::Vec;
 
 use wal::{Entry, FlushNumber, LogIndex, Term};
 
+/// A floor that the disk has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewFloor {
+    /// Entries up to here left the log; those behind stay.
+    Raised { index: LogIndex, term: Term },
+    /// The log begins anew behind this entry: none that it held before is part of it.
+    Begun { index: LogIndex, term: Term },
+}
+
 /// The log of one replica.
 #[derive(Debug)]
 pub struct Log {
     /// Everything up to here is in a snapshot.
     floor: (LogIndex, Term),
+    /// The disk was not yet told of the floor.
+    floor_owed: Option<NewFloor>,
     /// `(first index, term)` of each run of entries of one term, ascending.
     runs: VecDeque<(LogIndex, Term)>,
     last: LogIndex,
@@ -44,6 +55,7 @@ impl Log {
         let cache_payload_bytes = tail.iter().map(|entry| entry.payload.len()).sum();
         Self {
             floor,
+            floor_owed: None,
             runs: runs.into(),
             last,
             cache: tail.into(),
@@ -79,9 +91,9 @@ impl Log {
         self.submitted
     }
 
-    /// Whether entries wait to be handed to the disk.
+    /// Whether entries or a floor wait to be handed to the disk.
     pub fn has_unsubmitted(&self) -> bool {
-        self.submitted < self.last
+        self.submitted < self.last || self.floor_owed.is_some()
     }
 
     /// The term at `index`; `None` below the floor and behind the end.
@@ -157,6 +169,67 @@ impl Log {
         }
     }
 
+    /// Lets entries up to `index` go: a durable snapshot holds them.
+    ///
+    /// # Panics
+    ///
+    /// If they are not durable, or have gone before.
+    pub fn compact(&mut self, index: LogIndex) {
+        assert!(index > self.floor.0, "entries up to {index} went before");
+        assert!(index <= self.persisted, "entry {index} is not durable");
+        let term = self.term(index).expect("between floor and end");
+        let first = index.next();
+        while self
+            .runs
+            .get(1)
+            .is_some_and(|&(next_first, _)| next_first <= first)
+        {
+            self.runs.pop_front();
+        }
+        match self.runs.front_mut() {
+            Some(run) if index < self.last => run.0 = run.0.max(first),
+            _ => self.runs.clear(),
+        }
+        while self.cache.front().is_some_and(|entry| entry.index <= index) {
+            let entry = self.cache.pop_front().expect("just seen");
+            self.cache_payload_bytes -= entry.payload.len();
+        }
+        self.floor = (index, term);
+        self.floor_owed = Some(NewFloor::Raised { index, term });
+    }
+
+    /// Begins anew behind a durable snapshot that ends with this entry. Nothing is known to be durable
+    /// until the disk has the new floor: else the log would come back as it was, should the snapshot rot.
+    pub fn begin_behind(&mut self, index: LogIndex, term: Term) {
+        self.runs.clear();
+        self.cache.clear();
+        self.cache_payload_bytes = 0;
+        self.floor = (index, term);
+        self.floor_owed = Some(NewFloor::Begun { index, term });
+        self.last = index;
+        self.submitted = index;
+        self.persisted = LogIndex::ZERO;
+        for (_, proves) in &mut self.under_way {
+            *proves = LogIndex::ZERO;
+        }
+    }
+
+    /// Whether it was begun anew, and the disk was not told of that yet.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.floor_owed, Some(NewFloor::Begun { .. }))
+    }
+
+    /// What the disk holds behind the floor belongs to this log after all: the disk need not drop it.
+    pub fn keep_what_follows(&mut self) {
+        let (index, term) = self.floor;
+        self.floor_owed = Some(NewFloor::Raised { index, term });
+    }
+
+    /// The floor that the disk has to be told of with the next flush, before any entry.
+    pub fn take_floor(&mut self) -> Option<NewFloor> {
+        self.floor_owed.take()
+    }
+
     /// The entries from `from` on, as many as fit `bytes_max` (but at least one), up to `to`.
     /// `None` if the first of them is no longer in memory.
     pub fn slice(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Option<Vec<Entry>> {
@@ -189,6 +262,7 @@ impl Log {
 
     /// Takes entries that `flush` will make durable: about `bytes_max` of payload, at least one.
     pub fn submit(&mut self, flush: FlushNumber, bytes_max: usize, mut each: impl FnMut(&Entry)) {
+        assert!(self.floor_owed.is_none(), "the floor is written first");
         let mut bytes = 0;
         while self.submitted < self.last && bytes < bytes_max {
             let index = self.submitted.next();

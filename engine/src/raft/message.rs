@@ -79,6 +79,13 @@ pub enum Message {
         common: Option<(LogIndex, Term)>,
         entries: Vec<Entry>,
     },
+    /// The receiver lacks entries that have left the sender's log. A snapshot that the sender has holds
+    /// them: it ends with the entry `(index, index_term)`.
+    Offer {
+        term: Term,
+        index: LogIndex,
+        index_term: Term,
+    },
 }
 
 impl Message {
@@ -94,7 +101,8 @@ impl Message {
             | Self::HeartbeatAck { term, .. }
             | Self::TimeoutNow { term }
             | Self::Repair { term, .. }
-            | Self::Repaired { term, .. } => term,
+            | Self::Repaired { term, .. }
+            | Self::Offer { term, .. } => term,
         }
     }
 }

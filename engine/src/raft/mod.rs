@@ -17,6 +17,7 @@ mod quorum;
 mod read_index;
 mod repair;
 mod replication;
+mod snapshot;
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -24,13 +25,14 @@ use core::time::Duration;
 use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
 
 pub use disk::Pace;
-pub use log::Log;
+pub use log::{Log, NewFloor};
 pub use message::Message;
 pub use progress::{Mode, Progress, Window};
 use quorum::quorum_index;
 use read_index::ReadRounds;
 pub use repair::RepairNote;
 use repair::{Answer, Question, Repair};
+pub use snapshot::Offer;
 
 use crate::time::Time;
 
@@ -123,6 +125,11 @@ pub struct Raft {
     /// What it tells leaders of its disk. Once the disk has failed, it promises nothing any more.
     disk: Pace,
 
+    /// The newest snapshot here that is durable.
+    snapshot: (LogIndex, Term),
+    /// A snapshot that another replica has, of what is not known to be committed here.
+    offer: Option<Offer>,
+
     // Leaders.
     progress: Vec<(ReplicaId, Progress)>,
     rounds: ReadRounds,
@@ -187,6 +194,8 @@ impl Raft {
             truncations: 0,
             vote_owed: None,
             disk: Pace::UNKNOWN,
+            snapshot: (LogIndex::ZERO, Term::ZERO),
+            offer: None,
             progress: Vec::new(),
             rounds: ReadRounds::default(),
             transfer: None,
@@ -301,6 +310,13 @@ impl Raft {
             self.now
         );
         self.now = now;
+        if let Message::Offer {
+            index, index_term, ..
+        } = message
+        {
+            self.offered(from, (index, index_term));
+            return;
+        }
         let lost = self.promises_lost();
         let of_repair = matches!(message, Message::Repair { .. } | Message::Repaired { .. });
         if !of_repair && (lost || !self.admits(from, &message, out)) {
@@ -361,6 +377,7 @@ impl Raft {
                     self.stand(out);
                 }
             }
+            Message::Offer { .. } => unreachable!("looked at above, whatever its term"),
             Message::Repair {
                 term,
                 after,

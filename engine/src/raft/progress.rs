@@ -31,6 +31,8 @@ pub struct Progress {
     pub round: u64,
     /// What it last said of its disk; `None` before its first word to this leader.
     pub told: Option<Pace>,
+    /// The end of the snapshot it was last offered; zero once it needs none.
+    pub offered: LogIndex,
     /// Last index and bytes of each append under way.
     window: VecDeque<(LogIndex, usize)>,
     window_bytes: usize,
@@ -54,6 +56,7 @@ impl Progress {
             commit_sent: LogIndex::ZERO,
             round: 0,
             told: None,
+            offered: LogIndex::ZERO,
             window: VecDeque::new(),
             window_bytes: 0,
         }
@@ -109,6 +112,9 @@ impl Progress {
         // to another append, or to a message of an older term.
         let news = matched > self.matched || matched == self.next.previous();
         self.matched = matched;
+        if matched >= self.offered {
+            self.offered = LogIndex::ZERO;
+        }
         self.next = self.next.max(matched.next());
         if news && matches!(self.mode, Mode::Probe { .. }) {
             self.replicate();
@@ -155,6 +161,13 @@ impl Progress {
         self.mode = Mode::Probe { waiting: false };
         self.window.clear();
         self.window_bytes = 0;
+    }
+
+    /// It was offered a snapshot that ends at `index`; again once it is heard of.
+    pub fn offer(&mut self, index: LogIndex) {
+        self.probe();
+        self.mode = Mode::Probe { waiting: true };
+        self.offered = index;
     }
 
     fn replicate(&mut self) {

@@ -103,7 +103,27 @@ impl Raft {
             noted: false,
             put_back: None,
         });
+        self.fit_to_snapshot();
         self
+    }
+
+    /// A log that was begun anew behind a snapshot goes on with spares only if the snapshot is known to
+    /// end in the log that they belong to.
+    fn fit_to_snapshot(&mut self) {
+        let floor = self.log.floor();
+        let Some(repair) = self.repair.as_mut().filter(|_| self.log.begins_anew()) else {
+            return;
+        };
+        let mut spares = repair.spares.iter();
+        if !spares.any(|spare| (spare.index, spare.term) == floor) {
+            self.rewritten();
+            return;
+        }
+        repair.spares.retain(|spare| spare.index > floor.0);
+        repair.gap_ends.retain(|&(index, _)| index > floor.0);
+        repair.put_back = Some(floor.0.next());
+        self.log.keep_what_follows();
+        self.use_spares();
     }
 
     /// Whether something that it may have acknowledged or promised is missing.
@@ -187,6 +207,9 @@ impl Raft {
         {
             progress.regress(after);
         }
+        if after < self.log.floor().0 {
+            self.offer(from, out);
+        }
         let known = self.log.term(after);
         let fits = known.is_none_or(|term| term == after_term) && !self.promises_lost();
         let common = held.filter(|_| fits).and_then(|held| self.common(held));
@@ -210,7 +233,6 @@ impl Raft {
                     common,
                 });
             }
-            // Below the floor only a snapshot helps.
             None => self.answer(from, after, None, Vec::new(), out),
         }
     }

@@ -38,24 +38,24 @@ impl Raft {
             return false;
         }
         let bytes_max = progress.room(window).min(self.settings.append_bytes_max);
-        let entries = if !may_send || progress.next > last {
+        let (previous, next) = (progress.next.previous(), progress.next);
+        let Some(previous_term) = self.log.term(previous) else {
+            self.offer_snapshot(position, out);
+            return false;
+        };
+        let entries = if !may_send || next > last {
             Vec::new()
         } else {
-            match self.log.slice(progress.next, last, bytes_max) {
+            match self.log.slice(next, last, bytes_max) {
                 Some(entries) => entries,
                 None if force => Vec::new(),
                 None => return false, // only on disk: see `fetch_wanted`
             }
         };
-        let previous = progress.next.previous();
-        // Below the floor only a snapshot helps.
-        let Some(previous_term) = self.log.term(previous) else {
-            return false;
-        };
         let sent_any = !entries.is_empty();
-        let commit = self.commit;
+        let (commit, to) = (self.commit, *to);
         out.push((
-            *to,
+            to,
             Self::append_message(self.term, previous, previous_term, commit, entries),
         ));
         let (_, Message::Append { entries, .. }) = &out[out.len() - 1] else {

@@ -5,16 +5,19 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use net::{Command, Reply};
-use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId};
+use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, ReplicaId};
 
 use super::disk::Disk;
 use super::duty::Duty;
 use super::reads::Reads;
+use super::snapshots::{Snapshots, without_state};
 use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, RepairNote, Role, Settings, Window};
+use crate::raft::{
+    Log, Members, Message, Mode, NewFloor, Outbox, Raft, RepairNote, Role, Settings, Window,
+};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
@@ -38,8 +41,8 @@ pub(super) struct Group {
     node: NodeId,
     pub(super) members: Vec<Member>,
     preferred: Option<NodeId>,
-    kv: Kv,
-    applied: LogIndex,
+    pub(super) kv: Kv,
+    pub(super) applied: LogIndex,
     pub(super) writes: Writes,
     reads: Reads,
     waiting: VecDeque<Waiting>,
@@ -49,8 +52,9 @@ pub(super) struct Group {
     replies: Vec<Reply>,
     /// A [`ReadLog`] is under way.
     fetching: bool,
+    pub(super) snapshots: Snapshots,
     /// An entry that only carries time, so that keys expire, is under way.
-    expiry_proposed: Option<LogIndex>,
+    pub(super) expiry_proposed: Option<LogIndex>,
     /// When to consider handing over to the preferred node.
     balance_at: Time,
     draining: bool,
@@ -66,6 +70,7 @@ impl Group {
             slots,
             preferred,
             recovered,
+            snapshot,
         } = group;
         let own = members.iter().find(|member| member.node == options.node);
         let replica = own
@@ -89,14 +94,20 @@ impl Group {
             append_bytes_max: options.flush_bytes_max,
             seed,
         };
+        let start = snapshot.as_ref().map(|it| (it.index, it.term));
+        let start_or_none = start.unwrap_or_default();
+        let recovered = if recovered.floor.0 > start_or_none.0 {
+            without_state(recovered, start_or_none)
+        } else {
+            recovered
+        };
         let log = Log::new(
             recovered.floor,
             recovered.terms,
             recovered.last,
             recovered.tail,
         );
-        let applied = recovered.floor.0;
-        let raft = Raft::new(
+        let mut raft = Raft::new(
             replica,
             Members {
                 voters: select(true),
@@ -108,18 +119,21 @@ impl Group {
             clock.now,
             first_wait(options, preferred, seed),
         );
+        if let Some((index, term)) = start {
+            raft = raft.starting_from(index, term);
+        }
+        if let Some(damage) = recovered.damage {
+            raft = raft.damaged(damage);
+        }
         Self {
             id,
-            raft: match recovered.damage {
-                Some(damage) => raft.damaged(damage),
-                None => raft,
-            },
+            raft,
             timer: None,
             node: options.node,
             members,
             preferred,
-            kv: Kv::new(slots),
-            applied,
+            kv: snapshot.map_or_else(|| Kv::new(slots), |snapshot| snapshot.state),
+            applied: start_or_none.0,
             writes: Writes::default(),
             reads: Reads::default(),
             waiting: VecDeque::new(),
@@ -127,6 +141,7 @@ impl Group {
             outbox: Vec::new(),
             replies: Vec::new(),
             fetching: false,
+            snapshots: Snapshots::new(clock),
             expiry_proposed: None,
             balance_at: clock.now,
             draining: false,
@@ -337,6 +352,7 @@ impl Group {
         let first = records.len();
         let mut bytes = 0;
         let mut entries = Vec::new();
+        let mut hard_state = None;
         match self.raft.take_note() {
             Some(RepairNote::Begun {
                 claim,
@@ -351,11 +367,18 @@ impl Group {
             }
             None => {}
         }
+        let new_floor = self.raft.take_floor();
         self.raft.submit(
             flush,
             bytes_max,
-            |state| records.push(Record::HardState { group, state }),
+            |state| hard_state = Some(Record::HardState { group, state }),
             |entry| entries.push(entry.clone()),
+        );
+        records.extend(hard_state);
+        records.extend(
+            new_floor
+                .into_iter()
+                .flat_map(|floor| floor_records(group, floor)),
         );
         let raft = &self.raft;
         records.extend(entries.into_iter().map(|entry| {
@@ -409,6 +432,7 @@ impl Group {
         self.serve_reads(clock, out);
         self.raft.evict(self.applied, options.cache_bytes);
         self.fetch(out);
+        self.fetch_snapshot(out);
         self.address(out);
     }
 
@@ -499,6 +523,7 @@ impl Group {
             self.kv.apply(&batch, &mut self.replies);
         }
         self.applied = entry.index;
+        self.snapshots.applied(entry.payload.len());
         if self
             .expiry_proposed
             .is_some_and(|index| index <= entry.index)
@@ -545,14 +570,16 @@ impl Group {
     }
 
     /// When something is to be done although nothing happens.
-    pub(super) fn deadline(&self, clock: Clock) -> Time {
+    pub(super) fn deadline(&self, options: &Options, clock: Clock) -> Time {
         let waiting = self.waiting.front().map(|waiting| waiting.deadline);
         let expiry = self
             .kv
             .next_expiry()
             .filter(|&due| self.leads() && due > clock.unix_ms);
         let expiry = expiry.map(|due| clock.now.after(Duration::from_millis(due - clock.unix_ms)));
-        let times = [self.writes.deadline(), waiting, expiry];
+        let snapshot = self.snapshot_due_at(&options.snapshots);
+        let snapshot = snapshot.filter(|&at| at > clock.now);
+        let times = [self.writes.deadline(), waiting, expiry, snapshot];
         times
             .into_iter()
             .flatten()
@@ -589,6 +616,9 @@ impl Group {
             applied: self.applied,
             last: self.raft.log().last_index(),
             persisted: self.raft.log().persisted(),
+            floor: self.raft.log().floor().0,
+            snapshot: self.raft.snapshot().0,
+            fetching: self.snapshots.fetching(),
             keys: self.kv.keys(),
             truncations: self.raft.truncations(),
             damaged: self.raft.is_damaged(),
@@ -600,6 +630,31 @@ impl Group {
 
     pub(super) fn hash(&self) -> (LogIndex, u64) {
         (self.applied, self.kv.hash())
+    }
+}
+
+/// How the disk is told of a floor. Before a log that begins anew, an empty entry ends what stood there.
+fn floor_records(group: GroupId, floor: NewFloor) -> Vec<Record> {
+    match floor {
+        NewFloor::Raised { index, term } => [Record::Floor { group, index, term }].into(),
+        NewFloor::Begun { index, term } => {
+            let entry = Entry {
+                term,
+                index,
+                kind: EntryKind::Noop,
+                payload: Payload::from([]),
+            };
+            [
+                Record::Floor {
+                    group,
+                    index: index.previous(),
+                    term,
+                },
+                Record::Entry { group, entry },
+                Record::Floor { group, index, term },
+            ]
+            .into()
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use core::time::Duration;
 use net::{Command, Reply};
 use wal::{Entry, FlushNumber, GroupId, LogIndex, NodeId, Record, RecoveredLog, ReplicaId, Term};
 
+use crate::kv::Kv;
 use crate::raft::{Message, Pace, Role};
 use crate::time::Time;
 
@@ -40,6 +41,21 @@ pub enum Input<'a> {
     Space { full: bool },
     /// A [`ReadLog`] is done. May hold fewer entries than asked for, but at least one.
     Log { group: GroupId, entries: Vec<Entry> },
+    /// A snapshot that was begun is durable.
+    SnapshotTaken {
+        group: GroupId,
+        index: LogIndex,
+        term: Term,
+    },
+    /// A snapshot that was begun could not be written, or was given up.
+    SnapshotFailed { group: GroupId },
+    /// A [`FetchSnapshot`] is done: the snapshot is durable here, and this is its state.
+    SnapshotFetched { group: GroupId, snapshot: Snapshot },
+    /// A [`FetchSnapshot`] could not be done.
+    SnapshotNotFetched { group: GroupId },
+    /// Takes a snapshot of a group soon. With `release`, all that it holds leaves the log, too: the
+    /// snapshot before it is of no use then.
+    TakeSnapshot { group: GroupId, release: bool },
     /// [`Output::wake_at`] has come.
     Wake,
     /// Hands over the leadership of a group; to the most up-to-date replica if `to` is `None`.
@@ -57,6 +73,10 @@ pub struct Output {
     pub flushes: Vec<Flush>,
     /// From the log.
     pub reads: Vec<ReadLog>,
+    /// Snapshots that were begun: take their chunks with [`super::Shard::snapshot_chunk`].
+    pub snapshots: Vec<BegunSnapshot>,
+    /// Snapshots that peers have and replicas here need.
+    pub fetches: Vec<FetchSnapshot>,
     /// To peers. May be lost, repeated, or reordered.
     pub messages: Vec<(NodeId, GroupId, Message)>,
     /// To clients.
@@ -81,6 +101,46 @@ pub struct ReadLog {
     pub from: LogIndex,
     pub to: LogIndex,
     pub bytes_max: usize,
+}
+
+/// A state, and the last entry that it is of.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub index: LogIndex,
+    pub term: Term,
+    pub state: Kv,
+}
+
+/// A snapshot that was begun. Ends with [`Input::SnapshotTaken`] or [`Input::SnapshotFailed`]; a shard
+/// takes one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BegunSnapshot {
+    pub group: GroupId,
+    /// The last entry that the state is of.
+    pub index: LogIndex,
+    pub term: Term,
+    pub keys: u64,
+    pub unix_ms: u64,
+}
+
+/// A chunk of a snapshot was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Whether another follows.
+    pub more: bool,
+    /// Memory that is kept for those that follow.
+    pub held_bytes: usize,
+}
+
+/// Asks for the snapshot of a group that ends with an entry, from the node that has it. It may have
+/// gone there meanwhile. Ends with [`Input::SnapshotFetched`] or [`Input::SnapshotNotFetched`]; a group
+/// asks for one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchSnapshot {
+    pub group: GroupId,
+    pub from: NodeId,
+    pub index: LogIndex,
+    pub term: Term,
 }
 
 /// How a request ended.
@@ -109,7 +169,7 @@ pub struct Member {
 }
 
 /// A group that lives on this shard.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct GroupOptions {
     pub group: GroupId,
     pub members: Vec<Member>,
@@ -119,6 +179,35 @@ pub struct GroupOptions {
     pub preferred: Option<NodeId>,
     /// What replay found; `Default` for a group that starts empty.
     pub recovered: RecoveredLog,
+    /// The newest good snapshot here, if there is one.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// When a group takes a snapshot: whichever comes first, if anything was applied since the last one.
+/// Zero: never for that reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// Entries applied since the last.
+    pub entries: u64,
+    /// Bytes of their payload.
+    pub bytes: u64,
+    /// Time since the last.
+    pub interval: Duration,
+    /// Time after a failure before the next is tried.
+    pub retry_after: Duration,
+    /// Whether the snapshot before the newest stays usable, and with it what follows it in the log.
+    pub keeps_previous: bool,
+}
+
+impl SnapshotPolicy {
+    /// Only when asked.
+    pub const BY_HAND: Self = Self {
+        entries: 0,
+        bytes: 0,
+        interval: Duration::ZERO,
+        retry_after: Duration::from_secs(1),
+        keeps_previous: true,
+    };
 }
 
 /// Timing and limits of a shard.
@@ -147,6 +236,7 @@ pub struct Options {
     pub pending_bytes_max: usize,
     /// Payload of entries a group keeps in memory for followers and apply.
     pub cache_bytes: usize,
+    pub snapshots: SnapshotPolicy,
     /// Seeds election jitter.
     pub seed: u64,
 }
@@ -185,6 +275,12 @@ pub struct GroupStatus {
     pub last: LogIndex,
     /// Durable here up to.
     pub persisted: LogIndex,
+    /// The log starts behind this.
+    pub floor: LogIndex,
+    /// The last entry of the newest snapshot here; zero without one.
+    pub snapshot: LogIndex,
+    /// The last entry of a peer's snapshot that is on its way here.
+    pub fetching: Option<LogIndex>,
     pub keys: u64,
     /// How often uncommitted entries were dropped here because a leader's conflicted.
     pub truncations: u64,

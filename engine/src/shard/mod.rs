@@ -8,6 +8,7 @@ mod duty;
 mod group;
 mod interface;
 mod reads;
+mod snapshots;
 mod writes;
 
 use alloc::collections::{BTreeSet, VecDeque};
@@ -20,8 +21,8 @@ use disk::Disk;
 use group::Group;
 
 pub use interface::{
-    DiskState, DiskStatus, Flush, GroupOptions, GroupStatus, Input, Member, Options, Outcome,
-    Output, ReadLog, Token,
+    BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupOptions, GroupStatus, Input,
+    Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk, SnapshotPolicy, Token,
 };
 
 /// The groups of one thread, and the one log they share.
@@ -42,6 +43,10 @@ pub struct Shard {
     mark_at: Option<Time>,
     draining: bool,
     disk: Disk,
+    /// Groups that want to take a snapshot.
+    snapshots_due: BTreeSet<usize>,
+    /// The group whose snapshot is being taken.
+    snapshotting: Option<usize>,
 }
 
 impl Shard {
@@ -72,6 +77,8 @@ impl Shard {
             mark_at: (next_flush.to_raw() > 1).then(|| clock.now.after(options.mark_after)),
             draining: false,
             disk: Disk::new(&options),
+            snapshots_due: BTreeSet::new(),
+            snapshotting: None,
             options,
             groups,
             clock,
@@ -119,6 +126,38 @@ impl Shard {
                     self.dirty.insert(at);
                 }
             }
+            Input::SnapshotTaken { group, index, term } => {
+                if let Some(at) = self.position(group) {
+                    self.snapshotting = self.snapshotting.filter(|&taking| taking != at);
+                    self.groups[at].snapshot_taken(&self.options.snapshots, (index, term));
+                    self.dirty.insert(at);
+                }
+            }
+            Input::SnapshotFailed { group } => {
+                if let Some(at) = self.position(group) {
+                    self.snapshotting = self.snapshotting.filter(|&taking| taking != at);
+                    self.groups[at].snapshot_failed(&self.options.snapshots, clock);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::SnapshotFetched { group, snapshot } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].install(clock, snapshot, out);
+                    self.dirty.insert(at);
+                }
+            }
+            Input::SnapshotNotFetched { group } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].snapshot_not_fetched();
+                    self.dirty.insert(at);
+                }
+            }
+            Input::TakeSnapshot { group, release } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].ask_for_snapshot(release);
+                    self.dirty.insert(at);
+                }
+            }
             Input::Wake => {
                 while let Some(&(time, at)) = self.timers.first() {
                     if time > clock.now {
@@ -157,7 +196,10 @@ impl Shard {
         for &at in &dirty {
             let group = &mut self.groups[at];
             group.settle(&self.options, clock, may_flush, out);
-            let timer = group.deadline(clock);
+            if group.is_snapshot_due(&self.options.snapshots, clock) {
+                self.snapshots_due.insert(at);
+            }
+            let timer = group.deadline(&self.options, clock);
             if group.timer != Some(timer) {
                 if let Some(old) = group.timer.replace(timer) {
                     self.timers.remove(&(old, at));
@@ -168,6 +210,7 @@ impl Shard {
         if may_flush {
             self.flush(&dirty, out);
         }
+        self.begin_snapshot(out);
         self.dirty.extend(
             dirty
                 .into_iter()
@@ -180,6 +223,31 @@ impl Shard {
             (Some(timer), Some(mark)) => Some(timer.min(mark)),
             (timer, mark) => timer.or(mark),
         };
+    }
+
+    /// Begins the next snapshot that is due, unless one is under way.
+    fn begin_snapshot(&mut self, out: &mut Output) {
+        while self.snapshotting.is_none()
+            && let Some(at) = self.snapshots_due.pop_first()
+        {
+            let group = &mut self.groups[at];
+            if group.is_snapshot_due(&self.options.snapshots, self.clock) {
+                group.begin_snapshot(self.clock, out);
+                self.snapshotting = Some(at);
+            }
+        }
+    }
+
+    /// Appends the next chunk of the snapshot of a group that was begun, of about as many bytes. `None`
+    /// if it is no longer wanted.
+    pub fn snapshot_chunk(
+        &mut self,
+        group: GroupId,
+        bytes_about: usize,
+        to: &mut Vec<u8>,
+    ) -> Option<SnapshotChunk> {
+        let at = self.position(group)?;
+        self.groups[at].snapshot_chunk(bytes_about, to)
     }
 
     /// One durable write of what the groups have to persist.

@@ -108,6 +108,25 @@ impl Writes {
         }
     }
 
+    /// A snapshot replaced the state: what became of the proposals that it covers is not known.
+    pub(super) fn overtaken_by_snapshot(&mut self, index: LogIndex, out: &mut Output) {
+        let over = |proposal: &mut Proposal| proposal.index <= index;
+        let mut done: Vec<Proposal> = self.overtaken.extract_if(.., over).collect();
+        while let Some(proposal) = self.proposed.pop_front_if(over) {
+            done.push(proposal);
+        }
+        self.leave_unknown(done, out);
+    }
+
+    fn leave_unknown(&mut self, proposals: Vec<Proposal>, out: &mut Output) {
+        for proposal in proposals {
+            self.proposed_bytes -= proposal.bytes;
+            let tokens = proposal.tokens.into_iter();
+            out.replies
+                .extend(tokens.map(|token| (token, Outcome::Unknown)));
+        }
+    }
+
     /// Answers those that waited too long: their outcome is unknown.
     pub(super) fn expire(&mut self, now: Time, out: &mut Output) {
         let late = |proposal: &mut Proposal| proposal.deadline <= now;
@@ -115,12 +134,7 @@ impl Writes {
         while let Some(proposal) = self.proposed.pop_front_if(late) {
             done.push(proposal);
         }
-        for proposal in done {
-            self.proposed_bytes -= proposal.bytes;
-            let tokens = proposal.tokens.into_iter();
-            out.replies
-                .extend(tokens.map(|token| (token, Outcome::Unknown)));
-        }
+        self.leave_unknown(done, out);
     }
 
     /// Answers those that were proposed: what became of them will not be known here.

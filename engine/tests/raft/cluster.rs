@@ -432,6 +432,11 @@ impl Sent {
                     "{what} for me in term {term}? my log ends at {last_index}/term {last_term}{why}"
                 )
             }
+            Message::Offer {
+                term,
+                index,
+                index_term,
+            } => format!("here is a snapshot up to {index}/term {index_term}, term {term}"),
             Message::Vote { term, pre, granted } => {
                 let answer = match (pre, granted) {
                     (false, true) => "my vote",

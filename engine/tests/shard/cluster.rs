@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use engine::shard::{GroupOptions, Input, Member, Options, Outcome, Output, Shard, Token};
+use engine::shard::{
+    GroupOptions, Input, Member, Options, Outcome, Output, Shard, SnapshotPolicy, Token,
+};
 use engine::{Clock, Time};
 use net::Command;
 use net::command::{Condition, Expiry};
@@ -29,6 +31,7 @@ pub(crate) fn options(id: u32) -> Options {
         window_messages_max: 256,
         pending_bytes_max: 1 << 16,
         cache_bytes: 1 << 20,
+        snapshots: SnapshotPolicy::BY_HAND,
         seed: 7,
     }
 }
@@ -67,6 +70,7 @@ impl Cluster {
                 slots: (0, 16383),
                 preferred: Some(node(1)),
                 recovered: RecoveredLog::default(),
+                snapshot: None,
             };
             Shard::new(
                 options(id),

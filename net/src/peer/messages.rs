@@ -76,6 +76,11 @@ pub enum MessageBody {
         common: Option<(u64, u64)>,
         entries: Vec<EntryHead>,
     },
+    Offer {
+        term: u64,
+        index: u64,
+        index_term: u64,
+    },
 }
 
 /// An entry without its payload, which lies behind the list, in the order of the heads.

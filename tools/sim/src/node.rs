@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::raft::Message;
-use engine::shard::{Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Token};
+use engine::shard::{
+    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, SnapshotPolicy, Token,
+};
 use engine::{Clock, Time};
 use wal::{
     Entry, FlushNumber, GroupId, LogIndex, NodeId, Placement, Recovered, RecoveredLog, ReplicaId,
@@ -195,6 +197,7 @@ impl Node {
                 slots: slots(number, plan.groups),
                 preferred: Some(node_id(number as usize % plan.nodes)),
                 recovered,
+                snapshot: None,
             }
         });
         let groups = groups.collect();
@@ -412,6 +415,7 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         window_messages_max: plan.window_messages_max,
         pending_bytes_max: plan.pending_bytes_max,
         cache_bytes: plan.cache_bytes,
+        snapshots: SnapshotPolicy::BY_HAND,
         seed: mix(seed ^ position as u64),
     }
 }
