@@ -2,201 +2,23 @@
 #![cfg(feature = "io")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
-use std::time::Duration;
+#[path = "node/cluster.rs"]
+mod cluster;
+#[path = "node/snapshots.rs"]
+mod snapshots;
 
-use engine::config::{ClusterOptions, NodeAddress, Options};
-use engine::io::{Commands, Node};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::thread;
+
+use engine::io::Commands;
 use engine::shard::Outcome;
-use net::command::{Command, Condition, Expiry};
+use net::command::Command;
 use net::{ErrorReply, Reply};
 use wal::GroupId;
 
-const PATIENCE: u32 = 1000;
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// One cluster at a time: each keeps every core and the disk busy while it starts.
-static TURN: Mutex<()> = Mutex::new(());
-
-struct Cluster {
-    _turn: MutexGuard<'static, ()>,
-    nodes: Vec<Option<Node>>,
-    options: Options,
-    directory: PathBuf,
-}
-
-impl Cluster {
-    fn start(name: &str, shards: u16, proxy: bool) -> Self {
-        let directory = std::env::temp_dir().join(format!("drakkar-{name}-{}", std::process::id()));
-        // What an earlier process with the same number left behind.
-        drop(std::fs::remove_dir_all(&directory));
-        let address = |id| NodeAddress {
-            id,
-            host: "127.0.0.1".into(),
-            client_port: free_ports(shards),
-            peer_port: free_ports(shards),
-            admin_port: free_ports(1),
-        };
-        let options = Options {
-            cluster: ClusterOptions {
-                id: name.into(),
-                nodes: [1, 2, 3].map(address).to_vec(),
-                shards,
-                groups: 4,
-                election_timeout: Duration::from_millis(300),
-                heartbeat_interval: Duration::from_millis(30),
-            },
-            proxy,
-            route_wait: Duration::from_secs(3),
-            segment_bytes: 20 << 20,
-            ..Options::default()
-        };
-        let mut cluster = Self {
-            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
-            nodes: vec![None, None, None],
-            options,
-            directory,
-        };
-        cluster.start_all();
-        cluster
-    }
-
-    fn start_all(&mut self) {
-        for (id, node) in (1..).zip(&mut self.nodes) {
-            let options = Options {
-                node_id: id,
-                data_dir: self.directory.join(id.to_string()).display().to_string(),
-                any_file_system: true,
-                ..self.options.clone()
-            };
-            let config = options
-                .validate()
-                .expect("the test's options hold together");
-            *node = Some(Node::open(config).unwrap_or_else(|error| panic!("node {id}: {error}")));
-        }
-        for id in 1..=3 {
-            self.await_leaders(id);
-        }
-    }
-
-    fn node(&self, id: usize) -> &Node {
-        self.nodes[id - 1].as_ref().expect("the node runs")
-    }
-
-    fn await_leaders(&self, id: usize) {
-        let handle = self.node(id).handle();
-        for _ in 0..PATIENCE {
-            if (0..4).all(|group| handle.leader(GroupId::from_raw(group)).is_some()) {
-                return;
-            }
-            thread::sleep(PAUSE);
-        }
-        panic!("node {id} knows no leaders: {:?}", handle.status());
-    }
-
-    fn connect(&self, id: usize) -> Client {
-        self.connect_shard(id, 0)
-    }
-
-    fn connect_shard(&self, id: usize, shard: u16) -> Client {
-        let port = self.options.cluster.nodes[id - 1].client_port + shard;
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        Client(stream)
-    }
-
-    fn stop_all(&mut self) {
-        for node in self.nodes.iter().flatten() {
-            node.stop();
-        }
-        for node in &mut self.nodes {
-            let node = node.take().expect("the node ran");
-            assert_eq!(node.wait(), Ok(()));
-        }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.nodes.clear();
-        // The directory of a failed test is of no use to the next.
-        drop(std::fs::remove_dir_all(&self.directory));
-    }
-}
-
-/// The first of so many neighbouring ports that nobody listens on.
-fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(std::process::id() % 200).unwrap() * 50;
-    for _ in 0..1000 {
-        let first = 20_000 + offset + NEXT.fetch_add(count, Ordering::Relaxed);
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
-    panic!("no free ports");
-}
-
-struct Client(TcpStream);
-
-impl Client {
-    fn send(&mut self, request: &str) {
-        self.0.write_all(request.as_bytes()).unwrap();
-    }
-
-    /// So many bytes as `expected` is long must be it.
-    #[track_caller]
-    fn expect(&mut self, expected: &str) {
-        let mut bytes = vec![0; expected.len()];
-        let mut end = 0;
-        while end < bytes.len() && expected.as_bytes().starts_with(&bytes[..end]) {
-            match self.0.read(&mut bytes[end..]) {
-                Ok(0) => break,
-                Ok(read) => end += read,
-                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes[..end])),
-            }
-        }
-        assert_eq!(String::from_utf8_lossy(&bytes[..end]), expected);
-    }
-
-    #[track_caller]
-    fn ask(&mut self, request: &str, expected: &str) {
-        self.send(&format!("{request}\r\n"));
-        self.expect(expected);
-    }
-
-    fn line(&mut self, request: &str) -> String {
-        self.send(&format!("{request}\r\n"));
-        let mut line = Vec::new();
-        let mut byte = [0];
-        while !line.ends_with(b"\r\n") {
-            assert_eq!(
-                self.0.read(&mut byte).unwrap(),
-                1,
-                "the node closed the connection"
-            );
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap()
-    }
-}
-
-fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
-    Command::Set {
-        key,
-        value,
-        expiry: Expiry::Never,
-        condition: Condition::Always,
-        get: false,
-    }
-}
+use cluster::{Cluster, PATIENCE, PAUSE, set};
 
 #[test]
 fn any_node_answers_for_all_when_it_is_a_proxy() {

@@ -30,7 +30,9 @@ use super::peer::Link;
 use super::requests::{Asker, Request, Requests};
 use super::routes::Routes;
 use super::signal::Signal;
-use super::status::{PeerStatus, ShardStatus};
+use super::snapshots::Snapshots;
+use super::status::{NewestSnapshot, PeerStatus, ShardStatus};
+use super::taker::Taker;
 
 /// Shortest time the driving fiber sleeps.
 const WAIT_MIN: Duration = Duration::from_micros(50);
@@ -56,6 +58,8 @@ pub(super) struct Executor {
     pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
     log: Rc<Log>,
+    pub(super) snapshots: Snapshots,
+    pub(super) taker: Taker,
     pub(super) requests: RefCell<Requests>,
     pub(super) parked: RefCell<Parked>,
     /// A request has been parked.
@@ -75,6 +79,14 @@ pub(super) struct Executor {
     fate: Arc<Fate>,
 }
 
+/// What a shard has on its disk.
+pub(super) struct Disk {
+    pub(super) log: Rc<Log>,
+    pub(super) snapshots: Snapshots,
+    /// Of each group that has one.
+    pub(super) newest: BTreeMap<GroupId, NewestSnapshot>,
+}
+
 /// What the thread that opens the node gives to each shard.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
@@ -87,7 +99,7 @@ pub(super) struct Shared {
 }
 
 impl Executor {
-    pub(super) fn new(shared: Shared, index: u16, shard: Shard, log: Rc<Log>, seed: u64) -> Self {
+    pub(super) fn new(shared: Shared, index: u16, shard: Shard, disk: Disk, seed: u64) -> Self {
         let config = shared.config;
         let own = config.node();
         let limits = &config.limits;
@@ -113,7 +125,9 @@ impl Executor {
             links,
             shard: RefCell::new(shard),
             output: RefCell::default(),
-            log,
+            log: disk.log,
+            snapshots: disk.snapshots,
+            taker: Taker::new(disk.newest),
             requests: RefCell::default(),
             parked: RefCell::default(),
             parking: Signal::default(),
@@ -275,6 +289,13 @@ impl Executor {
         }
         for read in output.reads.drain(..) {
             self.read(read);
+        }
+        for begun in output.snapshots.drain(..) {
+            self.take_snapshot(begun);
+        }
+        for fetch in output.fetches.drain(..) {
+            let group = fetch.group;
+            self.step(self.clock(), Input::SnapshotNotFetched { group });
         }
         for (node, group, message) in output.messages.drain(..) {
             match self.links.get(&node) {
@@ -460,6 +481,7 @@ impl Executor {
                     self.request_encoded(clock, asker, group, true, command);
                 }
             }
+            Letter::Snapshot { group, answer } => self.ask_for_snapshot(group, answer),
             Letter::Inspect(answer) => answer(self.status()),
             Letter::Stop => {
                 if !self.stopping.replace(true) {
@@ -610,6 +632,9 @@ impl Executor {
             requests: self.requests.borrow().len(),
             disk: shard.disk(),
             free_bytes: self.log.free_bytes(),
+            snapshots: self.taker.newest(),
+            log_segments: self.log.segments(),
+            log_bytes: self.log.segments() as u64 * self.config.segment_bytes,
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use net::{Command, ErrorReply, Reply, Slot};
-use wal::{GroupId, NodeId};
+use wal::{GroupId, LogIndex, NodeId};
 
 use crate::config::Config;
 use crate::shard::Outcome;
@@ -14,6 +15,7 @@ use crate::shard::Outcome;
 use super::mailbox::{Letter, Mailbox};
 use super::routes::Routes;
 use super::status::ShardStatus;
+use super::taker::{NoSnapshot, SnapshotAnswer};
 
 /// Commands in their encoding, one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -215,6 +217,37 @@ impl Handle {
             Some(Outcome::Busy) => Err(ErrorReply::Busy),
             Some(Outcome::NoLeader | Outcome::Redirect { .. }) => Err(ErrorReply::NoLeader),
             Some(Outcome::Unknown) | None => Err(ErrorReply::OutcomeUnknown),
+        }
+    }
+
+    /// Takes a snapshot of what a group has applied here by now, and waits until it is durable. Gives
+    /// the last entry it is of. Blocks the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such group.
+    pub fn take_snapshot(
+        &self,
+        group: GroupId,
+        patience: Duration,
+    ) -> Result<LogIndex, NoSnapshot> {
+        assert!(
+            group.to_raw() < self.config.cluster.groups,
+            "no group {group}"
+        );
+        let shard = usize::from(self.config.shard_of_group(group));
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let answer: SnapshotAnswer = Box::new(move |answer| drop(sender.send(answer)));
+        // One that cannot be delivered drops the sender.
+        drop(self.mailboxes[shard].post(Letter::Snapshot { group, answer }));
+        match receiver.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(NoSnapshot::NotYet { patience }),
+            Err(RecvTimeoutError::Disconnected) => Err(NoSnapshot::Stopped),
         }
     }
 

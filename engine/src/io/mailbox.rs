@@ -12,6 +12,7 @@ use crate::shard::{Outcome, Token};
 
 use super::handle::{Commands, Completion};
 use super::status::ShardStatus;
+use super::taker::SnapshotAnswer;
 
 /// One letter to a shard.
 pub(super) enum Letter {
@@ -24,6 +25,11 @@ pub(super) enum Letter {
         group: GroupId,
         commands: Commands,
         completion: Completion,
+    },
+    /// Asks for a snapshot of a group as it is now, or newer.
+    Snapshot {
+        group: GroupId,
+        answer: SnapshotAnswer,
     },
     /// Asks how the shard is.
     Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
@@ -54,7 +60,11 @@ impl Letter {
                 .map(|carried| carried.command.len() + size_of::<Carried>())
                 .sum(),
             Self::Commands { commands, .. } => commands.bytes(),
-            Self::Answers(_) | Self::Inspect(_) | Self::Stop | Self::Abort => 0,
+            Self::Answers(_)
+            | Self::Snapshot { .. }
+            | Self::Inspect(_)
+            | Self::Stop
+            | Self::Abort => 0,
         }
     }
 }
@@ -65,6 +75,7 @@ impl fmt::Debug for Letter {
             Self::Requests { .. } => "Requests",
             Self::Answers(_) => "Answers",
             Self::Commands { .. } => "Commands",
+            Self::Snapshot { .. } => "Snapshot",
             Self::Inspect(_) => "Inspect",
             Self::Stop => "Stop",
             Self::Abort => "Abort",

@@ -18,10 +18,13 @@ mod routes;
 mod signal;
 pub mod snapshots;
 mod socket;
+mod start;
 mod status;
+mod taker;
 mod view;
 
 pub use handle::{Commands, Handle, Rejected};
 pub use node::{Node, NodeError, OpenError};
 pub use preflight::PreflightError;
-pub use status::{PeerStatus, ShardStatus, role_name};
+pub use status::{NewestSnapshot, PeerStatus, ShardStatus, role_name};
+pub use taker::NoSnapshot;

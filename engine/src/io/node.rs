@@ -6,28 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use wal::io::{DataDirectory, DirectoryError, Identity, Log, LogError};
-use wal::{GroupId, NodeId};
+use wal::GroupId;
+use wal::io::{DataDirectory, DirectoryError, Identity, LogError};
 
 use crate::config::Config;
-use crate::shard::{self, GroupOptions, Shard};
 
-use super::clock::{Origin, unix_micros};
-use super::executor::{Executor, Shared};
+use super::clock::Origin;
+use super::executor::Shared;
 use super::handle::Handle;
 use super::mailbox::{Letter, Mailbox};
 use super::preflight::{self, PreflightError};
 use super::routes::Routes;
+use super::snapshots::SnapshotFileError;
+use super::start::open_shard;
 use super::{admin, client, peer, pulse, socket};
 
 /// Completions are seen only when a thread returns to its reactor; work yields this often.
 const PREEMPT_TIMER: Duration = Duration::from_micros(150);
 const RING_DEPTH: usize = 512;
-/// Flushes on their way to the disk at once: two hide its latency, more only make them smaller.
-const FLUSHES_IN_FLIGHT_MAX: usize = 3;
-const WINDOW_BYTES_MAX: usize = 4 << 20;
-const WINDOW_MESSAGES_MAX: usize = 256;
-const MARK_AFTER: Duration = Duration::from_millis(20);
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +37,15 @@ pub enum OpenError {
     /// The log cannot be opened, or not be replayed without losing something.
     #[error("shard {shard}: {error}")]
     Log { shard: u16, error: LogError },
-    /// The log is of another division of the data.
+    /// The machine or a limit stands in the way of snapshots that may be good.
+    #[error("shard {shard}: {error}")]
+    Snapshots {
+        shard: u16,
+        error: SnapshotFileError,
+    },
+    /// What is there is of another division of the data.
     #[error(
-        "shard {shard}: its log holds group {group}, which does not live here: cluster.shards and \
+        "shard {shard}: its log or a snapshot holds group {group}, which does not live here: cluster.shards and \
          cluster.groups cannot be changed while there is data"
     )]
     Groups { shard: u16, group: GroupId },
@@ -354,89 +356,4 @@ async fn run(start: Start) {
     executor.ended().await;
     drop(fibers);
     executor.close_log().await;
-}
-
-async fn open_shard(shared: Shared, index: u16, directory: &Path) -> Result<Executor, OpenError> {
-    let config = &shared.config;
-    let options = wal::Options {
-        segment_bytes: config.segment_bytes,
-        instance: shared.instance,
-    };
-    let (log, mut recovered) = Log::open(directory, options, config.cache_bytes)
-        .await
-        .map_err(|error| OpenError::Log {
-            shard: index,
-            error,
-        })?;
-    if let Some(cut) = recovered.cut.filter(|cut| cut.torn) {
-        tracing::warn!(
-            event = "log.cut",
-            shard = index,
-            segment = %cut.segment,
-            offset = cut.offset,
-            flush = cut.number.to_raw(),
-        );
-    }
-    for lost in &recovered.lost {
-        tracing::warn!(
-            event = "log.lost",
-            shard = index,
-            segment = %lost.segment,
-            offset = lost.offset,
-            first_flush = lost.first.to_raw(),
-            next_flush = lost.next.map(|flush| flush.to_raw()),
-            "the disk lost flushes that had been durable: what they held is fetched from the peers",
-        );
-    }
-    let groups = config
-        .groups_of_shard(index)
-        .map(|group| {
-            let found = recovered.groups.remove(&group);
-            GroupOptions {
-                group,
-                members: config.members(),
-                slots: config.slots_of_group(group),
-                preferred: Some(config.preferred_leader(group)),
-                recovered: found.unwrap_or_else(|| recovered.unmentioned.clone()),
-                snapshot: None,
-            }
-        })
-        .collect();
-    if let Some((group, _)) = recovered.groups.first_key_value() {
-        return Err(OpenError::Groups {
-            shard: index,
-            group: *group,
-        });
-    }
-    let seed = seed(config.node(), index, shared.instance);
-    let options = shard_options(config, seed);
-    let clock = shared.origin.clock();
-    let shard = Shard::new(options, clock, groups, recovered.next_flush);
-    Ok(Executor::new(shared, index, shard, log, seed))
-}
-
-fn shard_options(config: &Config, seed: u64) -> shard::Options {
-    shard::Options {
-        node: config.node(),
-        heartbeat_interval: config.cluster.heartbeat_interval,
-        election_timeout: config.cluster.election_timeout,
-        route_wait: config.route_wait,
-        request_timeout: config.request_timeout,
-        mark_after: MARK_AFTER,
-        flushes_in_flight_max: FLUSHES_IN_FLIGHT_MAX,
-        flush_bytes_max: config.flush_bytes_max(),
-        batch_bytes_max: config.batch_bytes_max(),
-        window_bytes_max: WINDOW_BYTES_MAX,
-        window_messages_max: WINDOW_MESSAGES_MAX,
-        pending_bytes_max: config.limits.pending_bytes_max,
-        cache_bytes: config.cache_bytes,
-        snapshots: shard::SnapshotPolicy::BY_HAND,
-        seed,
-    }
-}
-
-/// Differs between shards, nodes and starts, so that elections do not collide again and again.
-fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
-    let place = u64::from(node.to_raw()) << 16 | u64::from(index);
-    (instance ^ unix_micros()).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }

@@ -1,8 +1,9 @@
 //! How a node is doing, as its admin port and its embedder see it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use wal::{LogIndex, NodeId};
+use wal::{GroupId, LogIndex, NodeId};
 
 use crate::raft::Role;
 use crate::shard::{DiskState, DiskStatus, GroupStatus};
@@ -13,6 +14,8 @@ pub struct ShardStatus {
     pub shard: u16,
     /// Each group with how far it has applied its log and the hash of the state that led to.
     pub groups: Vec<(GroupStatus, (LogIndex, u64))>,
+    /// The newest good snapshot of each group that has one.
+    pub snapshots: BTreeMap<GroupId, NewestSnapshot>,
     pub peers: Vec<PeerStatus>,
     pub connections: usize,
     /// Requests that have not been answered yet.
@@ -20,6 +23,20 @@ pub struct ShardStatus {
     pub disk: DiskStatus,
     /// What is free in the file system of the log; `None` if it does not say.
     pub free_bytes: Option<u64>,
+    pub log_segments: usize,
+    /// Of all segments; those that wait to be used again do not count.
+    pub log_bytes: u64,
+}
+
+/// The newest snapshot of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewestSnapshot {
+    /// The last entry that it is of.
+    pub index: LogIndex,
+    /// Of its file.
+    pub bytes: u64,
+    /// When it was begun, on whichever node that was.
+    pub unix_ms: u64,
 }
 
 /// The connection to one peer.
@@ -63,10 +80,10 @@ pub(super) fn json(cluster: &str, node: NodeId, shards: &[ShardStatus]) -> Strin
     let write = &mut text;
     let groups = shards.iter().flat_map(|shard| {
         let number = shard.shard;
-        shard
-            .groups
-            .iter()
-            .map(move |(status, hash)| group_json(number, status, *hash))
+        shard.groups.iter().map(move |(status, hash)| {
+            let newest = shard.snapshots.get(&status.group);
+            group_json(number, status, *hash, newest)
+        })
     });
     let mut groups: Vec<(u32, String)> = groups.collect();
     groups.sort();
@@ -99,15 +116,31 @@ fn disk_json(status: &ShardStatus) -> String {
     let number = |number: Option<u128>| number.map_or("null".to_owned(), |n| n.to_string());
     format!(
         "{{\"shard\":{},\"state\":\"{}\",\"flush_micros\":{},\"handovers\":{handovers},\
-         \"free_bytes\":{}}}",
+         \"free_bytes\":{},\"log_segments\":{},\"log_bytes\":{}}}",
         status.shard,
         disk_name(state),
         number(pace.latency().map(|latency| latency.as_micros())),
         number(status.free_bytes.map(u128::from)),
+        status.log_segments,
+        status.log_bytes,
     )
 }
 
-fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, String) {
+fn group_json(
+    shard: u16,
+    status: &GroupStatus,
+    hash: (LogIndex, u64),
+    newest: Option<&NewestSnapshot>,
+) -> (u32, String) {
+    let snapshot = newest.map_or_else(
+        || "null".to_owned(),
+        |it| {
+            let (index, bytes, unix_ms) = (it.index, it.bytes, it.unix_ms);
+            format!("{{\"index\":{index},\"bytes\":{bytes},\"unix_ms\":{unix_ms}}}")
+        },
+    );
+    let fetching = status.fetching.map(|index| index.to_string());
+    let fetching = fetching.unwrap_or_else(|| "null".to_owned());
     let leader = status
         .leader
         .map_or_else(|| "null".to_owned(), |node| node.to_string());
@@ -119,7 +152,7 @@ fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, 
     let text = format!(
         "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
          \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
-         \"health\":\"{}\",\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
         status.group,
         role_name(status.role),
         status.term,
@@ -128,6 +161,7 @@ fn group_json(shard: u16, status: &GroupStatus, hash: (LogIndex, u64)) -> (u32, 
         status.last,
         status.persisted,
         status.keys,
+        status.floor,
         health(status),
         hash.0,
         hash.1,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::config::Config;
+use engine::io::snapshots::SnapshotFileError;
 use engine::io::{Node, NodeError, OpenError, PreflightError, config_file};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -103,6 +104,12 @@ fn code_of(error: &OpenError) -> u8 {
             _ => exit::CONFIG,
         },
         OpenError::Groups { .. } => exit::CONFIG,
+        OpenError::Snapshots { error, .. } => match error {
+            SnapshotFileError::Full { .. } => exit::TEMPORARY,
+            // A limit is too low for what is there.
+            SnapshotFileError::Damaged { .. } => exit::CONFIG,
+            _ => exit::CANNOT_OPEN,
+        },
         OpenError::Log { error, .. } => match error {
             LogError::Full { .. } => exit::TEMPORARY,
             LogError::Replay(ReplayError::Format { .. } | ReplayError::Instance { .. }) => {

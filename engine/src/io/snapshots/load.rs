@@ -102,6 +102,7 @@ async fn restore_from<S: StateMachine>(
         let piece = file.piece(offset).await?;
         decoder.push(&piece);
         offset += piece.len() as u64;
+        shared.state.borrow_mut().loaded_bytes += piece.len() as u64;
         while let Some(event) = decoder.next().map_err(damaged)? {
             match event {
                 Event::Header(header) => shared.check(name, &file.path, header)?,

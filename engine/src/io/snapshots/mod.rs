@@ -54,6 +54,7 @@ struct State {
     /// Files that were begun and are no longer written.
     abandoned: Vec<PathBuf>,
     parts_begun: u64,
+    loaded_bytes: u64,
 }
 
 /// What is known of a file.
@@ -139,6 +140,21 @@ impl Snapshots {
     pub fn list(&self, group: GroupId) -> Vec<(LogIndex, Term)> {
         let names = self.0.usable(group);
         names.map(|name| (name.index, name.term)).collect()
+    }
+
+    /// Bytes that were read by all loads so far.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.0.state.borrow().loaded_bytes
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let state = self.0.state.borrow();
+        let sizes = state.files.keys().map(|&name| {
+            // One that cannot be looked at is found out when it is read.
+            std::fs::metadata(self.0.path(name)).map_or(0, |found| found.len())
+        });
+        sizes.sum()
     }
 
     /// The groups that have snapshots.

@@ -1,0 +1,242 @@
+//! How a shard begins: from the newest good snapshot of each group and what its log holds behind that.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::timer::sleep;
+use wal::io::{Found, Log};
+use wal::{GroupId, NodeId};
+
+use crate::config::Config;
+use crate::kv::Kv;
+use crate::shard::{self, GroupOptions, Shard, Snapshot};
+
+use super::clock::unix_micros;
+use super::executor::{Disk, Executor, Shared};
+use super::node::OpenError;
+use super::snapshots::{Loaded, Refused, Restored, SnapshotFileError, Snapshots};
+use super::status::NewestSnapshot;
+
+/// Flushes on their way to the disk at once: two hide its latency, more only make them smaller.
+const FLUSHES_IN_FLIGHT_MAX: usize = 3;
+const WINDOW_BYTES_MAX: usize = 4 << 20;
+const WINDOW_MESSAGES_MAX: usize = 256;
+const MARK_AFTER: Duration = Duration::from_millis(20);
+
+/// How often a start that takes long says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How many snapshots of each group are kept.
+const KEEP: usize = 2;
+
+/// No chunk that this build writes is longer: the largest value and key that may be configured, and what
+/// else fits beside them.
+pub(super) const CHUNK_BYTES_MAX: usize = (512 + 16 + 16) << 20;
+
+/// Loads what the shard has, and makes it ready to take inputs.
+pub(super) async fn open_shard(
+    shared: Shared,
+    index: u16,
+    directory: &Path,
+) -> Result<Executor, OpenError> {
+    let config = &shared.config;
+    let failed = |error| OpenError::Snapshots {
+        shard: index,
+        error,
+    };
+    let snapshots = open_snapshots(config, directory).await.map_err(failed)?;
+    let own: Vec<GroupId> = config.groups_of_shard(index).collect();
+    if let Some(&group) = snapshots.groups().iter().find(|it| !own.contains(it)) {
+        return Err(OpenError::Groups {
+            shard: index,
+            group,
+        });
+    }
+    let mut newest = BTreeMap::new();
+    let loading = load(&shared, index, &snapshots, &mut newest).await;
+    let mut loaded = loading.map_err(failed)?;
+    let (log, mut found) = open_log(&shared, index, directory).await?;
+    let groups = own.iter().map(|&group| {
+        let recovered = found.groups.remove(&group);
+        GroupOptions {
+            group,
+            members: config.members(),
+            slots: config.slots_of_group(group),
+            preferred: Some(config.preferred_leader(group)),
+            recovered: recovered.unwrap_or_else(|| found.unmentioned.clone()),
+            snapshot: loaded.remove(&group),
+        }
+    });
+    let groups = groups.collect();
+    if let Some((group, _)) = found.groups.first_key_value() {
+        return Err(OpenError::Groups {
+            shard: index,
+            group: *group,
+        });
+    }
+    let seed = seed(config.node(), index, shared.instance);
+    let options = shard_options(config, seed);
+    let clock = shared.origin.clock();
+    let shard = Shard::new(options, clock, groups, found.next_flush);
+    let disk = Disk {
+        log,
+        snapshots,
+        newest,
+    };
+    Ok(Executor::new(shared, index, shard, disk, seed))
+}
+
+async fn open_snapshots(config: &Config, directory: &Path) -> Result<Snapshots, SnapshotFileError> {
+    let options = super::snapshots::Options {
+        cluster: config.cluster.id.clone(),
+        keep: KEEP,
+        // As much as the logs of all shards want to begin their next segment.
+        reserve_bytes: 2 * config.segment_bytes * u64::from(config.cluster.shards),
+    };
+    Snapshots::open(&directory.join("snapshots"), options).await
+}
+
+/// The newest good snapshot of each group that has one.
+async fn load(
+    shared: &Shared,
+    index: u16,
+    snapshots: &Snapshots,
+    newest: &mut BTreeMap<GroupId, NewestSnapshot>,
+) -> Result<BTreeMap<GroupId, Snapshot>, SnapshotFileError> {
+    let groups = snapshots.groups();
+    let begun = shared.origin.time();
+    let progress = glommio::spawn_local({
+        let snapshots = snapshots.clone();
+        async move {
+            loop {
+                sleep(PROGRESS_INTERVAL).await;
+                let (loaded_bytes, all_bytes) = (snapshots.loaded_bytes(), snapshots.bytes());
+                tracing::info!(
+                    event = "snapshot.loading",
+                    shard = index,
+                    loaded_bytes,
+                    all_bytes
+                );
+            }
+        }
+    });
+    let mut states = BTreeMap::new();
+    for &group in &groups {
+        let slots = shared.config.slots_of_group(group);
+        let Loaded { restored, refused } = snapshots
+            .load(group, || Kv::new(slots), CHUNK_BYTES_MAX)
+            .await?;
+        for Refused {
+            index: at,
+            term,
+            error,
+        } in refused
+        {
+            tracing::warn!(event = "snapshot.refused", shard = index, %group, index = at.to_raw(), term = term.to_raw(), reason = %error);
+        }
+        let Some(Restored {
+            state,
+            header,
+            summary,
+        }) = restored
+        else {
+            tracing::warn!(event = "snapshot.none_good", shard = index, %group, "what the log lacks is fetched from the peers");
+            continue;
+        };
+        tracing::info!(event = "snapshot.loaded", shard = index, %group, index = header.index.to_raw(), bytes = summary.bytes, keys = header.items);
+        newest.insert(group, NewestSnapshot::of(&header, &summary));
+        let (index, term) = (header.index, header.term);
+        states.insert(group, Snapshot { index, term, state });
+    }
+    progress.cancel().await;
+    if !groups.is_empty() {
+        let ms = shared.origin.time().since(begun).as_millis();
+        tracing::info!(
+            event = "snapshots.loaded",
+            shard = index,
+            groups = states.len(),
+            ms
+        );
+    }
+    Ok(states)
+}
+
+async fn open_log(
+    shared: &Shared,
+    index: u16,
+    directory: &Path,
+) -> Result<(Rc<Log>, Found), OpenError> {
+    let config = &shared.config;
+    let options = wal::Options {
+        segment_bytes: config.segment_bytes,
+        instance: shared.instance,
+    };
+    let begun = shared.origin.time();
+    let opened = Log::open(directory, options, config.cache_bytes).await;
+    let (log, found) = opened.map_err(|error| OpenError::Log {
+        shard: index,
+        error,
+    })?;
+    let entries =
+        |group: &wal::RecoveredLog| group.floor.0.entries_until(group.last.max(group.floor.0));
+    tracing::info!(
+        event = "log.replayed",
+        shard = index,
+        segments = log.segments(),
+        entries = found.groups.values().map(entries).sum::<u64>(),
+        ms = shared.origin.time().since(begun).as_millis(),
+    );
+    tell_losses(index, &found);
+    Ok((log, found))
+}
+
+fn tell_losses(index: u16, recovered: &Found) {
+    if let Some(cut) = recovered.cut.filter(|cut| cut.torn) {
+        tracing::warn!(
+            event = "log.cut",
+            shard = index,
+            segment = %cut.segment,
+            offset = cut.offset,
+            flush = cut.number.to_raw(),
+        );
+    }
+    for lost in &recovered.lost {
+        tracing::warn!(
+            event = "log.lost",
+            shard = index,
+            segment = %lost.segment,
+            offset = lost.offset,
+            first_flush = lost.first.to_raw(),
+            next_flush = lost.next.map(|flush| flush.to_raw()),
+            "the disk lost flushes that had been durable: what they held is fetched from the peers",
+        );
+    }
+}
+
+fn shard_options(config: &Config, seed: u64) -> shard::Options {
+    shard::Options {
+        node: config.node(),
+        heartbeat_interval: config.cluster.heartbeat_interval,
+        election_timeout: config.cluster.election_timeout,
+        route_wait: config.route_wait,
+        request_timeout: config.request_timeout,
+        mark_after: MARK_AFTER,
+        flushes_in_flight_max: FLUSHES_IN_FLIGHT_MAX,
+        flush_bytes_max: config.flush_bytes_max(),
+        batch_bytes_max: config.batch_bytes_max(),
+        window_bytes_max: WINDOW_BYTES_MAX,
+        window_messages_max: WINDOW_MESSAGES_MAX,
+        pending_bytes_max: config.limits.pending_bytes_max,
+        cache_bytes: config.cache_bytes,
+        snapshots: shard::SnapshotPolicy::BY_HAND,
+        seed,
+    }
+}
+
+/// Differs between shards, nodes and starts, so that elections do not collide again and again.
+fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
+    let place = u64::from(node.to_raw()) << 16 | u64::from(index);
+    (instance ^ unix_micros()).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}

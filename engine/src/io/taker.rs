@@ -1,0 +1,222 @@
+//! Takes the snapshots that groups begin: one chunk after the other into a file, in the background, while
+//! the shard goes on.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::{Latency, Shares, TaskQueueHandle};
+use wal::{GroupId, LogIndex};
+
+use crate::shard::{BegunSnapshot, Input};
+use crate::snapshot::{Compression, Header, Member, MemberRole, Membership, Summary, machine};
+
+use super::executor::Executor;
+use super::snapshots::SnapshotFileError;
+use super::status::NewestSnapshot;
+
+/// What is taken from a state at once; the shard waits for no more.
+const CHUNK_BYTES: usize = 256 << 10;
+/// What a snapshot under way may hold in memory.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// Of 1000 that the rest of the shard has.
+const SHARES: usize = 50;
+
+/// Told once, when a snapshot is there or is known not to come.
+pub(super) type SnapshotAnswer = Box<dyn FnOnce(Result<LogIndex, NoSnapshot>) + Send>;
+
+/// Why a snapshot that was asked for is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoSnapshot {
+    /// It is tried again.
+    #[error("it failed: {reason}; it is tried again by itself")]
+    Failed { reason: String },
+    #[error("it was not there within {patience:?}; it goes on: look at the status")]
+    NotYet { patience: Duration },
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why a snapshot was not taken.
+#[derive(Debug, thiserror::Error)]
+enum TakeError {
+    #[error("a peer's has replaced it")]
+    Replaced,
+    #[error(
+        "{held_bytes} bytes were written meanwhile and had to be kept, {held_bytes_max} may be: raise \
+         snapshot.memory_size, or look why the disk is slow"
+    )]
+    Held {
+        held_bytes: usize,
+        held_bytes_max: usize,
+    },
+    #[error(transparent)]
+    File(#[from] SnapshotFileError),
+}
+
+impl NewestSnapshot {
+    pub(super) fn of(header: &Header, summary: &Summary) -> Self {
+        Self {
+            index: header.index,
+            bytes: summary.bytes,
+            unix_ms: header.created_unix_ms,
+        }
+    }
+}
+
+/// What a shard knows of the snapshots it takes.
+pub(super) struct Taker {
+    queue: TaskQueueHandle,
+    newest: RefCell<BTreeMap<GroupId, NewestSnapshot>>,
+    /// Who waits for a snapshot that is at least of this entry.
+    waiting: RefCell<Vec<(GroupId, LogIndex, SnapshotAnswer)>>,
+}
+
+impl Taker {
+    pub(super) fn new(newest: BTreeMap<GroupId, NewestSnapshot>) -> Self {
+        let (shares, latency) = (Shares::Static(SHARES), Latency::NotImportant);
+        Self {
+            queue: glommio::executor().create_task_queue(shares, latency, "snapshots"),
+            newest: RefCell::new(newest),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// The newest snapshot of each group that has one.
+    pub(super) fn newest(&self) -> BTreeMap<GroupId, NewestSnapshot> {
+        self.newest.borrow().clone()
+    }
+
+    /// A snapshot is durable here.
+    pub(super) fn is_there(&self, group: GroupId, newest: NewestSnapshot) {
+        self.newest.borrow_mut().insert(group, newest);
+        self.answer(group, Ok(newest.index));
+    }
+
+    /// Tells those that wait for a snapshot of the group.
+    fn answer(&self, group: GroupId, outcome: Result<LogIndex, NoSnapshot>) {
+        let all = std::mem::take(&mut *self.waiting.borrow_mut());
+        for (of, index, answer) in all {
+            let reached = outcome.as_ref().is_ok_and(|&taken| taken < index);
+            if of == group && !reached {
+                answer(outcome.clone());
+            } else {
+                self.waiting.borrow_mut().push((of, index, answer));
+            }
+        }
+    }
+
+    /// Runs something that must not keep the shard from its work.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let spawned = glommio::spawn_local_into(task, self.queue);
+        spawned
+            .expect("the queue was made on this executor")
+            .detach();
+    }
+}
+
+impl Executor {
+    /// Takes a snapshot of what a group has applied, unless that is in one already.
+    pub(super) fn ask_for_snapshot(&self, group: GroupId, answer: SnapshotAnswer) {
+        let statuses = self.group_statuses();
+        let Some(status) = statuses.into_iter().find(|status| status.group == group) else {
+            return answer(Err(NoSnapshot::Stopped));
+        };
+        if status.snapshot >= status.applied {
+            return answer(Ok(status.snapshot));
+        }
+        let waiting = (group, status.applied, answer);
+        self.taker.waiting.borrow_mut().push(waiting);
+        let release = false;
+        self.step(self.clock(), Input::TakeSnapshot { group, release });
+    }
+
+    /// Writes a snapshot that was begun.
+    pub(super) fn take_snapshot(self: &Rc<Self>, begun: BegunSnapshot) {
+        self.taker.spawn(take(self.clone(), begun));
+    }
+}
+
+async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
+    let BegunSnapshot {
+        group, index, term, ..
+    } = begun;
+    let shard = executor.index;
+    let started = executor.origin.time();
+    tracing::info!(event = "snapshot.begun", shard, %group, index = index.to_raw(), keys = begun.keys);
+    let outcome = write(&executor, begun).await;
+    let ms = executor.origin.time().since(started).as_millis();
+    let input = match outcome {
+        Ok(newest) => {
+            let bytes = newest.bytes;
+            tracing::info!(event = "snapshot.taken", shard, %group, index = index.to_raw(), bytes, ms);
+            executor.taker.is_there(group, newest);
+            Input::SnapshotTaken { group, index, term }
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::warn!(event = "snapshot.failed", shard, %group, index = index.to_raw(), %reason, ms);
+            let failed = NoSnapshot::Failed { reason };
+            executor.taker.answer(group, Err(failed));
+            Input::SnapshotFailed { group }
+        }
+    };
+    executor.step(executor.clock(), input);
+}
+
+async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapshot, TakeError> {
+    let header = header(executor, begun);
+    let mut writer = executor.snapshots.begin(&header).await?;
+    let mut chunk = Vec::new();
+    loop {
+        chunk.clear();
+        let group = begun.group;
+        let taken = (executor.shard.borrow_mut()).snapshot_chunk(group, CHUNK_BYTES, &mut chunk);
+        let taken = taken.ok_or(TakeError::Replaced)?;
+        if taken.held_bytes > HELD_BYTES_MAX {
+            return Err(TakeError::Held {
+                held_bytes: taken.held_bytes,
+                held_bytes_max: HELD_BYTES_MAX,
+            });
+        }
+        if !chunk.is_empty() {
+            writer.write(&chunk).await?;
+        }
+        if !taken.more {
+            break;
+        }
+        glommio::executor().yield_task_queue_now().await;
+    }
+    let summary = writer.finish().await?;
+    Ok(NewestSnapshot::of(&header, &summary))
+}
+
+fn header(executor: &Executor, begun: BegunSnapshot) -> Header {
+    let config = &executor.config;
+    let members = config.members().into_iter().map(|member| Member {
+        replica: member.replica,
+        node: member.node,
+        role: if member.voter {
+            MemberRole::Voter
+        } else {
+            MemberRole::Observer
+        },
+    });
+    Header {
+        compression: Compression::Lz4,
+        cluster: config.cluster.id.clone(),
+        instance: executor.instance,
+        group: begun.group,
+        index: begun.index,
+        term: begun.term,
+        membership: Membership {
+            members: members.collect(),
+            ..Membership::default()
+        },
+        machine: machine::KV,
+        items: begun.keys,
+        created_unix_ms: begun.unix_ms,
+    }
+}

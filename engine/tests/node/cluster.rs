@@ -1,0 +1,249 @@
+//! A cluster to test, and a client of it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use engine::config::{ClusterOptions, NodeAddress, Options};
+use engine::io::Node;
+use engine::shard::GroupStatus;
+use net::command::{Command, Condition, Expiry};
+use wal::{GroupId, LogIndex};
+
+pub(crate) const PATIENCE: u32 = 1000;
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
+/// One cluster at a time: each keeps every core and the disk busy while it starts.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Cluster {
+    _turn: MutexGuard<'static, ()>,
+    pub(crate) nodes: Vec<Option<Node>>,
+    pub(crate) options: Options,
+    pub(crate) directory: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) fn start(name: &str, shards: u16, proxy: bool) -> Self {
+        Self::start_with(name, shards, proxy, |_| {})
+    }
+
+    pub(crate) fn start_with(
+        name: &str,
+        shards: u16,
+        proxy: bool,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let directory = std::env::temp_dir().join(format!("drakkar-{name}-{}", std::process::id()));
+        // What an earlier process with the same number left behind.
+        drop(std::fs::remove_dir_all(&directory));
+        let address = |id| NodeAddress {
+            id,
+            host: "127.0.0.1".into(),
+            client_port: free_ports(shards),
+            peer_port: free_ports(shards),
+            admin_port: free_ports(1),
+        };
+        let mut options = Options {
+            cluster: ClusterOptions {
+                id: name.into(),
+                nodes: [1, 2, 3].map(address).to_vec(),
+                shards,
+                groups: 4,
+                election_timeout: Duration::from_millis(300),
+                heartbeat_interval: Duration::from_millis(30),
+            },
+            proxy,
+            route_wait: Duration::from_secs(3),
+            segment_bytes: 20 << 20,
+            ..Options::default()
+        };
+        change(&mut options);
+        let mut cluster = Self {
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+            nodes: vec![None, None, None],
+            options,
+            directory,
+        };
+        cluster.start_all();
+        cluster
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for id in 1..=3 {
+            self.start_node(id);
+        }
+        for id in 1..=3 {
+            self.await_leaders(id);
+        }
+    }
+
+    pub(crate) fn start_node(&mut self, id: usize) {
+        let options = Options {
+            node_id: u32::try_from(id).unwrap(),
+            data_dir: self.directory_of(id).display().to_string(),
+            any_file_system: true,
+            ..self.options.clone()
+        };
+        let config = options
+            .validate()
+            .expect("the test's options hold together");
+        let node = Node::open(config).unwrap_or_else(|error| panic!("node {id}: {error}"));
+        self.nodes[id - 1] = Some(node);
+    }
+
+    pub(crate) fn directory_of(&self, id: usize) -> PathBuf {
+        self.directory.join(id.to_string())
+    }
+
+    /// Of a group, as a node sees it.
+    pub(crate) fn status(&self, id: usize, group: GroupId) -> (GroupStatus, (LogIndex, u64)) {
+        let shards = self.node(id).handle().status();
+        let mut groups = shards.into_iter().flat_map(|shard| shard.groups);
+        let found = groups.find(|(status, _)| status.group == group);
+        found.expect("the group lives on every node")
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let met = (0..PATIENCE).any(|_| {
+            let met = condition(self);
+            if !met {
+                thread::sleep(PAUSE);
+            }
+            met
+        });
+        let nodes = self.nodes.iter().flatten();
+        let statuses: Vec<_> = nodes.map(|node| node.handle().status()).collect();
+        assert!(met, "{what}: {statuses:#?}");
+    }
+
+    /// All nodes that run have applied the same of every group, and have the same state.
+    pub(crate) fn await_equal_states(&self) {
+        self.wait_until("states differ", |cluster| {
+            (0..4).map(GroupId::from_raw).all(|group| {
+                let up = (1..=3).filter(|id| cluster.nodes[id - 1].is_some());
+                let mut hashes = up.map(|id| cluster.status(id, group).1);
+                let first = hashes.next();
+                hashes.all(|hash| Some(hash) == first)
+            })
+        });
+    }
+
+    pub(crate) fn node(&self, id: usize) -> &Node {
+        self.nodes[id - 1].as_ref().expect("the node runs")
+    }
+
+    pub(crate) fn await_leaders(&self, id: usize) {
+        let handle = self.node(id).handle();
+        for _ in 0..PATIENCE {
+            if (0..4).all(|group| handle.leader(GroupId::from_raw(group)).is_some()) {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
+        panic!("node {id} knows no leaders: {:?}", handle.status());
+    }
+
+    pub(crate) fn connect(&self, id: usize) -> Client {
+        self.connect_shard(id, 0)
+    }
+
+    pub(crate) fn connect_shard(&self, id: usize, shard: u16) -> Client {
+        let port = self.options.cluster.nodes[id - 1].client_port + shard;
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        Client(stream)
+    }
+
+    pub(crate) fn stop_all(&mut self) {
+        for node in self.nodes.iter().flatten() {
+            node.stop();
+        }
+        for node in &mut self.nodes {
+            let node = node.take().expect("the node ran");
+            assert_eq!(node.wait(), Ok(()));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        // The directory of a failed test is of no use to the next.
+        drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
+
+/// The first of so many neighbouring ports that nobody listens on.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 200).unwrap() * 50;
+    for _ in 0..1000 {
+        let first = 20_000 + offset + NEXT.fetch_add(count, Ordering::Relaxed);
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
+    panic!("no free ports");
+}
+
+pub(crate) struct Client(pub(crate) TcpStream);
+
+impl Client {
+    pub(crate) fn send(&mut self, request: &str) {
+        self.0.write_all(request.as_bytes()).unwrap();
+    }
+
+    /// So many bytes as `expected` is long must be it.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, expected: &str) {
+        let mut bytes = vec![0; expected.len()];
+        let mut end = 0;
+        while end < bytes.len() && expected.as_bytes().starts_with(&bytes[..end]) {
+            match self.0.read(&mut bytes[end..]) {
+                Ok(0) => break,
+                Ok(read) => end += read,
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes[..end])),
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&bytes[..end]), expected);
+    }
+
+    #[track_caller]
+    pub(crate) fn ask(&mut self, request: &str, expected: &str) {
+        self.send(&format!("{request}\r\n"));
+        self.expect(expected);
+    }
+
+    pub(crate) fn line(&mut self, request: &str) -> String {
+        self.send(&format!("{request}\r\n"));
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while !line.ends_with(b"\r\n") {
+            assert_eq!(
+                self.0.read(&mut byte).unwrap(),
+                1,
+                "the node closed the connection"
+            );
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+}
+
+pub(crate) fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+    Command::Set {
+        key,
+        value,
+        expiry: Expiry::Never,
+        condition: Condition::Always,
+        get: false,
+    }
+}
