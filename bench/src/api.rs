@@ -12,15 +12,15 @@ use net::command::{Condition, Expiry};
 use net::{Command, Reply};
 use wal::GroupId;
 
-use crate::histogram::Latencies;
+use crate::histogram::{INTERVALS, Recorded, Window};
 use crate::load::now;
 
 /// Commands given to a group at once.
 const BATCH: usize = 128;
 
 /// Runs a node and obeys the lines that come in: `api WARM_MS MEASURED_MS VALUE_BYTES KEYS IN_FLIGHT`
-/// makes load on the groups that this node leads, and answers
-/// `COUNT ERRORS LATENCY_NS:COUNT,…`. Ends with its input.
+/// makes load on the groups that this node leads, and answers `ALL ERRORS` and then for each interval
+/// of the measured time ` LATENCY_NS:COUNT,…`. Ends with its input.
 pub(crate) fn serve(config: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(config).map_err(|error| error.to_string())?;
     let config = config_file::parse(&text)
@@ -77,7 +77,7 @@ struct Load {
 impl Load {
     fn run(&self) -> String {
         if self.groups.is_empty() {
-            return "0 0 ".to_owned();
+            return "0 0".to_owned();
         }
         let (sender, receiver) = mpsc::channel();
         let mut next = 0;
@@ -106,53 +106,76 @@ impl Load {
             // A refusal is completed as busy, and counted as an error.
             drop(self.handle.submit(*group, commands, done));
         };
-        let start = now() + self.warm_up;
-        let end = start + self.measured;
+        let window = Window {
+            start: now() + self.warm_up,
+            measured: self.measured,
+        };
         (0..self.in_flight.div_ceil(BATCH)).for_each(&mut give);
-        let mut latencies: BTreeMap<u64, u64> = BTreeMap::new();
-        let (mut count, mut errors) = (0, 0);
-        while now() < end {
+        let mut intervals = vec![BTreeMap::<u64, u64>::new(); INTERVALS as usize];
+        let (mut in_all, mut errors) = (0, 0);
+        while now() < window.end() {
             let patience = Duration::from_millis(200);
             let Ok((turn, given, good, bad)) = receiver.recv_timeout(patience) else {
                 continue;
             };
             let time: Instant = now();
-            if time >= start && time < end {
-                count += good as u64;
+            in_all += good as u64;
+            if let Some(interval) = window.interval_of(time) {
                 errors += bad as u64;
                 let micros = u64::try_from((time - given).as_micros()).unwrap_or(u64::MAX);
-                *latencies.entry(micros * 1000).or_default() += good as u64;
+                *intervals[interval].entry(micros * 1000).or_default() += good as u64;
             }
             give(turn);
         }
-        let pairs: Vec<String> = latencies
-            .iter()
-            .map(|(ns, count)| format!("{ns}:{count}"))
-            .collect();
-        format!("{count} {errors} {}", pairs.join(","))
+        let mut answer = format!("{in_all} {errors}");
+        for interval in &intervals {
+            let pairs = interval.iter().map(|(ns, count)| format!("{ns}:{count}"));
+            answer.push(' ');
+            answer.push_str(&pairs.collect::<Vec<_>>().join(","));
+        }
+        answer
     }
 }
 
 /// Adds up what the nodes answered.
-pub(crate) fn sum(answers: &[String]) -> Result<(Latencies, u64, u64), String> {
-    let mut latencies = Latencies::new();
-    let (mut count, mut errors) = (0, 0);
+pub(crate) fn sum(answers: &[String]) -> Result<Recorded, String> {
+    let mut all = Recorded::new();
     for answer in answers {
-        let mut words = answer.split(' ');
-        let mut number = || words.next()?.parse::<u64>().ok();
-        count += number().ok_or(answer.clone())?;
-        errors += number().ok_or(answer.clone())?;
-        for pair in words
-            .next()
-            .unwrap_or_default()
-            .split(',')
-            .filter(|pair| !pair.is_empty())
-        {
-            let (nanos, times) = pair.split_once(':').ok_or(answer.clone())?;
-            let nanos = nanos.parse().map_err(|_| answer.clone())?;
-            let times = times.parse().map_err(|_| answer.clone())?;
-            latencies.record_many(Duration::from_nanos(nanos), times);
+        read(answer, &mut all).ok_or_else(|| format!("a node answered {answer:?}"))?;
+    }
+    if all.errors > 0 {
+        all.first_error = Some("commands were refused or their outcome is unknown".to_owned());
+    }
+    Ok(all)
+}
+
+fn read(answer: &str, all: &mut Recorded) -> Option<()> {
+    let mut words = answer.split(' ');
+    all.answered_in_all += words.next()?.parse::<u64>().ok()?;
+    all.errors += words.next()?.parse::<u64>().ok()?;
+    for (word, interval) in words.zip(&mut all.intervals) {
+        for pair in word.split(',').filter(|pair| !pair.is_empty()) {
+            let (nanos, times) = pair.split_once(':')?;
+            interval.record_many(
+                Duration::from_nanos(nanos.parse().ok()?),
+                times.parse().ok()?,
+            );
         }
     }
-    Ok((latencies, count, errors))
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_nodes_are_added_up_interval_by_interval() {
+        let answers = ["10 1 1000:4,2000:1  5000:2".to_owned(), "0 0".to_owned()];
+        let all = sum(&answers).unwrap();
+        assert_eq!((all.answered_in_all, all.errors), (10, 1));
+        let counts: Vec<u64> = all.intervals.iter().map(|part| part.count()).collect();
+        assert_eq!(counts[..4], [5, 0, 2, 0]);
+        assert!(sum(&["10 x".to_owned()]).is_err());
+    }
 }

@@ -6,17 +6,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use crate::load::Topology;
 use crate::load::now;
-use crate::options::Options;
-use crate::topology::Topology;
 
 const NODES: u16 = 3;
+const PORTS: std::ops::Range<u16> = 21_000..31_000;
+/// Leaders move to where they should be within this time after all groups have one.
+const LEADERS_MOVE: Duration = Duration::from_secs(10);
+
+/// What cluster to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) groups: u32,
+    /// Threads of each node.
+    pub(crate) shards: u16,
+    /// A directory below it is made, and removed at the end.
+    pub(crate) dir: PathBuf,
+    /// Whether to wait until each node leads as much as the others.
+    pub(crate) balanced: bool,
+}
 
 /// Three nodes; they end, and their data goes away, when this is dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     directory: PathBuf,
     pub(crate) endpoints: Vec<String>,
+    admin_endpoints: Vec<String>,
 }
 
 /// One node's process, spoken to by lines.
@@ -28,25 +43,28 @@ pub(crate) struct Node {
 
 impl Cluster {
     /// Starts the nodes and waits until every slot has a leader.
-    pub(crate) fn start(options: &Options) -> Result<Self, String> {
-        let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let directory = base.join(format!("drakkar-bench-{}", std::process::id()));
+    pub(crate) fn start(shape: &Shape) -> Result<Self, String> {
+        let directory = shape
+            .dir
+            .join(format!("drakkar-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory)
             .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
         let mut cluster = Self {
             nodes: Vec::new(),
             directory,
             endpoints: Vec::new(),
+            admin_endpoints: Vec::new(),
         };
-        let first = free_ports(NODES * (2 * options.shards + 1))?;
+        let first = free_ports(NODES * (2 * shape.shards + 1))?;
         for id in 1..=NODES {
             let config = cluster.directory.join(format!("n{id}.toml"));
-            std::fs::write(&config, config_text(options, &cluster.directory, id, first))
+            std::fs::write(&config, config_text(shape, &cluster.directory, id, first))
                 .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
             cluster.nodes.push(Node::start(&config)?);
-            cluster
-                .endpoints
-                .push(format!("127.0.0.1:{}", client_port(options, id, first)));
+            let client = client_port(shape, id, first);
+            let admin = client + 2 * shape.shards;
+            cluster.endpoints.push(format!("127.0.0.1:{client}"));
+            cluster.admin_endpoints.push(format!("127.0.0.1:{admin}"));
         }
         for node in &mut cluster.nodes {
             let line = node.line()?;
@@ -54,25 +72,56 @@ impl Cluster {
                 return Err(format!("a node did not start: {line}"));
             }
         }
-        let deadline = now() + Duration::from_secs(20);
-        loop {
-            match Topology::ask(&cluster.endpoints) {
-                Ok(topology) if topology.is_complete() && topology.leaders().len() > 1 => break,
-                _ if now() > deadline => return Err("the cluster found no leaders".to_owned()),
-                _ => std::thread::sleep(Duration::from_millis(100)),
-            }
-        }
-        // Leaders move to where they should be soon after the start.
-        std::thread::sleep(Duration::from_secs(4));
+        cluster.wait_for_leaders(shape)?;
         Ok(cluster)
     }
 
-    /// Gives each node a line and collects each one's answer.
-    pub(crate) fn ask_all(&mut self, line: &str) -> Result<Vec<String>, String> {
+    /// Waits until every slot has a leader, and a little until each node leads as much as the others.
+    fn wait_for_leaders(&self, shape: &Shape) -> Result<(), String> {
+        let deadline = now() + Duration::from_secs(60);
+        let mut balance_by = None;
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            if let Ok(topology) = Topology::ask(&self.endpoints)
+                && topology.is_complete()
+            {
+                let group_slots = net::SLOTS / u16::try_from(shape.groups).unwrap_or(1).max(1);
+                let balanced = topology.leaders().len() == usize::from(NODES)
+                    && topology.imbalance() <= group_slots + group_slots / 2;
+                let by = *balance_by.get_or_insert_with(|| now() + LEADERS_MOVE);
+                if balanced || !shape.balanced || now() > by {
+                    return Ok(());
+                }
+            }
+            if now() > deadline {
+                return Err("the cluster found no leaders within a minute".to_owned());
+            }
+        }
+    }
+
+    /// Gives each node a line.
+    pub(crate) fn tell_all(&mut self, line: &str) -> Result<(), String> {
         for node in &mut self.nodes {
             writeln!(node.input, "{line}").map_err(|error| error.to_string())?;
         }
+        Ok(())
+    }
+
+    /// Waits for a line of each node.
+    pub(crate) fn hear_all(&mut self) -> Result<Vec<String>, String> {
         self.nodes.iter_mut().map(Node::line).collect()
+    }
+
+    /// Where the nodes keep their data.
+    pub(crate) fn data(&self) -> Vec<PathBuf> {
+        (1..=NODES)
+            .map(|id| self.directory.join(format!("n{id}")))
+            .collect()
+    }
+
+    /// The nodes' admin ports.
+    pub(crate) fn admin_endpoints(&self) -> &[String] {
+        &self.admin_endpoints
     }
 
     /// Processes of the nodes, for profilers.
@@ -127,13 +176,17 @@ impl Drop for Cluster {
     }
 }
 
-fn client_port(options: &Options, id: u16, first: u16) -> u16 {
-    first + (id - 1) * (2 * options.shards + 1)
+fn client_port(shape: &Shape, id: u16, first: u16) -> u16 {
+    first + (id - 1) * (2 * shape.shards + 1)
 }
 
-/// Finds so many free ports in a row.
+/// Finds so many free ports in a row, below those that connections get. Processes look in different
+/// places first, so that those that start together do not find the same.
 fn free_ports(count: u16) -> Result<u16, String> {
-    for first in (21_000..31_000).step_by(usize::from(count)) {
+    let places = PORTS.len() as u32 / u32::from(count);
+    for turn in 0..places {
+        let place = std::process::id().wrapping_mul(37).wrapping_add(turn) % places;
+        let first = PORTS.start + u16::try_from(place).expect("few places") * count;
         let taken: Vec<_> = (first..first + count)
             .map_while(|port| TcpListener::bind(("127.0.0.1", port)).ok())
             .collect();
@@ -144,25 +197,27 @@ fn free_ports(count: u16) -> Result<u16, String> {
     Err("no free ports".to_owned())
 }
 
-fn config_text(options: &Options, directory: &Path, id: u16, first: u16) -> String {
+fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
+    // Nodes share cores when there are more shards than those.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
         "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n\n\
          [cluster]\nid = \"bench\"\nshards = {}\ngroups = {}\n\n[client]\nproxy = false\n",
         directory.join(format!("n{id}")).display(),
-        (0..options.shards)
-            .map(|shard| ((id - 1) * options.shards + shard).to_string())
+        (0..shape.shards)
+            .map(|shard| (usize::from((id - 1) * shape.shards + shard) % cores).to_string())
             .collect::<Vec<_>>()
             .join(", "),
-        options.shards,
-        options.groups,
+        shape.shards,
+        shape.groups,
     );
     for node in 1..=NODES {
-        let client = client_port(options, node, first);
+        let client = client_port(shape, node, first);
         text.push_str(&format!(
             "\n[[cluster.nodes]]\nid = {node}\nhost = \"127.0.0.1\"\nclient_port = {client}\n\
              peer_port = {}\nadmin_port = {}\n",
-            client + options.shards,
-            client + 2 * options.shards,
+            client + shape.shards,
+            client + 2 * shape.shards,
         ));
     }
     text

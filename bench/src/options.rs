@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::load::{Load, Mix};
 use crate::log::LogOptions;
+use crate::run::RunOptions;
 
 /// Measures a three-node cluster: throughput and tail latency.
 ///
-/// Without --endpoints it starts a cluster of its own on this machine: three processes that keep
+/// `run` measures workloads by name. What follows here is for the headline figures alone: without --endpoints it starts a cluster of its own on this machine: three processes that keep
 /// their logs below --dir, every acknowledged write durable on two of them. Keys are spread over all
 /// groups, and each request goes to the node that leads its group.
 #[derive(Clone, Debug, Parser)]
@@ -29,7 +31,7 @@ pub(crate) struct Options {
     pub(crate) value_bytes: usize,
     /// Distinct keys, chosen uniformly.
     #[arg(long, default_value_t = 10_000)]
-    pub(crate) keys: usize,
+    pub(crate) keys: u32,
     /// Connections, spread evenly over the leaders.
     #[arg(long, default_value_t = 24)]
     pub(crate) connections: usize,
@@ -77,10 +79,18 @@ pub(crate) struct Options {
     pub(crate) node: Option<PathBuf>,
 }
 
-/// A part of a node that is measured without the others.
+/// What else can be done.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Part {
+    Run(RunOptions),
     Log(LogOptions),
+    /// Shows what changed between two result files, and whether it is more than noise.
+    CompareResults {
+        /// What `run --json` wrote before.
+        before: PathBuf,
+        /// What it wrote afterwards.
+        after: PathBuf,
+    },
 }
 
 /// From where a cluster is measured.
@@ -99,6 +109,20 @@ impl Options {
 
     pub(crate) fn measured(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// The load through sockets.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            connections: self.connections,
+            pipeline: self.pipeline,
+            threads: self.threads,
+            keys: self.keys,
+            value_bytes: self.value_bytes,
+            mix: Mix::uniform(self.read_share),
+            rate: self.rate,
+            seed: 1,
+        }
     }
 
     /// Says what does not make sense.

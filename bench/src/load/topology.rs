@@ -4,8 +4,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use net::Slot;
-
 /// Slot ranges and who leads them.
 #[derive(Clone, Debug)]
 pub(crate) struct Topology(Vec<(u16, u16, SocketAddr)>);
@@ -51,7 +49,10 @@ impl Topology {
             .iter()
             .map(range)
             .collect::<Option<Vec<_>>>()
-            .map(Self)
+            .map(|mut ranges| {
+                ranges.sort_unstable();
+                Self(ranges)
+            })
             .ok_or_else(|| {
                 "CLUSTER SLOTS answered what is no list of ranges with a leader each".to_owned()
             })
@@ -75,14 +76,21 @@ impl Topology {
         leaders
     }
 
-    /// The leader of a key's slot.
-    pub(crate) fn leader(&self, key: &[u8]) -> Option<SocketAddr> {
-        let slot = Slot::of(key).number();
-        let range = self
-            .0
-            .iter()
-            .find(|(first, last, _)| (*first..=*last).contains(&slot));
-        range.map(|&(_, _, leader)| leader)
+    /// The leader of a slot.
+    pub(crate) fn leader(&self, slot: u16) -> Option<SocketAddr> {
+        let behind = self.0.partition_point(|(first, _, _)| *first <= slot);
+        let (_, last, leader) = self.0.get(behind.checked_sub(1)?)?;
+        (slot <= *last).then_some(*leader)
+    }
+
+    /// How many slots the leader of most has above that of fewest, of all those that lead any.
+    pub(crate) fn imbalance(&self) -> u16 {
+        let slots = |leader: &SocketAddr| -> u16 {
+            let led = self.0.iter().filter(|(_, _, found)| found == leader);
+            led.map(|(first, last, _)| last - first + 1).sum()
+        };
+        let counts: Vec<u16> = self.leaders().iter().map(slots).collect();
+        counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0)
     }
 }
 

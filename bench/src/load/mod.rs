@@ -1,0 +1,240 @@
+//! Load through sockets: each thread drives many connections, each with many requests under way.
+//! A closed loop sends when something was answered; an open one when it is due, and counts latency
+//! from then, however late the request could be sent.
+
+mod connection;
+mod keys;
+mod mix;
+mod replies;
+mod topology;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::histogram::{Recorded, Window};
+use connection::Connection;
+pub(crate) use keys::Keys;
+pub(crate) use mix::{Choice, Mix};
+pub(crate) use topology::Topology;
+
+/// Requests that one thread of an open loop may have to wait for: beyond that the rate is hopeless.
+const BACKLOG_MAX: usize = 4 << 20;
+/// How long an open loop waits at its end for what was due in the measured time.
+const DRAIN: Duration = Duration::from_secs(5);
+/// An open loop sends what is due together, at most this often.
+const TICK: Duration = Duration::from_micros(50);
+
+/// What load to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    /// Requests under way on each connection of a closed loop.
+    pub(crate) pipeline: usize,
+    pub(crate) threads: usize,
+    /// Keys that there are at the start.
+    pub(crate) keys: u32,
+    pub(crate) value_bytes: usize,
+    pub(crate) mix: Mix,
+    /// Requests a second in all: makes the loop open.
+    pub(crate) rate: Option<f64>,
+    pub(crate) seed: u64,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measuring time is what this program is for"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Makes the load until the window ends, in threads on the last cores: nodes take the first ones.
+pub(crate) fn run(load: &Load, keys: &Keys, window: Window) -> Result<Recorded, String> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..load.threads)
+            .map(|thread| {
+                let core = cores.iter().rev().nth(thread).copied();
+                scope.spawn(move || {
+                    if let Some(core) = core {
+                        core_affinity::set_for_current(core);
+                    }
+                    Driver::connect(load, keys, thread, window)?.run()
+                })
+            })
+            .collect();
+        let mut all = Recorded::new();
+        for thread in threads {
+            all.add(&thread.join().map_err(|_| "a load thread panicked")??);
+        }
+        Ok(all)
+    })
+}
+
+/// Writes every key once.
+pub(crate) fn fill(load: &Load, keys: &Keys) -> Result<(), String> {
+    let start = now() + Duration::from_secs(3600);
+    let measured = Duration::from_secs(1);
+    let window = Window { start, measured };
+    for (leader, numbers) in keys.by_leader() {
+        let mut connection = Connection::new(*leader, keys.chooser(*leader, load, 0), load)?;
+        let mut recorded = Recorded::new();
+        let mut input = vec![0; 256 << 10];
+        let deadline = now() + Duration::from_secs(120);
+        let mut waiting = numbers.iter();
+        loop {
+            for &number in waiting.by_ref().take(load.pipeline.max(64)) {
+                connection.update(number, now());
+            }
+            if connection.under_way() == 0 {
+                break;
+            }
+            connection.write()?;
+            wait(
+                std::slice::from_ref(&connection),
+                Duration::from_millis(100),
+            )?;
+            connection.read(&mut input, window, false, &mut recorded)?;
+            if now() > deadline {
+                return Err(format!("{leader}: writing the keys took over two minutes"));
+            }
+        }
+        if let Some(error) = recorded.first_error {
+            return Err(format!("{leader}: writing the keys: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// One thread's connections.
+struct Driver<'a> {
+    load: &'a Load,
+    connections: Vec<Connection>,
+    window: Window,
+    input: Vec<u8>,
+    recorded: Recorded,
+}
+
+impl<'a> Driver<'a> {
+    fn connect(load: &'a Load, keys: &Keys, thread: usize, window: Window) -> Result<Self, String> {
+        let leaders: Vec<SocketAddr> = keys.by_leader().iter().map(|(leader, _)| *leader).collect();
+        let mine = (0..load.connections).filter(|number| number % load.threads == thread);
+        let connect = |number: usize| {
+            let leader = leaders[number % leaders.len()];
+            Connection::new(leader, keys.chooser(leader, load, number), load)
+        };
+        Ok(Self {
+            load,
+            connections: mine.map(connect).collect::<Result<_, _>>()?,
+            window,
+            input: vec![0; 256 << 10],
+            recorded: Recorded::new(),
+        })
+    }
+
+    fn run(mut self) -> Result<Recorded, String> {
+        match self.load.rate {
+            None => self.closed()?,
+            Some(rate) => self.open(rate / self.load.threads as f64)?,
+        }
+        Ok(self.recorded)
+    }
+
+    fn closed(&mut self) -> Result<(), String> {
+        loop {
+            let time = now();
+            if time >= self.window.end() {
+                return Ok(());
+            }
+            for connection in &mut self.connections {
+                while connection.under_way() < self.load.pipeline {
+                    connection.request(&self.load.mix, time);
+                }
+                connection.write()?;
+            }
+            self.answers(Duration::from_millis(100))?;
+        }
+    }
+
+    /// Sends so many requests a second, evenly, and round the connections.
+    fn open(&mut self, rate: f64) -> Result<(), String> {
+        let gap = Duration::from_secs_f64(1.0 / rate);
+        let (mut next, mut turn) = (now(), 0);
+        let end = self.window.end();
+        while now() < end {
+            let time = now();
+            while next <= time {
+                let at = turn % self.connections.len();
+                self.connections[at].request(&self.load.mix, next);
+                turn += 1;
+                next += gap;
+            }
+            for connection in &mut self.connections {
+                connection.write()?;
+            }
+            let backlog: usize = self.connections.iter().map(Connection::under_way).sum();
+            if backlog > BACKLOG_MAX {
+                return Err(format!(
+                    "{rate:.0} requests a second are more than the servers take: \
+                     {backlog} are unanswered; choose a lower --rate"
+                ));
+            }
+            let due = next.max(time + TICK);
+            // Answers may come before the next request is due.
+            while let Some(limit) = due.checked_duration_since(now()) {
+                self.answers(limit)?;
+            }
+        }
+        let limit = end + DRAIN;
+        while now() < limit && self.connections.iter().any(|c| c.under_way() > 0) {
+            for connection in &mut self.connections {
+                connection.write()?;
+            }
+            self.answers(Duration::from_millis(10))?;
+        }
+        let missing: usize = self.connections.iter().map(Connection::under_way).sum();
+        if missing > 0 {
+            self.recorded.errors += missing as u64;
+            self.recorded
+                .first_error
+                .get_or_insert_with(|| "not answered within five seconds of the end".to_owned());
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self, limit: Duration) -> Result<(), String> {
+        let ready = wait(&self.connections, limit)?;
+        let open = self.load.rate.is_some();
+        for at in ready {
+            self.connections[at].write()?;
+            self.connections[at].read(&mut self.input, self.window, open, &mut self.recorded)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sleeps until a connection can go on or the time is over; the connections that can.
+fn wait(connections: &[Connection], limit: Duration) -> Result<Vec<usize>, String> {
+    let interests = connections.iter().map(|connection| {
+        let flags = if connection.has_unsent() {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        PollFd::new(connection.stream(), flags)
+    });
+    let mut interests: Vec<PollFd<'_>> = interests.collect();
+    let limit = Timespec::try_from(limit).map_err(|error| error.to_string())?;
+    match poll(&mut interests, Some(&limit)) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+        Err(error) => return Err(format!("poll: {error}")),
+    }
+    let ready = interests.iter().enumerate();
+    Ok(ready
+        .filter(|(_, interest)| !interest.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect())
+}

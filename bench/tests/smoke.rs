@@ -1,0 +1,151 @@
+//! Every workload runs for a moment, and its results have the shape that is promised. Nothing here
+//! depends on how fast the machine is.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read what it made has failed"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// A directory of its own for each test, below `target`: on a disk.
+fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+fn bench(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {complaints}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs workloads for a moment; the measurements in the result file.
+fn run(name: &str, workloads: &[&str]) -> (PathBuf, Vec<Value>) {
+    let directory = directory(name);
+    let json = directory.join("results.json");
+    let hlog = directory.join("results.hlog");
+    let mut arguments = vec!["run"];
+    arguments.extend(workloads);
+    arguments.extend(["--short", "--dir", directory.to_str().unwrap()]);
+    arguments.extend(["--json", json.to_str().unwrap()]);
+    arguments.extend(["--hlog", hlog.to_str().unwrap()]);
+    bench(&arguments);
+    let results: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert!(results["machine"]["cpus"].as_u64().unwrap() > 0);
+    let left = std::fs::read_dir(&directory).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.len() == 2, "data was left behind: {left:?}");
+    let measurements = results["measurements"].as_array().unwrap().clone();
+    let log = std::fs::read_to_string(hlog).unwrap();
+    let lines = log.lines().filter(|line| line.starts_with("Tag=")).count();
+    assert_eq!(lines, 20 * measurements.len(), "20 intervals of each turn");
+    (directory, measurements)
+}
+
+fn names(measurements: &[Value]) -> Vec<&str> {
+    measurements
+        .iter()
+        .map(|m| m["name"].as_str().unwrap())
+        .collect()
+}
+
+fn median(measurement: &Value, figure: &str) -> f64 {
+    let median = &measurement["figures"][figure]["median"];
+    median
+        .as_f64()
+        .unwrap_or_else(|| panic!("{} has no {figure}", measurement["name"]))
+}
+
+/// What every load has.
+fn check_load(measurement: &Value) {
+    let name = &measurement["name"];
+    assert!(median(measurement, "operations_per_second") > 0.0, "{name}");
+    assert!(
+        median(measurement, "cpu_servers_user_cores") >= 0.0,
+        "{name}"
+    );
+    let [p50, p99, max] = [
+        "latency_p50_micros",
+        "latency_p99_micros",
+        "latency_max_micros",
+    ]
+    .map(|figure| median(measurement, figure));
+    assert!(
+        0.0 < p50 && p50 <= p99 && p99 <= max,
+        "{name}: {p50} {p99} {max}"
+    );
+    let turn = &measurement["turns"][0];
+    assert_eq!(turn["intervals"].as_array().unwrap().len(), 20, "{name}");
+    assert_eq!(turn["errors"], 0, "{name}: {}", turn["first_error"]);
+    assert!(median(measurement, "flush_bytes") >= 4096.0, "{name}");
+    assert!(median(measurement, "operations_per_entry") >= 0.5, "{name}");
+}
+
+#[test]
+fn workloads_of_one_load_give_figures_and_what_the_machine_can_do() {
+    let (directory, measurements) = run("one-load", &["W1", "W2", "W3", "w4"]);
+    assert_eq!(names(&measurements), ["W1", "W2", "W3", "W4"]);
+    measurements.iter().for_each(check_load);
+    assert!(median(&measurements[1], "limit_disk_bytes_per_second") > 0.0);
+    assert!(median(&measurements[3], "yardstick_p50_micros") > 0.0);
+
+    let results = directory.join("results.json");
+    let results = results.to_str().unwrap();
+    let compared = bench(&["compare-results", results, results]);
+    assert_eq!(compared.matches("+0.0 %").count(), 4 * 5, "{compared}");
+    assert!(!compared.contains("WORSE"), "{compared}");
+}
+
+#[test]
+fn workloads_of_several_loads_measure_all_of_them() {
+    let (_, measurements) = run("several-loads", &["W5", "W6", "W7"]);
+    let expected = [
+        "W5/closed loop",
+        "W5",
+        "W6/6 groups",
+        "W6/50 groups",
+        "W6/100 idle",
+        "W7/1 shards",
+        "W7/2 shards",
+        "W7/3 shards",
+    ];
+    assert_eq!(names(&measurements), expected);
+    let (idle, loads): (Vec<_>, Vec<_>) = measurements
+        .iter()
+        .partition(|m| m["name"] == "W6/100 idle");
+    loads.into_iter().for_each(check_load);
+    assert!(median(idle[0], "idle_cores_of_one_node") >= 0.0);
+    let half = median(&measurements[0], "operations_per_second") / 2.0;
+    assert!((median(&measurements[1], "offered_per_second") - half).abs() < 1.0);
+}
+
+#[test]
+fn ycsb_runs_by_name() {
+    let (_, measurements) = run("ycsb", &["ycsb-a", "B", "ycsb-c", "ycsb-d", "ycsb-f"]);
+    let expected = ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-f"];
+    assert_eq!(names(&measurements), expected);
+    measurements.iter().for_each(check_load);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
+        .args(["run", "W2", "--pipeline", "0"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        complaint.contains("W2: --pipeline must be at least 1"),
+        "{complaint}"
+    );
+}
