@@ -1,9 +1,13 @@
 //! What three shards do together, by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "shard/cluster.rs"]
 mod cluster;
 #[path = "shard/disks.rs"]
 mod disks;
+#[path = "shard/snapshots.rs"]
+mod snapshots;
 
 use engine::shard::{Input, Outcome};
 use net::command::Expiry;

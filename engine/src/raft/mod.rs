@@ -311,10 +311,12 @@ impl Raft {
         );
         self.now = now;
         if let Message::Offer {
-            index, index_term, ..
+            term,
+            index,
+            index_term,
         } = message
         {
-            self.offered(from, (index, index_term));
+            self.offered(from, (index, index_term), term, out);
             return;
         }
         let lost = self.promises_lost();

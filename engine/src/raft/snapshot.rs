@@ -99,10 +99,28 @@ impl Raft {
     }
 
     /// Another replica has a snapshot. It may be forgotten: it is offered again.
-    pub(super) fn offered(&mut self, from: ReplicaId, (index, term): (LogIndex, Term)) {
-        let known = self.offer.map_or(self.commit, |offer| offer.index);
-        if self.role != Role::Leader && !self.disk.has_failed() && index > known.max(self.commit) {
-            self.offer = Some(Offer { from, index, term });
+    pub(super) fn offered(
+        &mut self,
+        from: ReplicaId,
+        (index, index_term): (LogIndex, Term),
+        term: Term,
+        out: &mut Outbox,
+    ) {
+        if self.role == Role::Leader || self.disk.has_failed() {
+            return;
+        }
+        if index <= self.commit {
+            if (self.leader, self.term) == (Some(from), term) {
+                // It does not know how far this log is equal to its own.
+                self.answer_owed = true;
+                self.speak(out);
+            }
+        } else if self.offer.is_none_or(|known| index > known.index) {
+            self.offer = Some(Offer {
+                from,
+                index,
+                term: index_term,
+            });
         }
     }
 

@@ -1,14 +1,18 @@
 //! Three shards by hand: no disk, no network, no clock but the test's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use engine::kv::Kv;
 use engine::shard::{
-    GroupOptions, Input, Member, Options, Outcome, Output, Shard, SnapshotPolicy, Token,
+    FetchSnapshot, GroupOptions, Input, Member, Options, Outcome, Output, Shard, Snapshot,
+    SnapshotPolicy, Token,
 };
+use engine::state_machine::StateMachine;
 use engine::{Clock, Time};
 use net::Command;
 use net::command::{Condition, Expiry};
-use wal::{FlushNumber, GroupId, NodeId, RecoveredLog, ReplicaId};
+use wal::{FlushNumber, GroupId, LogIndex, NodeId, RecoveredLog, ReplicaId};
 
 pub(crate) const GROUP: GroupId = GroupId::from_raw(0);
 
@@ -52,6 +56,8 @@ pub(crate) struct Cluster {
     pub(crate) replies: Vec<(Token, Outcome)>,
     /// Node, number and count of records of each flush.
     pub(crate) flushes: Vec<(u32, FlushNumber, usize)>,
+    /// The chunks of the snapshots that each node has.
+    pub(crate) files: BTreeMap<(u32, LogIndex), Vec<Vec<u8>>>,
 }
 
 impl Cluster {
@@ -89,6 +95,7 @@ impl Cluster {
             pending: vec![],
             replies: vec![],
             flushes: vec![],
+            files: BTreeMap::new(),
         };
         cluster.run(400);
         cluster
@@ -127,6 +134,24 @@ impl Cluster {
                 self.give(id, Input::Written { flush });
             }
         }
+        for begun in out.snapshots {
+            let (index, term) = (begun.index, begun.term);
+            let file = self.files.entry((id, index)).or_default();
+            let shard = &mut self.shards[id as usize - 1];
+            loop {
+                let mut chunk = Vec::new();
+                let taken = shard.snapshot_chunk(GROUP, 64, &mut chunk);
+                file.push(chunk);
+                if !taken.unwrap().more {
+                    break;
+                }
+            }
+            let group = GROUP;
+            self.give(id, Input::SnapshotTaken { group, index, term });
+        }
+        for fetch in out.fetches {
+            self.fetch(id, fetch);
+        }
         for (to, group, message) in out.messages {
             let to = to.to_raw();
             if !self.cut_off.contains(&id) && !self.cut_off.contains(&to) {
@@ -140,6 +165,30 @@ impl Cluster {
                 );
             }
         }
+    }
+
+    fn fetch(&mut self, id: u32, fetch: FetchSnapshot) {
+        let FetchSnapshot {
+            group,
+            from,
+            index,
+            term,
+        } = fetch;
+        let Some(file) = self.files.get(&(from.to_raw(), index)).cloned() else {
+            return self.give(id, Input::SnapshotNotFetched { group });
+        };
+        let mut state = Kv::new((0, 16383));
+        file.iter().for_each(|chunk| state.restore(chunk).unwrap());
+        state.restored().unwrap();
+        self.files.insert((id, index), file);
+        let snapshot = Snapshot { index, term, state };
+        self.give(id, Input::SnapshotFetched { group, snapshot });
+    }
+
+    /// Takes a snapshot on a node; with `release`, its log is cut behind it.
+    pub(crate) fn snapshot(&mut self, id: u32, release: bool) {
+        let group = GROUP;
+        self.give(id, Input::TakeSnapshot { group, release });
     }
 
     pub(crate) fn run(&mut self, ms: u64) {

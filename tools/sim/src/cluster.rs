@@ -140,8 +140,18 @@ impl Cluster {
                 self.arrive(node, Arrival::Log { group, entries });
             }
             Event::Crash { node, life, torn } if self.lives(node, life) => self.crash(node, torn),
+            Event::Chunk { node, life, group } if self.lives(node, life) => self.chunk(node, group),
+            Event::Shelved { node, life, group } if self.lives(node, life) => {
+                self.shelved(node, group);
+            }
+            Event::Fetched { node, life, fetch } if self.lives(node, life) => {
+                self.fetched(node, fetch);
+            }
             Event::Turn { .. }
             | Event::Alarm { .. }
+            | Event::Chunk { .. }
+            | Event::Shelved { .. }
+            | Event::Fetched { .. }
             | Event::Flushed { .. }
             | Event::FlushFailed { .. }
             | Event::Log { .. }
@@ -302,6 +312,12 @@ impl Cluster {
                 },
             );
         }
+        for begun in out.snapshots.drain(..) {
+            self.begin_snapshot(node, &begun);
+        }
+        for fetch in out.fetches.drain(..) {
+            self.fetch(node, fetch);
+        }
         for (to, group, message) in out.messages.drain(..) {
             self.oracle.sent(node, to, group, &message)?;
             self.send(node, to, group, message);
@@ -388,7 +404,7 @@ impl Cluster {
             // A log that has failed confirms nothing, although this one is there.
             return self.arrive(node, Arrival::WriteFailed { flush: number });
         }
-        let durable = self.nodes[node].written(number);
+        let durable = self.nodes[node].written(number, &mut self.counters);
         self.oracle.durable(node, durable);
         self.fold(durable.to_raw());
         self.arrive(node, Arrival::Written { flush: durable });

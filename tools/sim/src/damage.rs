@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::events::Event;
 use crate::faults::Fault;
 use crate::node::{Arrival, Node};
-use crate::oracle::Broken;
+use crate::oracle::{Broken, Found};
 
 /// How long a disk that lied runs on at most, in nanoseconds.
 const LIED_MAX: u64 = 3_000_000_000;
@@ -21,7 +21,10 @@ impl Cluster {
             return Ok(());
         }
         let harm = self.lie_found(node).or_else(|| self.decay(node));
-        let (mut found, mut damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+        if harm.is_none() {
+            self.rot_snapshot(node);
+        }
+        let (mut found, mut damaged) = self.start_process(node)?;
         if let Some(fault) = harm {
             self.tell(|_| format!("{fault:?} on node {} damages {damaged:?}", node + 1));
             self.oracle.check(node, &found, &damaged)?;
@@ -29,7 +32,7 @@ impl Cluster {
                 // What did no harm now must not add to what is lost later.
                 self.nodes[node].disk.mend();
                 self.nodes[node].process = None;
-                (found, damaged) = self.nodes[node].start(&self.plan, self.seed, self.now)?;
+                (found, damaged) = self.start_process(node)?;
             } else {
                 self.nodes[node].disk.accept();
                 *self.counters.damage(fault) += 1;
@@ -37,8 +40,9 @@ impl Cluster {
             self.seek_again(fault);
         }
         self.tell(|_| {
-            let groups = found.iter().map(|(group, (state, terms))| {
-                format!("{group}: {} entries, {state:?}", terms.len())
+            let groups = found.iter().map(|(group, content)| {
+                let (entries, state) = (content.terms.len(), content.state);
+                format!("{group}: {entries} entries, {state:?}")
             });
             format!(
                 "node {} starts with {:?}",
@@ -51,6 +55,16 @@ impl Cluster {
         self.arrive(node, Arrival::Wake);
         self.make_room(node);
         Ok(())
+    }
+
+    fn start_process(&mut self, node: usize) -> Result<(Found, Vec<GroupId>), Broken> {
+        let Self {
+            nodes,
+            plan,
+            counters,
+            ..
+        } = self;
+        nodes[node].start(plan, self.seed, self.now, counters)
     }
 
     /// The lie of a disk that is found out at this start. What nothing can tell from a write that was
@@ -96,7 +110,7 @@ impl Cluster {
     }
 
     /// Whether a majority of the disks is sound without this one: of each entry a copy stays.
-    fn may_harm(&self, node: usize) -> bool {
+    pub(crate) fn may_harm(&self, node: usize) -> bool {
         let others = self.nodes.iter().enumerate();
         let harmed = others.filter(|(other, found): &(usize, &Node)| {
             let harmed = found.is_damaged() || self.oracle.is_damaged(*other);
@@ -121,8 +135,11 @@ impl Cluster {
     /// Whether a run may go without a fault: what damage did no harm is taken back and sought again,
     /// and in some runs no place is found in time. A test counts over several runs.
     pub(crate) fn may_lack(fault: Fault) -> bool {
-        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot};
-        matches!(fault, Rot | LatentErrors | LostWrite | MisdirectedWrite)
+        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
+        matches!(
+            fault,
+            Rot | SnapshotRot | LatentErrors | LostWrite | MisdirectedWrite
+        )
     }
 
     /// The disk of a node is to lie about its next write. Says whether it will.

@@ -298,6 +298,20 @@ impl Disk {
         self.platter.delete(segment);
     }
 
+    /// A segment that left the log is gone.
+    pub(crate) fn reclaim(&mut self, segment: SegmentId) {
+        self.sides().for_each(|platter| platter.delete(segment));
+    }
+
+    /// The file of a segment that left the log becomes another's, with a table at an offset.
+    pub(crate) fn recycle(&mut self, from: SegmentId, to: SegmentId, offset: u64, table: &[u8]) {
+        let offset = usize::try_from(offset).expect("inside a segment");
+        for platter in self.sides() {
+            platter.write(from, offset, table);
+            platter.rename(from, to);
+        }
+    }
+
     /// What replay makes of the segments.
     pub(crate) fn replay(&self, cache_bytes: usize) -> Result<Recovered, ReplayError> {
         let options = Options {

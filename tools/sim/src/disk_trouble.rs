@@ -48,7 +48,7 @@ impl Cluster {
     /// Makes the segments that a node wants. It is told when there is no space for them, and when
     /// there is again.
     pub(crate) fn make_room(&mut self, node: usize) {
-        let (full, ready) = self.nodes[node].make_room();
+        let (full, ready) = self.nodes[node].make_room(&mut self.counters);
         for number in ready {
             self.write(node, number);
         }

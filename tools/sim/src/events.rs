@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use engine::raft::Message;
-use engine::shard::{Outcome, Token};
+use engine::shard::{FetchSnapshot, Outcome, Token};
 use wal::{Entry, FlushNumber, GroupId};
 
 use crate::client::Request;
@@ -50,6 +50,24 @@ pub(crate) enum Event {
         life: u64,
         group: GroupId,
         entries: Vec<Entry>,
+    },
+    /// The next chunk of a snapshot is taken.
+    Chunk {
+        node: usize,
+        life: u64,
+        group: GroupId,
+    },
+    /// A snapshot that was taken is durable.
+    Shelved {
+        node: usize,
+        life: u64,
+        group: GroupId,
+    },
+    /// A peer's snapshot is here, or is not to be had.
+    Fetched {
+        node: usize,
+        life: u64,
+        fetch: FetchSnapshot,
     },
     /// A request reaches a node.
     Request {

@@ -32,6 +32,8 @@ pub enum Fault {
     Drain,
     /// While a node is down, a bit of its disk flips.
     Rot,
+    /// While a node is down, a bit of a snapshot flips.
+    SnapshotRot,
     /// While a node is down, some blocks of its disk become unreadable.
     LatentErrors,
     /// A disk confirms a write and forgets it.
@@ -48,7 +50,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -64,6 +66,7 @@ impl Fault {
         Self::Transfer,
         Self::Drain,
         Self::Rot,
+        Self::SnapshotRot,
         Self::LatentErrors,
         Self::LostWrite,
         Self::MisdirectedWrite,
@@ -74,10 +77,10 @@ impl Fault {
 
     /// Whether it is something that happens at a moment, not a rate or a state.
     pub fn is_event(self) -> bool {
-        use Fault::{ClockDrift, Duplication, LatentErrors, Loss, Reordering, Rot};
+        use Fault::{ClockDrift, Duplication, LatentErrors, Loss, Reordering, Rot, SnapshotRot};
         !matches!(
             self,
-            Loss | Duplication | Reordering | ClockDrift | Rot | LatentErrors
+            Loss | Duplication | Reordering | ClockDrift | Rot | SnapshotRot | LatentErrors
         )
     }
 }
@@ -117,6 +120,10 @@ pub(crate) struct Plan {
     pub(crate) pending_bytes_max: usize,
     pub(crate) cache_bytes: usize,
     pub(crate) value_bytes_max: u64,
+    /// Entries between two snapshots of a group; zero: none are taken.
+    pub(crate) snapshot_entries: u64,
+    /// How many of each group a node keeps.
+    pub(crate) snapshots_kept: usize,
     /// Share of calls that read.
     pub(crate) reads: u64,
     /// Share of faults that strike a leader, and not just any node.
@@ -130,18 +137,18 @@ const MILLISECOND: u64 = 1_000_000;
 impl Plan {
     /// Draws everything.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot};
+        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
         let share = *rng.pick(&[250_000, 500_000, 750_000]);
         let heartbeat = rng.between(30, 200);
         let size = |bytes: u64| usize::try_from(bytes).expect("small");
         let mut on = Fault::ALL.map(|_| rng.chance(share));
         let nodes = *rng.pick(&[2, 3, 3, 3, 3, 5, 5, 7]);
         // A disk decays while its node is down.
-        for fault in [Rot, LatentErrors] {
+        for fault in [Rot, LatentErrors, SnapshotRot] {
             on[fault as usize] &= on[Fault::Crash as usize];
         }
         // Of two replicas, one cannot say what the other lost.
-        for fault in [Rot, LatentErrors, LostWrite, MisdirectedWrite] {
+        for fault in [Rot, SnapshotRot, LatentErrors, LostWrite, MisdirectedWrite] {
             on[fault as usize] &= nodes > 2;
         }
         Self {
@@ -170,6 +177,12 @@ impl Plan {
             pending_bytes_max: size(rng.magnitude(256, 1024 * 1024)),
             cache_bytes: size(rng.magnitude(1024, 1024 * 1024)),
             value_bytes_max: rng.magnitude(16, 2048),
+            snapshot_entries: if rng.chance(800_000) {
+                rng.magnitude(10, 1_000)
+            } else {
+                0
+            },
+            snapshots_kept: 1 + rng.index(2),
             reads: rng.between(20, 60) * (MILLION / 100),
             aims: rng.between(0, 100) * (MILLION / 100),
             strays: rng.between(0, 30) * (MILLION / 100),
@@ -227,6 +240,17 @@ counters! {
     lies_without_trace,
     /// Replicas that waited for each other at the end because two or more lost promises at once.
     deadlocked_repairs,
+    rotten_snapshots,
+    /// Snapshots that a start found rotten.
+    refused_snapshots,
+    snapshots,
+    failed_snapshots,
+    /// Snapshots that came from a peer.
+    installs,
+    failed_installs,
+    /// Segments that left a log, and those that became new ones.
+    reclaimed_segments,
+    recycled_segments,
     /// Reads of entries that a disk had confirmed and did not hold.
     failed_reads,
     failed_writes,
@@ -317,6 +341,7 @@ impl Counters {
             Fault::Drain => self.drains,
             Fault::Rot => self.rotten_disks,
             Fault::LatentErrors => self.unreadable_disks,
+            Fault::SnapshotRot => self.rotten_snapshots,
             Fault::LostWrite => self.lost_writes,
             Fault::MisdirectedWrite => self.misdirected_writes,
             Fault::WriteFails => self.failed_writes,

@@ -14,6 +14,8 @@ mod node;
 mod oracle;
 mod platter;
 mod rng;
+mod shelf;
+mod snapshots;
 mod trace;
 mod traffic;
 

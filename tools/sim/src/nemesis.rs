@@ -64,6 +64,8 @@ impl Nemesis {
         out.messages.retain(|_| self.rng.chance(500_000));
         out.replies.retain(|_| self.rng.chance(500_000));
         out.reads.clear();
+        out.snapshots.clear();
+        out.fetches.clear();
     }
 }
 
@@ -73,6 +75,7 @@ impl Cluster {
         if self.nemesis.over {
             return;
         }
+        self.ask_for_snapshot();
         if let Some(fault) = self.nemesis.next() {
             self.tell(|_| format!("trouble: {fault:?}"));
             self.strike(fault);
@@ -153,6 +156,7 @@ impl Cluster {
             | Fault::Reordering
             | Fault::ClockDrift
             | Fault::Rot
+            | Fault::SnapshotRot
             | Fault::LatentErrors => {
                 unreachable!("{fault:?} is no event")
             }

@@ -1,12 +1,13 @@
 //! One node: a disk, clocks, and while it runs, a process with the real shard and the real log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use engine::raft::Message;
 use engine::shard::{
-    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, SnapshotPolicy, Token,
+    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Snapshot, SnapshotPolicy,
+    Token,
 };
 use engine::{Clock, Time};
 use wal::{
@@ -16,9 +17,10 @@ use wal::{
 
 use crate::client::{Request, slots};
 use crate::disk::Disk;
-use crate::faults::{Fault, Plan};
-use crate::oracle::Found;
+use crate::faults::{Counters, Fault, Plan};
+use crate::oracle::{Content, Found};
 use crate::rng::{MILLION, Rng, mix};
+use crate::shelf::{Part, Shelf};
 
 /// A node, running or not.
 pub(crate) struct Node {
@@ -27,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
     pub(crate) disk: Disk,
+    pub(crate) shelf: Shelf,
     pub(crate) clocks: Clocks,
     /// It takes no turn before this moment.
     pub(crate) paused_until: u64,
@@ -51,6 +54,10 @@ pub(crate) struct Process {
     pub(crate) stalled: Vec<Stalled>,
     /// Segments that are to be made when there is space.
     wanted: Vec<SegmentId>,
+    /// Segments that left the log, oldest first: their files can be recycled.
+    free: VecDeque<SegmentId>,
+    /// The snapshot that is being written.
+    pub(crate) part: Option<Part>,
     pub(crate) watch: Watch,
     /// Per group: the index after which its state was last compared with others.
     pub(crate) compared: BTreeMap<GroupId, LogIndex>,
@@ -108,6 +115,25 @@ pub(crate) enum Arrival {
         group: GroupId,
         entries: Vec<Entry>,
     },
+    SnapshotTaken {
+        group: GroupId,
+        index: LogIndex,
+        term: Term,
+    },
+    SnapshotFailed {
+        group: GroupId,
+    },
+    SnapshotFetched {
+        group: GroupId,
+        snapshot: Snapshot,
+    },
+    SnapshotNotFetched {
+        group: GroupId,
+    },
+    TakeSnapshot {
+        group: GroupId,
+        release: bool,
+    },
     Wake,
     Transfer {
         group: GroupId,
@@ -124,6 +150,9 @@ pub(crate) struct Clocks {
     pub(crate) drift_per_million: i64,
     pub(crate) unix_offset_ms: i64,
 }
+
+/// Files of segments that are kept for others.
+const FREE_MAX: usize = 4;
 
 /// Unix time at the start of each run, in milliseconds.
 const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -157,6 +186,7 @@ impl Node {
             life: 0,
             process: None,
             disk: Disk::new(plan.segment_bytes),
+            shelf: Shelf::default(),
             clocks: Clocks::default(),
             paused_until: 0,
         }
@@ -175,6 +205,7 @@ impl Node {
         plan: &Plan,
         seed: u64,
         now: u64,
+        counters: &mut Counters,
     ) -> Result<(Found, Vec<GroupId>), String> {
         assert!(self.process.is_none(), "it runs already");
         self.life += 1;
@@ -183,12 +214,16 @@ impl Node {
         let mut recovered = self.replay(plan, &mut Rng::new(mix(seed ^ now)))?;
         let mut found = Found::new();
         let mut damaged = Vec::new();
+        let (shelf, mut refused) = (&mut self.shelf, 0);
         let groups = (0..plan.groups).map(|number| {
             let group = GroupId::from_raw(number);
             let recovered_log = recovered.groups.remove(&group);
             let recovered = recovered_log.unwrap_or_else(|| recovered.unmentioned.clone());
-            found.insert(group, (recovered.hard_state, expand(&recovered)));
-            if recovered.damage.is_some() {
+            found.insert(group, content(&recovered));
+            let (snapshot, rotten) = shelf.load(group, plan);
+            refused += rotten;
+            let start = snapshot.as_ref().map_or(LogIndex::ZERO, |it| it.index);
+            if recovered.damage.is_some() || recovered.floor.0 > start {
                 damaged.push(group);
             }
             GroupOptions {
@@ -197,10 +232,11 @@ impl Node {
                 slots: slots(number, plan.groups),
                 preferred: Some(node_id(number as usize % plan.nodes)),
                 recovered,
-                snapshot: None,
+                snapshot,
             }
         });
         let groups = groups.collect();
+        counters.refused_snapshots += refused;
         let options = options(plan, self.position, mix(seed ^ self.life));
         let clock = self.clocks.read(now);
         let next_flush = recovered.writer.next_flush();
@@ -209,6 +245,8 @@ impl Node {
             durable: FlushNumber::from_raw(next_flush.to_raw() - 1),
             stalled: Vec::new(),
             wanted: vec![recovered.writer.next_segment()],
+            free: VecDeque::new(),
+            part: None,
             watch: Watch {
                 was_slow: self.disk.slowness > 1,
                 ..Watch::default()
@@ -295,6 +333,17 @@ impl Node {
                     step(Input::Space { full });
                 }
                 Arrival::Log { group, entries } => step(Input::Log { group, entries }),
+                Arrival::SnapshotTaken { group, index, term } => {
+                    step(Input::SnapshotTaken { group, index, term });
+                }
+                Arrival::SnapshotFailed { group } => step(Input::SnapshotFailed { group }),
+                Arrival::SnapshotFetched { group, snapshot } => {
+                    step(Input::SnapshotFetched { group, snapshot });
+                }
+                Arrival::SnapshotNotFetched { group } => step(Input::SnapshotNotFetched { group }),
+                Arrival::TakeSnapshot { group, release } => {
+                    step(Input::TakeSnapshot { group, release });
+                }
                 Arrival::Wake => step(Input::Wake),
                 Arrival::Transfer { group, to } => step(Input::Transfer { group, to }),
                 Arrival::Drain => step(Input::Drain),
@@ -332,10 +381,17 @@ impl Node {
 
     /// Makes the segments that are wanted, if there is space; says whether there was not. Returns the
     /// flushes that had waited for them and are under way now.
-    pub(crate) fn make_room(&mut self) -> (bool, Vec<FlushNumber>) {
+    pub(crate) fn make_room(&mut self, counters: &mut Counters) -> (bool, Vec<FlushNumber>) {
         let Self { process, disk, .. } = self;
         let process = process.as_mut().expect("only a running node wants any");
-        process.wanted.retain(|&segment| !disk.preallocate(segment));
+        process.wanted.retain(|&segment| {
+            if let Some(free) = process.free.pop_front() {
+                let table = process.writer.recycle(free, segment);
+                disk.recycle(free, segment, process.writer.room(), &table);
+                counters.recycled_segments += 1;
+            }
+            !disk.preallocate(segment)
+        });
         let ready = |stalled: &mut Stalled| disk.has(&stalled.placement);
         let ready: Vec<_> = process.stalled.extract_if(.., ready).collect();
         let numbers = ready
@@ -349,9 +405,25 @@ impl Node {
     }
 
     /// The disk finished a flush. Says up to which one all are durable.
-    pub(crate) fn written(&mut self, number: FlushNumber) -> FlushNumber {
+    pub(crate) fn written(&mut self, number: FlushNumber, counters: &mut Counters) -> FlushNumber {
         let process = self.process.as_mut().expect("only a running node is told");
         process.durable = process.writer.written(number);
+        let mut useless = Vec::new();
+        for segment in process.writer.reclaim() {
+            counters.reclaimed_segments += 1;
+            if process.writer.is_recyclable(segment) {
+                process.free.push_back(segment);
+                useless.extend((process.free.len() > FREE_MAX).then(|| process.free.pop_front()));
+            } else {
+                // The oldest go first: those that there are stay a row without a hole.
+                useless.extend(process.free.drain(..).map(Some));
+                useless.push(Some(segment));
+            }
+        }
+        for segment in useless.into_iter().flatten() {
+            process.writer.discard(segment);
+            self.disk.reclaim(segment);
+        }
         process.durable
     }
 
@@ -415,22 +487,32 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         window_messages_max: plan.window_messages_max,
         pending_bytes_max: plan.pending_bytes_max,
         cache_bytes: plan.cache_bytes,
-        snapshots: SnapshotPolicy::BY_HAND,
+        snapshots: SnapshotPolicy {
+            entries: plan.snapshot_entries,
+            keeps_previous: plan.snapshots_kept > 1,
+            ..SnapshotPolicy::BY_HAND
+        },
         seed: mix(seed ^ position as u64),
     }
 }
 
-/// The term of each entry, from index 1.
-fn expand(recovered: &RecoveredLog) -> Vec<Term> {
-    let mut terms = Vec::new();
-    let ends = recovered
-        .terms
-        .iter()
-        .skip(1)
-        .map(|&(index, _)| index.to_raw());
+/// What a log that was found holds; of what is below its floor, nothing is known.
+fn content(recovered: &RecoveredLog) -> Content {
+    let (floor, floor_term) = recovered.floor;
+    let below = usize::try_from(floor.to_raw()).expect("runs are short");
+    let mut terms = vec![Term::ZERO; below];
+    if let Some(last) = terms.last_mut() {
+        *last = floor_term;
+    }
+    let ends = recovered.terms.iter().skip(1);
+    let ends = ends.map(|&(index, _)| index.to_raw());
     let ends = ends.chain([recovered.last.to_raw() + 1]);
     for (&(first, term), end) in recovered.terms.iter().zip(ends) {
         terms.extend((first.to_raw()..end).map(|_| term));
     }
-    terms
+    Content {
+        state: recovered.hard_state,
+        floor,
+        terms,
+    }
 }

@@ -51,9 +51,9 @@ struct Applied {
 /// What a node's log holds: as durable, and with everything that is on its way.
 #[derive(Clone, Default)]
 struct NodeLog {
-    durable: Content,
+    durable: Contents,
     pending: VecDeque<(FlushNumber, Vec<Change>)>,
-    placed: Content,
+    placed: Contents,
     /// Per group: applied and checked up to, in this life of the node.
     checked: BTreeMap<GroupId, LogIndex>,
     roles: BTreeMap<GroupId, (Role, Term, LogIndex)>,
@@ -61,25 +61,53 @@ struct NodeLog {
     damaged: Vec<GroupId>,
 }
 
-/// Per group: hard state, and the terms of its entries from index 1.
-pub(crate) type Content = BTreeMap<GroupId, (HardState, Vec<Term>)>;
+/// What a log holds of a group.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Content {
+    pub(crate) state: HardState,
+    /// It starts behind this.
+    pub(crate) floor: LogIndex,
+    /// Of its entries, from index 1; zero where nobody knows, below the floor.
+    pub(crate) terms: Vec<Term>,
+}
+
+impl Content {
+    /// The terms of what is in the log.
+    fn held(&self) -> &[Term] {
+        self.behind(self.floor)
+    }
+
+    fn behind(&self, index: LogIndex) -> &[Term] {
+        let from = usize::try_from(index.to_raw()).expect("a log that fits memory");
+        self.terms.get(from..).unwrap_or_default()
+    }
+
+    /// Up to where it holds entries, or a snapshot stands for them.
+    fn last(&self) -> u64 {
+        (self.terms.len() as u64).max(self.floor.to_raw())
+    }
+}
+
+/// Of each group.
+type Contents = BTreeMap<GroupId, Content>;
 
 #[derive(Clone, Copy)]
 enum Change {
     Entry(GroupId, LogIndex, Term),
+    Floor(GroupId, LogIndex, Term),
     HardState(GroupId, HardState),
 }
 
 impl Change {
     fn group(&self) -> GroupId {
         match *self {
-            Self::Entry(group, ..) | Self::HardState(group, _) => group,
+            Self::Entry(group, ..) | Self::Floor(group, ..) | Self::HardState(group, _) => group,
         }
     }
 }
 
-/// What replay made of a group: hard state, terms from index 1.
-pub(crate) type Found = BTreeMap<GroupId, (HardState, Vec<Term>)>;
+/// What replay made of each group.
+pub(crate) type Found = Contents;
 
 impl Oracle {
     /// Nothing has happened yet.
@@ -103,9 +131,10 @@ impl Oracle {
         for record in &flush.records {
             let change = match record {
                 Record::Entry { group, entry } | Record::Patch { group, entry } => {
-                    let terms = &log.placed.entry(*group).or_default().1;
+                    let content = log.placed.entry(*group).or_default();
+                    let (terms, floor) = (&content.terms, content.floor);
                     let at = position(entry.index);
-                    if at > terms.len() {
+                    if entry.index.to_raw() > content.last() + 1 {
                         return Err(format!(
                             "node {} writes entry {} of group {group} behind entry {}",
                             node + 1,
@@ -113,16 +142,28 @@ impl Oracle {
                             terms.len()
                         ));
                     }
+                    // What only ends a log that begins anew is no entry.
+                    let marks = ends_log(&flush.records, *group, entry.index);
+                    let follows = entry.index > floor.next();
                     if terms.get(at).is_some_and(|&old| old != entry.term) {
                         counters.truncations += 1;
                     }
                     let written = Written {
                         hash: rng::hash(&entry.payload) ^ kind(entry.kind),
-                        previous: if at == 0 { Term::ZERO } else { terms[at - 1] },
+                        previous: at
+                            .checked_sub(1)
+                            .and_then(|at| terms.get(at))
+                            .copied()
+                            .unwrap_or_default(),
                     };
                     let entries = &mut self.groups.entry(*group).or_default().entries;
-                    let first = *entries.entry((entry.index, entry.term)).or_insert(written);
-                    if first != written {
+                    let known = entries.get(&(entry.index, entry.term)).copied();
+                    let first = known.unwrap_or(written);
+                    if !marks && follows && known.is_none() {
+                        entries.insert((entry.index, entry.term), written);
+                    }
+                    let differs = first.hash != written.hash || follows && first != written;
+                    if !marks && differs {
                         return Err(format!(
                             "logs of group {group} do not match at index {} term {}: node {} holds another entry, or the same behind another one",
                             entry.index,
@@ -133,7 +174,7 @@ impl Oracle {
                     Change::Entry(*group, entry.index, entry.term)
                 }
                 Record::HardState { group, state } => {
-                    let old = log.placed.entry(*group).or_default().0;
+                    let old = log.placed.entry(*group).or_default().state;
                     let revoted =
                         state.term == old.term && old.vote.is_some() && state.vote != old.vote;
                     if state.term < old.term || revoted {
@@ -148,9 +189,14 @@ impl Oracle {
                     log.damaged.retain(|damaged| damaged != group);
                     continue;
                 }
-                Record::Floor { .. } | Record::Contents { .. } | Record::Damaged { .. } => {
-                    continue;
+                // Where a log begins anew, the term before its first entry is only made up.
+                Record::Floor { group, index, .. }
+                    if ends_log(&flush.records, *group, index.next()) =>
+                {
+                    Change::Floor(*group, *index, Term::ZERO)
                 }
+                Record::Floor { group, index, term } => Change::Floor(*group, *index, *term),
+                Record::Contents { .. } | Record::Damaged { .. } => continue,
             };
             apply(&mut log.placed, change);
             changes.push(change);
@@ -183,7 +229,8 @@ impl Oracle {
         message: &Message,
     ) -> Result<(), Broken> {
         let nothing = Default::default();
-        let (state, terms) = self.logs[node].durable.get(&group).unwrap_or(&nothing);
+        let content = self.logs[node].durable.get(&group).unwrap_or(&nothing);
+        let state = content.state;
         let voted = |term, vote: NodeId| {
             let vote = Some(ReplicaId::from_raw(vote.to_raw()));
             state.term > term || (state.term, state.vote) == (term, vote)
@@ -197,7 +244,7 @@ impl Oracle {
             Message::RequestVote {
                 term, pre: false, ..
             } => voted(term, node_id(node)),
-            Message::Appended { matched, .. } => terms.len() as u64 >= matched.to_raw(),
+            Message::Appended { matched, .. } => content.last() >= matched.to_raw(),
             _ => true,
         };
         if kept {
@@ -206,7 +253,7 @@ impl Oracle {
         Err(format!(
             "node {} says {message:?} in group {group}, and its disk holds {state:?} and {} entries",
             node + 1,
-            terms.len()
+            content.last()
         ))
     }
 
@@ -245,7 +292,7 @@ impl Oracle {
         node: usize,
         found: &Found,
         damaged: &[GroupId],
-    ) -> Result<Content, Broken> {
+    ) -> Result<Contents, Broken> {
         let log = &self.logs[node];
         // What an interrupted repair had put back may close a gap, with entries behind it.
         let unknown: Vec<_> = log.damaged.iter().chain(damaged).collect();
@@ -258,13 +305,14 @@ impl Oracle {
         let mut pending = log.pending.iter();
         while !same(&held, found) {
             let Some((_, changes)) = pending.next() else {
-                let differs = |(group, (state, terms)): (&GroupId, &(HardState, Vec<Term>))| {
-                    let (found_state, found_terms) = found.get(group).cloned().unwrap_or_default();
-                    format!(
-                        "group {group}: {state:?} and {} entries were durable, found {found_state:?} and {} entries; ",
-                        terms.len(),
-                        found_terms.len()
-                    )
+                let differs = |(group, content): (&GroupId, &Content)| {
+                    let found = found.get(group).cloned().unwrap_or_default();
+                    let tell = |content: &Content| {
+                        let Content { state, floor, .. } = content;
+                        format!("{state:?}, entries behind {floor} up to {}", content.last())
+                    };
+                    let (durable, found) = (tell(content), tell(&found));
+                    format!("group {group}: {durable} was durable, found {found}; ")
                 };
                 let differences: String = log.durable.iter().map(differs).collect();
                 return Err(format!(
@@ -351,11 +399,12 @@ impl Oracle {
                 node + 1
             ));
         }
-        let (_, terms) = self.logs[node].placed.entry(name).or_default();
+        let terms = &self.logs[node].placed.entry(name).or_default().terms;
         let lacks = group.applied.iter().zip(1u64..).find(|(applied, index)| {
             let index = LogIndex::from_raw(*index);
             // What it holds and has not yet handed to its disk is not known here.
             let held = match terms.get(position(index)) {
+                Some(&Term::ZERO) => true, // a snapshot stands for it
                 Some(held) => *held == applied.term,
                 None => index <= status.last,
             };
@@ -384,8 +433,9 @@ impl Oracle {
             if log.damaged.contains(&name) {
                 return true;
             }
-            let terms = log.durable.get(&name).map(|(_, terms)| terms.get(at));
-            terms.flatten() == Some(&status.term)
+            let content = log.durable.get(&name);
+            let term = content.and_then(|content| content.terms.get(at));
+            term == Some(&status.term)
         });
         let holders = holders.count();
         if holders * 2 <= self.nodes {
@@ -412,7 +462,7 @@ impl Oracle {
         // The log on the disk tells what was applied as soon as it has caught up with memory.
         let until = status.applied.min(status.persisted);
         let checked = log.checked.entry(name).or_default();
-        let Some((_, terms)) = log.durable.get(&name) else {
+        let Some(Content { terms, .. }) = log.durable.get(&name) else {
             return Ok(());
         };
         while *checked < until {
@@ -420,6 +470,9 @@ impl Oracle {
             let at = position(index);
             let Some(&term) = terms.get(at) else { break };
             match group.applied.get(at) {
+                // A snapshot stands for it, and nobody was seen applying it yet.
+                None if term == Term::ZERO => break,
+                Some(_) if term == Term::ZERO => {}
                 None => group.applied.push(Applied {
                     term,
                     by: status.term,
@@ -440,26 +493,47 @@ impl Oracle {
     }
 }
 
-fn apply(content: &mut Content, change: Change) {
+fn apply(contents: &mut Contents, change: Change) {
+    let content = contents.entry(change.group()).or_default();
     match change {
-        Change::Entry(group, index, term) => {
-            let terms = &mut content.entry(group).or_default().1;
-            terms.truncate(position(index));
-            terms.push(term);
+        Change::Entry(_, index, term) => {
+            content.terms.resize(position(index), Term::ZERO);
+            content.terms.push(term);
         }
-        Change::HardState(group, state) => content.entry(group).or_default().0 = state,
+        Change::Floor(_, index, term) if index > content.floor => {
+            let at = position(index);
+            if content.terms.get(at) != Some(&term) {
+                content.terms.clear();
+                content.terms.resize(at, Term::ZERO);
+                content.terms.push(term);
+            }
+            content.floor = index;
+        }
+        Change::Floor(..) => {}
+        Change::HardState(_, state) => content.state = state,
     }
 }
 
-/// Whether term, vote and entries are the same; commit is only a hint.
-fn same(one: &Content, two: &Content) -> bool {
-    let nothing = Default::default();
-    one.keys().chain(two.keys()).all(|group| {
-        let (one, two) = (
-            one.get(group).unwrap_or(&nothing),
-            two.get(group).unwrap_or(&nothing),
+/// Whether an entry stands in the flush only to end what the log held before it begins anew.
+fn ends_log(records: &[Record], of: GroupId, at: LogIndex) -> bool {
+    records.iter().any(|record| match *record {
+        Record::Floor { group, index, .. } => group == of && index == at,
+        _ => false,
+    })
+}
+
+/// Whether a log was found as it should be: term, vote and entries are the same; commit is only a hint.
+/// It may start earlier: a floor that says less than an older one is not held against it.
+fn same(should: &Contents, found: &Contents) -> bool {
+    let nothing = Content::default();
+    should.keys().chain(found.keys()).all(|group| {
+        let (should, found) = (
+            should.get(group).unwrap_or(&nothing),
+            found.get(group).unwrap_or(&nothing),
         );
-        (one.0.term, one.0.vote, &one.1) == (two.0.term, two.0.vote, &two.1)
+        let promises = |content: &Content| (content.state.term, content.state.vote);
+        let entries = promises(should) == promises(found) && should.last() == found.last();
+        entries && found.floor <= should.floor && found.behind(should.floor) == should.held()
     })
 }
 

@@ -67,6 +67,17 @@ impl Platter {
         self.unreadable.retain(|&(other, _)| other != segment);
     }
 
+    /// A segment file becomes that of another.
+    pub(crate) fn rename(&mut self, from: SegmentId, to: SegmentId) {
+        let file = self.segments.remove(&from).expect("a file is renamed");
+        self.segments.insert(to, file);
+        let moved = self
+            .unreadable
+            .extract_if(.., |&(segment, _)| segment == from);
+        let moved: Vec<_> = moved.map(|(_, block)| (to, block)).collect();
+        self.unreadable.extend(moved);
+    }
+
     /// Flips a bit somewhere in what is written. Says whether anything is.
     pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
         let Some((segment, written)) = self.pick(rng) else {

@@ -1,0 +1,86 @@
+//! Logs that are cut behind snapshots, and replicas that need what was cut.
+
+use engine::shard::Outcome;
+use net::Reply;
+use net::command::Expiry;
+
+use crate::cluster::{Cluster, GROUP, set};
+
+/// Writes keys on the leader, of which each node that is not cut off has a snapshot then.
+fn write(cluster: &mut Cluster, leader: u32, keys: std::ops::Range<u64>) {
+    for token in keys {
+        let key = format!("key {token}");
+        cluster.ask(leader, token, set(key.as_bytes(), b"value", Expiry::Never));
+        cluster.run(1);
+        assert_eq!(cluster.answer(token), Some(Outcome::Reply(Reply::Ok)));
+    }
+    cluster.run(200);
+}
+
+fn states(cluster: &Cluster) -> Vec<(wal::LogIndex, u64)> {
+    let hash = |shard: &engine::shard::Shard| shard.hash(GROUP).unwrap();
+    cluster.shards.iter().map(hash).collect()
+}
+
+#[test]
+fn a_follower_that_lacks_what_was_cut_gets_the_leaders_snapshot_and_goes_on() {
+    let mut cluster = Cluster::new();
+    cluster.cut_off = vec![3];
+    write(&mut cluster, 1, 0..20);
+    cluster.snapshot(1, true);
+    let leader = &cluster.shards[0].status()[0];
+    assert_eq!(leader.floor, leader.applied, "all is in the snapshot");
+    write(&mut cluster, 1, 20..22);
+
+    cluster.cut_off.clear();
+    cluster.run(1000);
+    let follower = cluster.shards[2].status().remove(0);
+    assert_eq!(follower.keys, 22);
+    assert_eq!(follower.persisted, follower.last);
+    write(&mut cluster, 1, 22..30);
+    let states = states(&cluster);
+    assert_eq!(states[0], states[2]);
+    assert_eq!(states[1], states[2]);
+}
+
+#[test]
+fn the_log_keeps_what_follows_the_snapshot_before_the_newest() {
+    let mut cluster = Cluster::new();
+    write(&mut cluster, 1, 0..5);
+    cluster.snapshot(1, false);
+    let first = cluster.shards[0].status().remove(0);
+    assert_eq!((first.floor.to_raw(), first.snapshot), (0, first.applied));
+    write(&mut cluster, 1, 5..9);
+    cluster.snapshot(1, false);
+    let second = cluster.shards[0].status().remove(0);
+    assert_eq!(
+        (second.floor, second.snapshot),
+        (first.applied, second.applied)
+    );
+}
+
+#[test]
+fn nothing_is_snapshotted_twice() {
+    let mut cluster = Cluster::new();
+    write(&mut cluster, 1, 0..5);
+    cluster.snapshot(1, false);
+    cluster.snapshot(1, false);
+    assert_eq!(cluster.files.len(), 1);
+}
+
+#[test]
+fn the_outcome_of_a_write_that_a_snapshot_overtook_is_unknown() {
+    let mut cluster = Cluster::new();
+    cluster.cut_off = vec![1];
+    cluster.ask(1, 100, set(b"lost", b"value", Expiry::Never));
+    cluster.run(3000);
+    let leader = cluster.leader_as_seen_by(2).unwrap().to_raw();
+    write(&mut cluster, leader, 0..20);
+    cluster.snapshot(leader, true);
+    cluster.cut_off.clear();
+    cluster.run(1000);
+    assert_eq!(cluster.answer(100), Some(Outcome::Unknown));
+    let states = states(&cluster);
+    assert_eq!(states[0], states[1]);
+    assert_eq!(cluster.keys_on(1), 20);
+}
