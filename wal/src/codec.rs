@@ -15,6 +15,7 @@
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
 use crate::bytes::{read_u32, read_u64, write};
+use crate::checksum;
 use crate::coordinates::COUNT_MAX;
 use crate::{
     Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term,
@@ -96,10 +97,17 @@ pub(crate) struct Stamp {
     pub(crate) losses: u64,
 }
 
-/// Writes a record at the start of `to`; says how many bytes it took.
-pub(crate) fn encode_record(record: &Record, stamp: Stamp, to: &mut [u8]) -> usize {
+/// Writes a record at a place of a flush's body; says how many bytes it took. The checksums of sectors
+/// that lie whole in it are noted in the flush's table.
+pub(crate) fn encode_record(
+    record: &Record,
+    stamp: Stamp,
+    body: &mut [u8],
+    at: usize,
+    table: &mut [u8],
+) -> usize {
     let bytes = record_bytes(record);
-    let to = &mut to[..bytes];
+    let to = &mut body[at..at + bytes];
     to[..HEADER].fill(0);
     match record {
         Record::Entry { group, entry } | Record::Patch { group, entry } => {
@@ -151,8 +159,8 @@ pub(crate) fn encode_record(record: &Record, stamp: Stamp, to: &mut [u8]) -> usi
         }
     }
     to[ROLE_AT] = stamp.role as u8;
-    let crc = crc32c::crc32c(&to[4..]);
-    write(to, 0, &crc.to_le_bytes());
+    let crc = checksum::span(body, at + 4, at + bytes, table);
+    write(body, at, &crc.to_le_bytes());
     bytes
 }
 

@@ -20,7 +20,7 @@
 use crate::bytes::{read_u16, read_u32, read_u64, write};
 use crate::coordinates::COUNT_MAX;
 use crate::segment::{BLOCK, FORMAT, SECTOR, SegmentId};
-use crate::{FlushNumber, codec};
+use crate::{FlushNumber, checksum, codec};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKFL");
 pub(crate) const HEADER: usize = 64;
@@ -96,7 +96,8 @@ pub(crate) enum Body {
 }
 
 impl FlushHeader {
-    /// Writes header, table and padding around a body that lies in its place already.
+    /// Writes header, table and padding around a body that lies in its place already. Before it are
+    /// zeroes, but for checksums of the table that are known.
     pub(crate) fn seal(&self, flush: &mut [u8]) {
         let head = head_sectors(self.blocks as usize) * SECTOR;
         assert_eq!(
@@ -106,14 +107,7 @@ impl FlushHeader {
         );
         flush[head + self.body_bytes as usize..].fill(PADDING);
         let (start, body) = flush.split_at_mut(head);
-        start.fill(0);
-        for (position, sector) in body.chunks_exact(SECTOR).enumerate() {
-            write(
-                start,
-                HEADER + 4 * position,
-                &crc32c::crc32c(sector).to_le_bytes(),
-            );
-        }
+        checksum::complete(body, &mut start[HEADER..]);
         write(start, 0, &MAGIC.to_le_bytes());
         write(start, 4, &FORMAT.to_le_bytes());
         let names = if self.names { NAMES } else { 0 };
@@ -182,17 +176,24 @@ impl FlushHeader {
             return torn.map_or(Body::Rotten { sector: 0 }, |sector| Body::Torn { sector });
         }
         let mut torn = None;
-        for (position, sector) in body.chunks_exact(SECTOR).enumerate() {
-            if crc32c::crc32c(sector) == read_u32(start, HEADER + 4 * position) {
-                continue;
+        let mut rotten = None;
+        checksum::for_each(body, 0..body.len() / SECTOR, |position, sum| {
+            if sum == read_u32(start, HEADER + 4 * position) {
+                return;
             }
             let sector = head + position;
-            if !unwritten(sector) {
-                return Body::Rotten { sector };
-            }
-            torn.get_or_insert(sector);
+            let state = if unwritten(sector) {
+                &mut torn
+            } else {
+                &mut rotten
+            };
+            state.get_or_insert(sector);
+        });
+        match (rotten, torn) {
+            (Some(sector), _) => Body::Rotten { sector },
+            (None, Some(sector)) => Body::Torn { sector },
+            (None, None) => Body::Sound,
         }
-        torn.map_or(Body::Sound, |sector| Body::Torn { sector })
     }
 
     /// Where the body starts in the flush.

@@ -41,6 +41,7 @@ impl Index {
         Layout {
             places: self.groups.entry(group).or_default(),
             live: &mut self.live,
+            appended: None,
         }
     }
 
@@ -69,11 +70,33 @@ impl Index {
 pub(crate) struct Layout<'a> {
     places: &'a mut Places,
     live: &'a mut BTreeMap<SegmentId, u64>,
+    /// Entries that were put behind the others in one segment and are not counted yet.
+    appended: Option<(SegmentId, u64)>,
+}
+
+impl Drop for Layout<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
 }
 
 impl Layout<'_> {
     /// An entry was laid out; it replaces those at its index and above.
     pub(crate) fn put(&mut self, index: LogIndex, location: Location) {
+        let group = &mut *self.places;
+        let segment = location.segment;
+        if group.position(index) == Some(group.places.len()) && !group.places.is_empty() {
+            group.places.push_back(location);
+            match &mut self.appended {
+                Some((of, entries)) if *of == segment => *entries += 1,
+                _ => {
+                    self.count();
+                    self.appended = Some((segment, 1));
+                }
+            }
+            return;
+        }
+        self.count();
         let group = &mut *self.places;
         if group.places.is_empty() || index < group.first {
             release(self.live, group.places.drain(..));
@@ -85,11 +108,18 @@ impl Layout<'_> {
             release(self.live, group.places.drain(kept..));
         }
         group.places.push_back(location);
-        *self.live.entry(location.segment).or_default() += 1;
+        *self.live.entry(segment).or_default() += 1;
+    }
+
+    fn count(&mut self) {
+        if let Some((segment, entries)) = self.appended.take() {
+            *self.live.entry(segment).or_default() += entries;
+        }
     }
 
     /// An entry was laid out anew; those above it stay where they are.
     pub(crate) fn patch(&mut self, index: LogIndex, location: Location) {
+        self.count();
         let at = self.places.position(index).unwrap_or(usize::MAX);
         let Some(place) = self.places.places.get_mut(at) else {
             return self.put(index, location);

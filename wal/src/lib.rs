@@ -5,6 +5,7 @@ extern crate alloc;
 
 mod bytes;
 mod chain;
+mod checksum;
 mod codec;
 mod coordinates;
 mod damage;

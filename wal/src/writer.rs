@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::codec::{Role, Stamp, encode_record, record_bytes};
-use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
+use crate::flush::{FlushHeader, HEADER, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
 use crate::residue::{Residues, room};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
@@ -298,21 +298,23 @@ impl Writer {
         } else {
             to
         };
-        let body = &mut flush[head_sectors(placement.blocks) * SECTOR..];
+        let (start, body) = flush.split_at_mut(head_sectors(placement.blocks) * SECTOR);
+        start.fill(0);
+        let table = &mut start[HEADER..];
         let own = Stamp {
             role: Role::Own,
             losses: self.losses,
         };
         let mut at = 0;
         for record in in_layout(records) {
-            at += encode_record(record, own, &mut body[at..]);
+            at += encode_record(record, own, body, at, table);
         }
         let added = self.added.get(&placement.number);
         let added = added.expect("a flush is encoded before it is written");
         let echo = added.echo.iter().map(|record| (record, Role::Echo));
         let head = added.head.iter().map(|record| (record, Role::Head));
         for (record, role) in echo.chain(head) {
-            at += encode_record(record, Stamp { role, ..own }, &mut body[at..]);
+            at += encode_record(record, Stamp { role, ..own }, body, at, table);
         }
         let records_all = records.len() + added.echo.len() + added.head.len();
         let mut copies = 0;
@@ -320,7 +322,7 @@ impl Writer {
             body[at..copies_at].fill(0);
             at = copies_at;
             for record in records.iter().filter(|record| is_hard_state(record)) {
-                at += encode_record(record, own, &mut body[at..]);
+                at += encode_record(record, own, body, at, table);
                 copies += 1;
             }
         }
