@@ -1,31 +1,24 @@
 //! What replay learns of one group: its records in their order, with gaps where flushes were lost.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::damage::{Claim, Damage};
 use crate::index::Location;
+use crate::positions::{Positions, Slot};
 use crate::recovered::RecoveredLog;
 use crate::standing::{Note, Standing};
 use crate::{Entry, HardState, LogIndex, Term};
-
-/// One position of the log.
-#[derive(Clone, Copy, Debug)]
-enum Slot {
-    Held(Term, Location),
-    /// It was in a flush that is lost; the term is known of the last entry of such a flush.
-    Lost(Option<Term>),
-}
 
 /// The log of one group as its records tell it.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     hard_state: HardState,
-    floor: (LogIndex, Term),
+    positions: Positions,
+    /// Of the position before the first.
+    floor_term: Term,
     /// Where the log starts is lost: the floor is only where what was found of it starts.
     beheaded: bool,
-    /// From the position behind the floor on.
-    slots: VecDeque<Slot>,
     /// The newest readable entries, as many as fit the cache.
     cache: BTreeMap<LogIndex, Entry>,
     cache_bytes: usize,
@@ -47,27 +40,20 @@ pub(crate) struct Gap {
 }
 
 impl History {
-    /// The newest position.
-    fn last(&self) -> LogIndex {
-        LogIndex::from_raw(self.floor.0.to_raw() + self.slots.len() as u64)
-    }
-
-    fn slot(&self, index: LogIndex) -> Option<Slot> {
-        let at = index.to_raw().checked_sub(self.floor.0.to_raw() + 1)?;
-        self.slots.get(usize::try_from(at).ok()?).copied()
+    /// The log starts behind this position.
+    fn start(&self) -> LogIndex {
+        self.positions.start()
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
-        match self.slot(index)? {
+        match self.positions.get(index)? {
             Slot::Held(term, _) => Some(term),
             Slot::Lost(term) => term,
         }
     }
 
     fn truncate(&mut self, from: LogIndex) {
-        let keep = from.to_raw() - self.floor.0.to_raw() - 1;
-        self.slots
-            .truncate(usize::try_from(keep).expect("positions fit memory"));
+        self.positions.truncate(from);
         while let Some(newest) = self.cache.last_entry() {
             if *newest.key() < from {
                 break;
@@ -84,31 +70,29 @@ impl History {
     pub(crate) fn lose_unnamed(&mut self) {
         if !self.unsure {
             self.unsure = true;
-            self.settled = self.hard_state.commit.min(self.last());
+            self.settled = self.hard_state.commit.min(self.positions.last());
         }
         self.promises_lost = true;
     }
 
     /// A lost flush held entries from `first` to `last`.
     pub(crate) fn lose(&mut self, first: LogIndex, last: LogIndex, term: Term) {
-        if last <= self.floor.0 {
+        if last <= self.start() {
             self.end_at(last, term);
             return;
         }
-        let first = first.max(self.floor.0.next());
+        let first = first.max(self.start().next());
         self.resolve(first, None);
         self.truncate(first);
-        while self.last() < last.previous() {
-            self.slots.push_back(Slot::Lost(None));
-        }
-        self.slots.push_back(Slot::Lost(Some(term)));
+        self.positions.extend(last);
+        self.positions.name_last(term);
     }
 
     /// A lost flush held entries that were put back, up to `last`. What they were to replace is as it
     /// was; behind the end they were new.
     pub(crate) fn lose_patches(&mut self, last: LogIndex, term: Term) {
-        if self.last() < last {
-            self.lose(self.last().next(), last, term);
+        if self.positions.last() < last {
+            self.lose(self.positions.last().next(), last, term);
         }
     }
 
@@ -120,41 +104,40 @@ impl History {
         if !core::mem::take(&mut self.unsure) {
             return;
         }
-        let before = self.last().min(next.previous());
+        let before = self.positions.last().min(next.previous());
         let same = term.is_some() && self.term(before) == term;
-        let first = self.settled.max(self.floor.0).next();
-        if self.slots.is_empty() && self.floor.0 == LogIndex::ZERO && first < next {
+        let first = self.settled.max(self.start()).next();
+        if self.positions.is_empty() && self.start() == LogIndex::ZERO && first < next {
             self.beheaded = true;
-            self.floor = (next.previous(), Term::ZERO);
+            self.positions.restart(next.previous());
+            self.floor_term = Term::ZERO;
             return;
         }
         if !same && first < next {
             let doubt = self.doubt.unwrap_or((first, LogIndex::ZERO));
             self.doubt = Some((doubt.0.min(first), doubt.1.max(next.previous())));
         }
-        while self.last() < next.previous() {
-            self.slots.push_back(Slot::Lost(None));
-        }
+        self.positions.extend(next.previous());
     }
 
     /// Takes an entry; those at its index and above are replaced.
     pub(crate) fn put(&mut self, entry: Entry, at: Location, cache_max: usize) -> Result<(), Gap> {
         let index = entry.index;
-        let follows = self.unsure || index <= self.last().next();
+        let follows = self.unsure || index <= self.positions.last().next();
         if !follows {
             return Err(Gap {
-                previous: self.last(),
+                previous: self.positions.last(),
             });
         }
-        if index <= self.floor.0 {
+        if index <= self.start() {
             self.end_at(index.previous(), Term::ZERO);
-            if index <= self.floor.0 {
+            if index <= self.start() {
                 return Ok(());
             }
         }
         self.resolve(index, Some(entry.term));
         self.truncate(index);
-        self.slots.push_back(Slot::Held(entry.term, at));
+        self.positions.push(entry.term, at);
         self.keep(entry, cache_max);
         Ok(())
     }
@@ -167,23 +150,19 @@ impl History {
         cache_max: usize,
     ) -> Result<(), Gap> {
         let index = entry.index;
-        if index <= self.floor.0 {
+        if index <= self.start() {
             if !self.beheaded {
                 return Ok(());
             }
             self.reach_back(index.previous());
         }
-        if index > self.last() {
+        if index > self.positions.last() {
             // Those before it were lost, and so was the gap that they had filled.
             self.resolve(index, None);
-            while self.last() < index.previous() {
-                self.slots.push_back(Slot::Lost(None));
-            }
+            self.positions.extend(index.previous());
             return self.put(entry, at, cache_max);
         }
-        let position = index.to_raw() - self.floor.0.to_raw() - 1;
-        let position = usize::try_from(position).expect("positions fit memory");
-        self.slots[position] = Slot::Held(entry.term, at);
+        self.positions.replace(index, entry.term, at);
         self.keep(entry, cache_max);
         Ok(())
     }
@@ -208,19 +187,17 @@ impl History {
         if self.beheaded {
             self.reach_back(index);
             self.beheaded = false;
-        } else if index <= self.floor.0 {
+        } else if index <= self.start() {
             return;
         }
-        let below = usize::try_from(index.to_raw() - self.floor.0.to_raw());
-        let below = below.unwrap_or(usize::MAX).min(self.slots.len());
-        self.slots.drain(..below);
+        self.positions.set_floor(index);
+        self.floor_term = term;
         while let Some(oldest) = self.cache.first_entry() {
             if *oldest.key() > index {
                 break;
             }
             self.cache_bytes -= oldest.remove().payload.len();
         }
-        self.floor = (index, term);
     }
 
     /// A start with damage noted it: what was doubtful then was cut off then. If it was aware of all
@@ -243,40 +220,38 @@ impl History {
 
     /// What was found starts at a later position than the log: the positions between are lost.
     fn reach_back(&mut self, floor: LogIndex) {
-        while self.floor.0 > floor {
-            self.slots.push_front(Slot::Lost(None));
-            self.floor.0 = self.floor.0.previous();
+        if self.start() > floor {
+            self.positions.set_floor(floor);
         }
-        self.beheaded = self.floor.0 > LogIndex::ZERO;
+        self.beheaded = self.start() > LogIndex::ZERO;
     }
 
     /// The log ended at a position that a snapshot covers, or that was not found: what stood above
     /// was replaced.
     fn end_at(&mut self, last: LogIndex, term: Term) {
-        self.truncate(self.floor.0.next());
+        self.truncate(self.start().next());
         (self.unsure, self.doubt) = (false, None);
         if self.beheaded {
-            self.floor = (last, term);
+            self.positions.restart(last);
+            self.floor_term = term;
             self.beheaded = last > LogIndex::ZERO;
         }
     }
 
     /// Where the log ended when a segment was begun, which says so for all that is lost before it.
     pub(crate) fn reached(&mut self, last: LogIndex, term: Term) {
-        if last <= self.floor.0 {
+        if last <= self.start() {
             self.end_at(last, term);
             return;
         }
         self.unsure = true;
         self.resolve(last.next(), Some(term));
         self.truncate(last.next());
-        while self.last() < last {
-            self.slots.push_back(Slot::Lost(None));
-        }
-        match self.slots.back_mut() {
-            Some(Slot::Lost(known)) => *known = Some(term),
-            None if self.beheaded => self.floor.1 = term,
-            _ => {}
+        self.positions.extend(last);
+        if !self.positions.is_empty() {
+            self.positions.name_last(term);
+        } else if self.beheaded {
+            self.floor_term = term;
         }
     }
 
@@ -284,20 +259,18 @@ impl History {
         let Some((first, last)) = self.doubt.take() else {
             return;
         };
-        let mut index = first.max(self.floor.0.next());
-        while index <= last {
-            let at = index.to_raw() - self.floor.0.to_raw() - 1;
-            if let Some(slot) = usize::try_from(at)
-                .ok()
-                .and_then(|at| self.slots.get_mut(at))
-            {
-                *slot = Slot::Lost(None);
-                if let Some(entry) = self.cache.remove(&index) {
-                    self.cache_bytes -= entry.payload.len();
-                }
-            }
-            index = index.next();
+        let first = first.max(self.start().next());
+        if first > last {
+            return;
         }
+        self.positions.lose(first, last);
+        let mut behind = self.cache.split_off(&first);
+        let mut kept = behind.split_off(&last.next());
+        self.cache.append(&mut kept);
+        self.cache_bytes -= behind
+            .values()
+            .map(|entry| entry.payload.len())
+            .sum::<usize>();
     }
 
     /// What is there up to the first gap, where its entries lie, and what is missing.
@@ -305,7 +278,7 @@ impl History {
         self.conclude_doubt();
         let found = !self.beheaded;
         let start = if found {
-            self.floor
+            (self.start(), self.floor_term)
         } else {
             Default::default()
         };
@@ -316,11 +289,8 @@ impl History {
             ..RecoveredLog::default()
         };
         let mut places = Vec::new();
-        for slot in self.slots.iter().filter(|_| found) {
-            let Slot::Held(term, location) = *slot else {
-                break;
-            };
-            log.last = log.last.next();
+        for (index, term, location) in self.positions.sound().filter(|_| found) {
+            log.last = index;
             if log.terms.last().is_none_or(|&(_, newest)| newest != term) {
                 log.terms.push((log.last, term));
             }
@@ -357,10 +327,10 @@ impl History {
     }
 
     fn damage(&self, sound: LogIndex) -> Option<Damage> {
-        let last = self.last();
+        let last = self.positions.last();
         let newest = self.hard_state.term;
-        let last_term = self.term(last).unwrap_or(if last == self.floor.0 {
-            self.floor.1
+        let last_term = self.term(last).unwrap_or(if last == self.start() {
+            self.floor_term
         } else {
             newest
         });
@@ -386,23 +356,9 @@ impl History {
         Some(Damage {
             claim,
             named: claim.is_some() && claim == own,
-            gap_ends: self.gap_ends(),
+            gap_ends: self.positions.gap_ends().collect(),
             spares: Vec::new(),
             promises_lost,
         })
-    }
-
-    fn gap_ends(&self) -> Vec<(LogIndex, Term)> {
-        let mut index = self.floor.0;
-        let mut ends = Vec::new();
-        let mut slots = self.slots.iter().peekable();
-        while let Some(slot) = slots.next() {
-            index = index.next();
-            let ends_here = !matches!(slots.peek(), Some(Slot::Lost(_)));
-            if let (Slot::Lost(Some(term)), true) = (slot, ends_here) {
-                ends.push((index, *term));
-            }
-        }
-        ends
     }
 }

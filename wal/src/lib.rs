@@ -14,6 +14,7 @@ mod history;
 mod index;
 #[cfg(feature = "io")]
 pub mod io;
+mod positions;
 mod record;
 mod recovered;
 mod replay;
