@@ -21,17 +21,25 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             last_index,
             last_term,
             transfer,
+            life,
         } => MessageBody::RequestVote {
             term: term.to_raw(),
             pre,
             last_index: last_index.to_raw(),
             last_term: last_term.to_raw(),
             transfer,
+            life,
         },
-        Message::Vote { term, pre, granted } => MessageBody::Vote {
+        Message::Vote {
+            term,
+            pre,
+            granted,
+            life,
+        } => MessageBody::Vote {
             term: term.to_raw(),
             pre,
             granted,
+            life,
         },
         Message::Append {
             term,
@@ -80,11 +88,13 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
         },
         Message::Repair {
             term,
+            round,
             after,
             after_term,
             held,
         } => MessageBody::Repair {
             term: term.to_raw(),
+            round,
             after: after.to_raw(),
             after_term: after_term.to_raw(),
             held: held.map(|(index, term)| (index.to_raw(), term.to_raw())),
@@ -100,6 +110,7 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
         },
         Message::Repaired {
             term,
+            round,
             sure,
             leads,
             last,
@@ -109,6 +120,7 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             ref entries,
         } => MessageBody::Repaired {
             term: term.to_raw(),
+            round,
             sure,
             leads,
             last: last.to_raw(),
@@ -143,17 +155,25 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             last_index,
             last_term,
             transfer,
+            life,
         } => Message::RequestVote {
             term: Term::from_raw(term),
             pre,
             last_index: LogIndex::from_raw(last_index),
             last_term: Term::from_raw(last_term),
             transfer,
+            life,
         },
-        MessageBody::Vote { term, pre, granted } => Message::Vote {
+        MessageBody::Vote {
+            term,
+            pre,
+            granted,
+            life,
+        } => Message::Vote {
             term: Term::from_raw(term),
             pre,
             granted,
+            life,
         },
         MessageBody::Append {
             term,
@@ -202,11 +222,13 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
         },
         MessageBody::Repair {
             term,
+            round,
             after,
             after_term,
             held,
         } => Message::Repair {
             term: Term::from_raw(term),
+            round,
             after: LogIndex::from_raw(after),
             after_term: Term::from_raw(after_term),
             held: held.map(position),
@@ -222,6 +244,7 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
         },
         MessageBody::Repaired {
             term,
+            round,
             sure,
             leads,
             last,
@@ -231,6 +254,7 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             entries,
         } => Message::Repaired {
             term: Term::from_raw(term),
+            round,
             sure,
             leads,
             last: LogIndex::from_raw(last),

@@ -103,6 +103,7 @@ fn a_group_with_much_to_write_does_not_keep_another_from_voting() {
         last_index: LogIndex::ZERO,
         last_term: Term::ZERO,
         transfer: false,
+        life: 0,
     };
     let from = node(3);
     let input = Input::Message {

@@ -106,11 +106,24 @@ fn what_was_overwritten_meanwhile_is_not_applied() {
     };
     give(&mut shard, Clock::default(), vec![]);
     // Node 1 is elected with the vote of node 2, which turns out to hold nothing.
-    give(&mut shard, clock, vec![Input::Wake]);
+    let out = give(&mut shard, clock, vec![Input::Wake]);
+    let asked = out
+        .messages
+        .iter()
+        .find_map(|(_, _, message)| match *message {
+            Message::RequestVote { life, .. } => Some(life),
+            _ => None,
+        });
+    let life = asked.expect("it asks for votes");
     let term = Term::from_raw(2);
     for pre in [true, false] {
         let granted = true;
-        let vote = Message::Vote { term, pre, granted };
+        let vote = Message::Vote {
+            term,
+            pre,
+            granted,
+            life,
+        };
         give(&mut shard, clock, vec![from_node_2(vote)]);
     }
     assert_eq!(shard.status()[0].role, Role::Leader);

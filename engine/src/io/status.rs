@@ -144,6 +144,7 @@ fn group_json(
     let leader = status
         .leader
         .map_or_else(|| "null".to_owned(), |node| node.to_string());
+    let waits_for: Vec<String> = status.waits_for.iter().map(ToString::to_string).collect();
     let matched: Vec<String> = status
         .matched
         .iter()
@@ -152,7 +153,7 @@ fn group_json(
     let text = format!(
         "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
          \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
-         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"waits_for\":[{}],\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
         status.group,
         role_name(status.role),
         status.term,
@@ -163,6 +164,7 @@ fn group_json(
         status.keys,
         status.floor,
         health(status),
+        waits_for.join(","),
         hash.0,
         hash.1,
         matched.join(","),

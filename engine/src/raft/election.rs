@@ -60,10 +60,11 @@ impl Raft {
                 last_index: self.log.last_index(),
                 last_term: self.log.last_term(),
                 transfer: self.transfer_election,
+                life: self.life,
             };
             out.push((to, request));
         }
-        self.ballot(self.id, pre, true, out);
+        self.ballot(self.id, pre, true, self.life, out);
     }
 
     /// Answers a request for a vote (Raft §5.2, §5.4.1).
@@ -73,6 +74,7 @@ impl Raft {
         term: Term,
         pre: bool,
         (last_index, last_term): (LogIndex, Term),
+        life: u64,
         out: &mut Outbox,
     ) {
         let free = self.vote == Some(from)
@@ -87,6 +89,7 @@ impl Raft {
                     term: self.term,
                     pre,
                     granted: false,
+                    life,
                 },
             ));
         } else if pre {
@@ -96,24 +99,36 @@ impl Raft {
                     term,
                     pre: true,
                     granted: true,
+                    life,
                 },
             ));
         } else {
             self.vote = Some(from);
-            self.vote_owed = Some(from);
+            self.vote_owed = Some((from, life));
             self.rest();
             self.speak(out);
         }
     }
 
-    /// Counts a vote; the majority decides.
-    pub(super) fn ballot(&mut self, from: ReplicaId, pre: bool, granted: bool, out: &mut Outbox) {
+    /// Counts a vote; the majority decides. A vote for an earlier start of this replica counts no
+    /// more: that candidacy may be forgotten on both sides (see `repair.rs`).
+    pub(super) fn ballot(
+        &mut self,
+        from: ReplicaId,
+        pre: bool,
+        granted: bool,
+        life: u64,
+        out: &mut Outbox,
+    ) {
         let expected = if pre {
             Role::PreCandidate
         } else {
             Role::Candidate
         };
-        if self.role != expected || self.ballots.iter().any(|&(voter, _)| voter == from) {
+        if life != self.life
+            || self.role != expected
+            || self.ballots.iter().any(|&(voter, _)| voter == from)
+        {
             return;
         }
         if self.members.voters.contains(&from) {

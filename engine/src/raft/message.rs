@@ -18,11 +18,15 @@ pub enum Message {
         last_term: Term,
         /// The leader itself asked for this election: a lease does not refuse it (thesis §3.10).
         transfer: bool,
+        /// The start of the sender that asks: another is another candidate.
+        life: u64,
     },
     Vote {
         term: Term,
         pre: bool,
         granted: bool,
+        /// The request's.
+        life: u64,
     },
     /// AppendEntries (Raft §5.3).
     Append {
@@ -59,6 +63,8 @@ pub enum Message {
     /// A damaged replica asks for what is behind its last entry, `(after, after_term)`.
     Repair {
         term: Term,
+        /// Numbers the questions of this start; those of others have other numbers.
+        round: u64,
         after: LogIndex,
         after_term: Term,
         /// The first entry behind the gap that it held before the damage, if it knows one.
@@ -67,6 +73,8 @@ pub enum Message {
     /// Answers [`Message::Repair`].
     Repaired {
         term: Term,
+        /// The question's.
+        round: u64,
         /// The sender has not forgotten any term.
         sure: bool,
         /// The sender leads in `term`, and its log ends at `last`.

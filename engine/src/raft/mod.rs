@@ -10,6 +10,7 @@
 
 mod disk;
 mod election;
+mod inquiry;
 mod log;
 mod message;
 mod progress;
@@ -69,6 +70,7 @@ pub struct Settings {
     pub window: Window,
     /// Payload of one append.
     pub append_bytes_max: usize,
+    /// Differs between replicas, and between the starts of one.
     pub seed: u64,
 }
 
@@ -87,6 +89,8 @@ pub struct Raft {
     id: ReplicaId,
     members: Members,
     settings: Settings,
+    /// Tells this start of the replica from all others.
+    life: u64,
 
     term: Term,
     vote: Option<ReplicaId>,
@@ -120,8 +124,8 @@ pub struct Raft {
     answer_owed: bool,
     /// How often entries were dropped because they conflicted with a leader's.
     truncations: u64,
-    /// Voted for, but not yet told: the vote is not durable yet.
-    vote_owed: Option<ReplicaId>,
+    /// Voted for, in which of its lives, but not yet told: the vote is not durable yet.
+    vote_owed: Option<(ReplicaId, u64)>,
     /// What it tells leaders of its disk. Once the disk has failed, it promises nothing any more.
     disk: Pace,
 
@@ -184,6 +188,8 @@ impl Raft {
             election_deadline: now.after(first_wait),
             heartbeat_deadline: now,
             random: settings.seed | 1,
+            // Odd factors lose nothing of the seed.
+            life: settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             settings,
             ballots: Vec::new(),
             requests_held: false,
@@ -330,11 +336,14 @@ impl Raft {
                 pre,
                 last_index,
                 last_term,
+                life,
                 ..
             } => {
-                self.request_vote(from, term, pre, (last_index, last_term), out);
+                self.request_vote(from, term, pre, (last_index, last_term), life, out);
             }
-            Message::Vote { pre, granted, .. } => self.ballot(from, pre, granted, out),
+            Message::Vote {
+                pre, granted, life, ..
+            } => self.ballot(from, pre, granted, life, out),
             Message::Append {
                 previous_index,
                 previous_term,
@@ -382,12 +391,14 @@ impl Raft {
             Message::Offer { .. } => unreachable!("looked at above, whatever its term"),
             Message::Repair {
                 term,
+                round,
                 after,
                 after_term,
                 held,
-            } => self.repair_asked(from, term, (after, after_term), held, out),
+            } => self.repair_asked((from, round), term, (after, after_term), held, out),
             Message::Repaired {
                 term,
+                round,
                 sure,
                 leads,
                 last,
@@ -398,6 +409,7 @@ impl Raft {
             } => {
                 let answer = Answer {
                     term,
+                    round,
                     sure,
                     leads,
                     last,
@@ -452,13 +464,16 @@ impl Raft {
                         },
                     ));
                 }
-                Message::RequestVote { pre: true, .. } => {
+                Message::RequestVote {
+                    pre: true, life, ..
+                } => {
                     out.push((
                         from,
                         Message::Vote {
                             term: self.term,
                             pre: true,
                             granted: false,
+                            life,
                         },
                     ));
                 }
@@ -546,13 +561,14 @@ impl Raft {
         if !self.promise_is_durable() || self.disk.has_failed() {
             return;
         }
-        if let Some(to) = self.vote_owed.take() {
+        if let Some((to, life)) = self.vote_owed.take() {
             out.push((
                 to,
                 Message::Vote {
                     term: self.term,
                     pre: false,
                     granted: true,
+                    life,
                 },
             ));
         }

@@ -17,15 +17,18 @@
 //! there, and they repair others meanwhile. If each entry is readable somewhere, the replicas so
 //! complete each other, and one can be elected.
 //!
-//! A replica that may have forgotten a vote or a term says nothing at all until every other voter
-//! has told its term. Each candidate that ever got its vote was in the vote's term itself, so the
-//! greatest of these terms is one that it may never vote in again, and those above are free.
+//! A replica that may have forgotten a vote or a term says nothing at all until it knows a term that
+//! none of its votes is above: `inquiry.rs` tells how it finds one.
+//!
+//! Answers to questions of an earlier start are ignored: what a leader of the claim's term held then
+//! may be less than was acknowledged since.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use wal::{Claim, Damage, Entry, LogIndex, ReplicaId, Term};
 
+use super::inquiry::Inquiry;
 use super::{Message, Outbox, Raft, Role};
 use crate::time::Time;
 
@@ -45,8 +48,10 @@ pub(super) struct Repair {
     spares: VecDeque<Entry>,
     /// The log up to here is known to be what it was before the damage.
     proven: Option<LogIndex>,
-    /// Terms that other voters told, while promises may be missing.
-    terms: Option<Vec<(ReplicaId, Term)>>,
+    /// While promises may be missing.
+    pub(super) inquiry: Option<Inquiry>,
+    /// Numbers the questions: only answers to these count.
+    round: u64,
     pub(super) ask_at: Time,
     /// The log says so already.
     noted: bool,
@@ -58,6 +63,7 @@ pub(super) struct Repair {
 #[derive(Debug)]
 pub(super) struct Question {
     from: ReplicaId,
+    round: u64,
     after: LogIndex,
     common: (LogIndex, Term),
 }
@@ -98,7 +104,8 @@ impl Raft {
             gap_ends: gap_ends.into(),
             spares: spares.into(),
             proven: Some(self.log.last_index()),
-            terms: (promises_lost && self.is_voter()).then(Vec::new),
+            inquiry: (promises_lost && self.is_voter()).then(Inquiry::default),
+            round: self.life,
             ask_at: self.now,
             noted: false,
             put_back: None,
@@ -144,7 +151,7 @@ impl Raft {
     /// Whether it may have forgotten a term or a vote.
     pub fn promises_lost(&self) -> bool {
         let repair = self.repair.as_ref();
-        repair.is_some_and(|repair| repair.terms.is_some())
+        repair.is_some_and(|repair| repair.inquiry.is_some())
     }
 
     /// Whether a log ending in `(index, term)` holds all that this replica may have acknowledged, as
@@ -166,9 +173,13 @@ impl Raft {
             return;
         }
         repair.ask_at = self.now.after(self.settings.heartbeat_interval * 2);
-        self.conclude_terms();
+        self.conclude_terms(out);
+        self.ask_all(out);
+    }
+
+    fn ask_all(&self, out: &mut Outbox) {
         let all = self.members.voters.iter().chain(&self.members.observers);
-        for to in all.copied().filter(|&to| to != self.id).collect::<Vec<_>>() {
+        for to in all.copied().filter(|&to| to != self.id) {
             self.ask(to, out);
         }
     }
@@ -182,6 +193,7 @@ impl Raft {
         };
         let question = Message::Repair {
             term: self.term,
+            round: repair.round,
             after,
             after_term: self.log.term(after).unwrap_or_default(),
             held: repair.held(self.log.last_index()).map(|(held, _)| held),
@@ -192,7 +204,7 @@ impl Raft {
     /// A damaged replica asks.
     pub(super) fn repair_asked(
         &mut self,
-        from: ReplicaId,
+        (from, round): (ReplicaId, u64),
         term: Term,
         (after, after_term): (LogIndex, Term),
         held: Option<(LogIndex, Term)>,
@@ -214,26 +226,27 @@ impl Raft {
         let fits = known.is_none_or(|term| term == after_term) && !self.promises_lost();
         let common = held.filter(|_| fits).and_then(|held| self.common(held));
         let Some(common) = common.filter(|&(index, _)| after < index) else {
-            self.answer(from, after, None, Vec::new(), out);
+            self.answer((from, round), after, None, Vec::new(), out);
             return;
         };
         if after >= self.log.last_index() {
             let spares = self.spares_behind(after, common.0);
-            self.answer(from, after, Some(common), spares, out);
+            self.answer((from, round), after, Some(common), spares, out);
             return;
         }
         let to = common.0.min(self.log.last_index());
         match self.log.slice(after.next(), to, ANSWER_BYTES_MAX) {
-            Some(entries) => self.answer(from, after, Some(common), entries, out),
+            Some(entries) => self.answer((from, round), after, Some(common), entries, out),
             None if after >= self.log.floor().0 => {
                 self.questions.retain(|question| question.from != from);
                 self.questions.push(Question {
                     from,
+                    round,
                     after,
                     common,
                 });
             }
-            None => self.answer(from, after, None, Vec::new(), out),
+            None => self.answer((from, round), after, None, Vec::new(), out),
         }
     }
 
@@ -276,7 +289,7 @@ impl Raft {
 
     fn answer(
         &self,
-        to: ReplicaId,
+        (to, round): (ReplicaId, u64),
         after: LogIndex,
         common: Option<(LogIndex, Term)>,
         entries: Vec<Entry>,
@@ -284,6 +297,7 @@ impl Raft {
     ) {
         let answer = Message::Repaired {
             term: self.term,
+            round,
             sure: !self.promises_lost(),
             leads: self.role == Role::Leader,
             last: self.log.last_index(),
@@ -320,7 +334,7 @@ impl Raft {
         let wanted = wanted.take_while(|entry| entry.index <= question.common.0);
         let wanted = wanted.cloned().collect();
         self.answer(
-            question.from,
+            (question.from, question.round),
             question.after,
             Some(question.common),
             wanted,
@@ -334,15 +348,18 @@ impl Raft {
         if self.disk.has_failed() {
             return; // what cannot be kept repairs nothing
         }
+        let counts = self.asked_for_terms().any(|asked| asked == from);
         let Some(repair) = &mut self.repair else {
             return;
         };
-        if let Some(terms) = &mut repair.terms {
-            let voter = self.members.voters.contains(&from);
-            if answer.sure && voter && terms.iter().all(|&(replica, _)| replica != from) {
-                terms.push((from, answer.term));
+        if answer.round != repair.round {
+            return;
+        }
+        if let Some(inquiry) = &mut repair.inquiry {
+            if counts {
+                inquiry.answered(from, answer.sure, answer.term);
             }
-            self.conclude_terms();
+            self.conclude_terms(out);
             return;
         }
         if let Some(claim) = &mut repair.claim
@@ -429,24 +446,31 @@ impl Raft {
         }
     }
 
-    /// Once every other voter has told its term, promises can be made again, in terms above.
-    fn conclude_terms(&mut self) {
-        let others = self.members.voters.len() - 1;
-        let Some(repair) = &self.repair else { return };
-        let Some(terms) = &repair.terms else { return };
-        if terms.len() < others {
+    /// Once a term is known that no forgotten vote is above, promises can be made again.
+    fn conclude_terms(&mut self, out: &mut Outbox) {
+        let asked = self.asked_for_terms().count();
+        let needed = self.sure_answers_needed();
+        let Some(repair) = &mut self.repair else {
             return;
+        };
+        let Some(inquiry) = &mut repair.inquiry else {
+            return;
+        };
+        let second = inquiry.begin_second(asked);
+        let conclusion = inquiry.conclusion(needed);
+        if second {
+            repair.round = repair.round.wrapping_add(1);
+            self.ask_all(out);
         }
-        let newest = terms.iter().map(|&(_, term)| term).max();
-        let newest = newest.unwrap_or(self.term).max(self.term);
-        let newest = newest.max(self.log.last_term());
+        let Some(newest) = conclusion else { return };
+        let newest = newest.max(self.term).max(self.log.last_term());
         if newest > self.term {
             self.become_follower(newest, None);
         }
         // A vote for itself, which it never asks anyone to count, gives this term to nobody.
         self.vote = self.vote.or(Some(self.id));
         let repair = self.repair.as_mut().expect("just seen");
-        repair.terms = None;
+        repair.inquiry = None;
         if let Some(claim) = &mut repair.claim
             && claim.index.is_none()
         {
@@ -461,7 +485,7 @@ impl Raft {
             return;
         };
         // While terms may be forgotten, the term of an unknown claim is not known either.
-        if repair.terms.is_some() {
+        if repair.inquiry.is_some() {
             return;
         }
         let durable = self.log.persisted();
@@ -490,7 +514,7 @@ impl Raft {
             repair.noted = true;
             return Some(RepairNote::Begun {
                 claim: repair.claim,
-                promises_lost: repair.terms.is_some(),
+                promises_lost: repair.inquiry.is_some(),
             });
         }
         self.intact_owed = false;
@@ -525,6 +549,7 @@ pub enum RepairNote {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) term: Term,
+    pub(super) round: u64,
     pub(super) sure: bool,
     pub(super) leads: bool,
     pub(super) last: LogIndex,

@@ -223,6 +223,12 @@ impl Group {
             .map(|member| member.replica)
     }
 
+    fn nodes(&self, replicas: &[ReplicaId]) -> Vec<NodeId> {
+        let members = self.members.iter();
+        let members = members.filter(|member| replicas.contains(&member.replica));
+        members.map(|member| member.node).collect()
+    }
+
     pub(super) fn message(
         &mut self,
         clock: Clock,
@@ -624,6 +630,7 @@ impl Group {
             damaged: self.raft.is_damaged(),
             claim: self.raft.claim(),
             promises_lost: self.raft.promises_lost(),
+            waits_for: self.nodes(&self.raft.waits_for()),
             matched: matched.collect(),
         }
     }

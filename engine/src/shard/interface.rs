@@ -288,8 +288,11 @@ pub struct GroupStatus {
     pub damaged: bool,
     /// The newest entry it may have acknowledged, while entries are missing.
     pub claim: Option<wal::Claim>,
-    /// It may have forgotten a term or a vote, and says nothing until all others have told theirs.
+    /// It may have forgotten a term or a vote, and says nothing until it knows which.
     pub promises_lost: bool,
+    /// Whose answers it lacks for that. One that is down has to be started; if those left wait as
+    /// well, too many forgot at once, and the group needs a backup.
+    pub waits_for: Vec<NodeId>,
     /// Per other member, on a leader: what it is known to hold.
     pub matched: Vec<(NodeId, LogIndex)>,
 }

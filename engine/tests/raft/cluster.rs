@@ -421,6 +421,7 @@ impl Sent {
                 last_index,
                 last_term,
                 transfer,
+                ..
             } => {
                 let what = if *pre { "would you vote" } else { "vote" };
                 let why = if *transfer {
@@ -437,7 +438,9 @@ impl Sent {
                 index,
                 index_term,
             } => format!("here is a snapshot up to {index}/term {index_term}, term {term}"),
-            Message::Vote { term, pre, granted } => {
+            Message::Vote {
+                term, pre, granted, ..
+            } => {
                 let answer = match (pre, granted) {
                     (false, true) => "my vote",
                     (true, true) => "I would vote for you",

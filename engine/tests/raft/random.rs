@@ -32,6 +32,7 @@ struct Provoked {
     lost_tails: usize,
     stale_tails: usize,
     lost_promises: usize,
+    forgetful_at_once: usize,
     repairs: usize,
 }
 
@@ -102,6 +103,7 @@ fn random_histories_keep_every_promise() {
         lost_tails,
         stale_tails,
         lost_promises,
+        forgetful_at_once,
         repairs,
     } = total;
     if all {
@@ -117,6 +119,7 @@ fn random_histories_keep_every_promise() {
         assert!(lost_tails > 50, "{lost_tails} lost tails");
         assert!(stale_tails > 5, "{stale_tails} stale tails");
         assert!(lost_promises > 50, "{lost_promises} lost promises");
+        assert!(forgetful_at_once > 15, "{forgetful_at_once} at once");
         assert!(repairs > 200, "{repairs} repairs");
     }
 }
@@ -327,7 +330,8 @@ impl History {
     }
 
     /// The disk of a replica that is down loses something, but never the last readable copy of an
-    /// entry. Only one at a time loses what it cannot even name.
+    /// entry. Only one at a time loses what it cannot even name; votes and terms, as many as leave
+    /// enough who are sure.
     fn rot(&mut self, at: usize) {
         let entries = self.replicas[at].disk.entries.clone();
         let elsewhere = |entry: &Entry| {
@@ -341,22 +345,20 @@ impl History {
         let others = || others.clone().filter(|&(other, _)| other != at);
         let damaged = |(_, other): (usize, &Replica)| {
             let raft = other.raft.as_ref();
-            raft.is_some_and(|raft| raft.is_damaged()) || !other.disk.rot.holes.is_empty()
+            raft.is_some_and(|raft| raft.claim().is_some()) || !other.disk.rot.holes.is_empty()
         };
-        if others().any(|(_, other)| other.disk.is_grave()) {
-            return;
-        }
-        let grave = voters.len() >= 3 && is_voter && !others().any(damaged);
-        match self.below(4) {
-            0 if grave => {
-                let disk = &mut self.replicas[at].disk;
-                let commit = self.older[at].commit.min(disk.hard_state.commit);
-                disk.hard_state = self.older[at];
-                disk.hard_state.commit = commit;
-                disk.rot.promises = true;
-                self.provoked.lost_promises += 1;
+        let named = !others().any(|(_, other)| other.disk.lacks_unnamed());
+        let grave = voters.len() >= 3 && is_voter && named && !others().any(damaged);
+        match self.below(5) {
+            0 => {
+                self.forget(at);
+                let other = self.voter();
+                if self.one_in(2) && self.replicas[other].raft.is_some() {
+                    self.crash(other);
+                    self.forget(other);
+                }
             }
-            1 if grave => {
+            1 | 2 if grave => {
                 let copied = copied.iter().rev().take_while(|&&copied| copied).count();
                 let lost = self.below(copied + 1);
                 let disk = &mut self.replicas[at].disk;
@@ -380,7 +382,7 @@ impl History {
                 }
                 self.provoked.lost_tails += 1;
             }
-            _ if !entries.is_empty() => {
+            _ if named && !entries.is_empty() => {
                 let first = self.below(entries.len());
                 let count = 1 + self.below(4);
                 for (entry, copied) in entries.iter().zip(&copied).skip(first).take(count) {
@@ -392,6 +394,25 @@ impl History {
             }
             _ => {}
         }
+    }
+
+    /// The newest term and vote of a replica that is down are gone.
+    fn forget(&mut self, at: usize) {
+        let voters = &self.replicas[at].members.voters;
+        let others = self.replicas.iter().enumerate();
+        let forgot =
+            |(other, replica): &(usize, &Replica)| *other != at && replica.disk.rot.promises;
+        let forgetful = others.filter(forgot).count();
+        if !voters.contains(&self.replicas[at].id) || forgetful >= voters.len() / 2 {
+            return;
+        }
+        self.provoked.forgetful_at_once += usize::from(forgetful > 0);
+        let disk = &mut self.replicas[at].disk;
+        let commit = self.older[at].commit.min(disk.hard_state.commit);
+        disk.hard_state = self.older[at];
+        disk.hard_state.commit = commit;
+        disk.rot.promises = true;
+        self.provoked.lost_promises += 1;
     }
 
     fn restart(&mut self, at: usize) {
@@ -645,6 +666,7 @@ impl Provoked {
         self.lost_tails += other.lost_tails;
         self.stale_tails += other.stale_tails;
         self.lost_promises += other.lost_promises;
+        self.forgetful_at_once += other.forgetful_at_once;
         self.repairs += other.repairs;
     }
 }

@@ -135,9 +135,15 @@ impl Disk {
         )
     }
 
-    /// Whether something is gone that cannot even be named.
-    pub(crate) fn is_grave(&self) -> bool {
-        self.rot.tail || self.rot.promises || self.rot.owed.is_some()
+    /// Whether entries are gone that cannot even be named.
+    pub(crate) fn lacks_unnamed(&self) -> bool {
+        self.rot.tail || self.rot.owed.is_some()
+    }
+
+    /// The votes and terms that were written last are gone.
+    pub(crate) fn forget(&mut self) {
+        self.hard_state = HardState::default();
+        self.rot.promises = true;
     }
 
     /// What a start has to know of what is gone.
@@ -304,6 +310,7 @@ impl Replica {
                 term,
                 pre: false,
                 granted: true,
+                ..
             } => {
                 assert_eq!(
                     state.term, term,

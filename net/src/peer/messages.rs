@@ -23,11 +23,13 @@ pub enum MessageBody {
         last_index: u64,
         last_term: u64,
         transfer: bool,
+        life: u64,
     },
     Vote {
         term: u64,
         pre: bool,
         granted: bool,
+        life: u64,
     },
     Append {
         term: u64,
@@ -61,6 +63,7 @@ pub enum MessageBody {
     },
     Repair {
         term: u64,
+        round: u64,
         after: u64,
         after_term: u64,
         /// Index and term.
@@ -68,6 +71,7 @@ pub enum MessageBody {
     },
     Repaired {
         term: u64,
+        round: u64,
         sure: bool,
         leads: bool,
         last: u64,
@@ -261,6 +265,7 @@ mod tests {
                     last_index: 10,
                     last_term: 3,
                     transfer: false,
+                    life: 1 << 63 | 1,
                 },
                 Vec::new(),
             ),

@@ -94,7 +94,16 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
                 .as_str()
                 .is_some_and(|health| health != "intact")
             {
-                row[0] = format!("{}, repairing", row[0]);
+                let waits = group["waits_for"]
+                    .as_array()
+                    .filter(|nodes| !nodes.is_empty());
+                row[0] = match waits {
+                    Some(nodes) => {
+                        let nodes: Vec<String> = nodes.iter().map(text).collect();
+                        format!("{}, waits for node {}", row[0], nodes.join(", "))
+                    }
+                    None => format!("{}, repairing", row[0]),
+                };
             }
             let number = group["group"].as_u64().unwrap_or_default();
             groups.push((number, node.clone(), row));

@@ -36,6 +36,7 @@ impl Cluster {
             } else {
                 self.nodes[node].disk.accept();
                 *self.counters.damage(fault) += 1;
+                self.counters.forgetful_at_once += self.forgetful_at_once(node);
             }
             self.seek_again(fault);
         }
@@ -119,17 +120,18 @@ impl Cluster {
         harmed.count() < (self.plan.nodes - 1) / 2
     }
 
-    /// Nodes that wait for each other: those that may have forgotten promises to a group say nothing
-    /// before all others have told their terms. Two of them never do.
-    pub(crate) fn deadlocked(&self, group: GroupId) -> Vec<usize> {
-        let lost = |node: &Node| {
+    /// Groups of which this node, and others at the same time, may have forgotten promises.
+    fn forgetful_at_once(&self, node: usize) -> u64 {
+        let forgot = |node: &Node| {
             let groups = node.process.as_ref().map(|process| process.shard.status());
-            let mut groups = groups.unwrap_or_default().into_iter();
-            groups.any(|status| status.group == group && status.promises_lost)
+            let groups = groups.unwrap_or_default().into_iter();
+            let groups = groups.filter(|status| status.promises_lost);
+            groups.map(|status| status.group).collect::<Vec<_>>()
         };
-        let lost = self.nodes.iter().filter(|node| lost(node));
-        let lost: Vec<usize> = lost.map(|node| node.position).collect();
-        if lost.len() > 1 { lost } else { Vec::new() }
+        let others = self.nodes.iter().filter(|other| other.position != node);
+        let others: Vec<_> = others.flat_map(forgot).collect();
+        let own = forgot(&self.nodes[node]);
+        own.iter().filter(|group| others.contains(group)).count() as u64
     }
 
     /// Whether a run may go without a fault: what damage did no harm is taken back and sought again,

@@ -238,8 +238,8 @@ counters! {
     misdirected_writes,
     /// Such writes that nothing could tell from one that was never confirmed: they were taken back.
     lies_without_trace,
-    /// Replicas that waited for each other at the end because two or more lost promises at once.
-    deadlocked_repairs,
+    /// Replicas that lost promises while others of their group had not found out about theirs.
+    forgetful_at_once,
     rotten_snapshots,
     /// Snapshots that a start found rotten.
     refused_snapshots,

@@ -151,7 +151,7 @@ mod tests {
         for (name, count) in counters.list() {
             let rare = matches!(
                 name,
-                "busy" | "undecided" | "failed_reads" | "deadlocked_repairs"
+                "busy" | "undecided" | "failed_reads" | "forgetful_at_once"
             );
             assert!(count > 0 || rare, "{name} never happened: {counters}");
         }

@@ -240,6 +240,7 @@ impl Oracle {
                 term,
                 pre: false,
                 granted: true,
+                ..
             } => voted(term, to),
             Message::RequestVote {
                 term, pre: false, ..

@@ -260,11 +260,6 @@ impl Cluster {
             .collect();
         let differs = self.differing();
         self.done = left.is_empty() && differs.is_none();
-        if self.done {
-            let groups = (0..self.plan.groups).map(GroupId::from_raw);
-            let deadlocked = groups.map(|group| self.deadlocked(group).len() as u64);
-            self.counters.deadlocked_repairs += deadlocked.sum::<u64>();
-        }
         if self.done || self.now < self.deadline {
             self.plan_at(self.now + 50_000_000, Event::Inspect);
             return Ok(());
@@ -280,23 +275,18 @@ impl Cluster {
         })
     }
 
-    /// A group whose replicas have not all applied all there is, but for those that wait for each other.
+    /// A group whose replicas have not all applied all there is, or are still under repair.
     fn differing(&self) -> Option<String> {
         let mut ends: Vec<Option<LogIndex>> = vec![None; self.plan.groups as usize];
-        let groups = (0..self.plan.groups).map(GroupId::from_raw);
-        let deadlocked: Vec<_> = groups.map(|group| self.deadlocked(group)).collect();
         for node in &self.nodes {
             let Some(process) = &node.process else {
                 return Some(format!("node {} is down", node.position + 1));
             };
             for status in process.shard.status() {
                 let group = status.group.to_raw() as usize;
-                if deadlocked[group].contains(&node.position) {
-                    continue;
-                }
                 let end = &mut ends[group];
                 let end = *end.get_or_insert(status.last);
-                if status.applied != status.last || status.last != end {
+                if status.damaged || status.applied != status.last || status.last != end {
                     let node = node.position + 1;
                     return Some(format!(
                         "log ends at {end} elsewhere, on node {node}: {status:?}"

@@ -1,0 +1,287 @@
+//! Replicas that forgot votes and terms: what they must not believe, message by message, and that
+//! any minority of them finds out.
+
+use std::time::Duration;
+
+use engine::Time;
+use engine::raft::{Members, Message, Role, Settings, Window};
+use wal::{ReplicaId, Term};
+
+use super::replica::{Disk, Replica};
+
+const HEARTBEAT: Duration = Duration::from_millis(10);
+
+type Sent = (u32, u32, Message);
+
+struct Group {
+    now: Time,
+    replicas: Vec<Replica>,
+    network: Vec<Sent>,
+}
+
+impl Group {
+    fn new(voters: u32) -> Self {
+        let ids = || (1..=voters).map(ReplicaId::from_raw);
+        let members = Members {
+            voters: ids().collect(),
+            observers: vec![],
+        };
+        let replica = |id: ReplicaId| {
+            let settings = Settings {
+                heartbeat_interval: HEARTBEAT,
+                election_timeout: Duration::from_millis(100),
+                pre_vote: false,
+                check_quorum: false,
+                window: Window {
+                    bytes_max: 1 << 16,
+                    messages_max: 16,
+                },
+                append_bytes_max: 1 << 16,
+                seed: u64::from(id.to_raw()).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            };
+            Replica::new(id, members.clone(), settings, Disk::default())
+        };
+        Self {
+            now: Time::default(),
+            replicas: ids().map(replica).collect(),
+            network: Vec::new(),
+        }
+    }
+
+    fn replica(&mut self, id: u32) -> &mut Replica {
+        &mut self.replicas[id as usize - 1]
+    }
+
+    /// What the replica has to write becomes durable, and what it says is on its way.
+    fn settle(&mut self, id: u32) {
+        let replica = self.replica(id);
+        while replica.submit(usize::MAX) || replica.written() {}
+        for (to, message) in self.replica(id).speak() {
+            self.network.push((id, to.to_raw(), message));
+        }
+    }
+
+    fn campaign(&mut self, id: u32) {
+        let (raft, said) = self.replica(id).raft();
+        raft.campaign(said);
+        self.settle(id);
+    }
+
+    /// It asks its peers.
+    fn ask(&mut self, id: u32) {
+        self.now = self.now.after(HEARTBEAT * 2);
+        let now = self.now;
+        let (raft, said) = self.replica(id).raft();
+        raft.tick(now, said);
+        self.settle(id);
+    }
+
+    /// Takes what is on its way from one to the other.
+    fn take(&mut self, from: u32, to: u32) -> Vec<Sent> {
+        let all = core::mem::take(&mut self.network);
+        let (taken, left) = all
+            .into_iter()
+            .partition(|sent| (sent.0, sent.1) == (from, to));
+        self.network = left;
+        taken
+    }
+
+    fn give(&mut self, sent: Vec<Sent>) {
+        let now = self.now;
+        for (from, to, message) in sent {
+            let (raft, said) = self.replica(to).raft();
+            raft.step(now, ReplicaId::from_raw(from), message, said);
+            self.settle(to);
+        }
+    }
+
+    fn deliver(&mut self, from: u32, to: u32) {
+        let sent = self.take(from, to);
+        self.give(sent);
+    }
+
+    /// Questions and answers of one go between it and the others, until there are no more.
+    fn consult(&mut self, id: u32, others: &[u32]) {
+        for _ in 0..4 {
+            others.iter().for_each(|&other| self.deliver(id, other));
+            others.iter().for_each(|&other| self.deliver(other, id));
+        }
+    }
+
+    /// It crashes, and forgets every vote and term.
+    fn forgets(&mut self, id: u32) {
+        let now = self.now;
+        let replica = self.replica(id);
+        replica.crash(0);
+        replica.disk.forget();
+        replica.start(now);
+    }
+
+    fn promises_lost(&mut self, id: u32) -> bool {
+        self.replica(id).raft().0.promises_lost()
+    }
+
+    fn term(&mut self, id: u32) -> Term {
+        self.replica(id).raft().0.term()
+    }
+
+    fn role(&mut self, id: u32) -> Role {
+        self.replica(id).raft().0.role()
+    }
+
+    /// Nobody fails any more. Says whether all are intact and have a leader soon.
+    fn recovers(&mut self) -> bool {
+        for _ in 0..300 {
+            self.now = self.now.after(HEARTBEAT);
+            let now = self.now;
+            let ids: Vec<u32> = self.replicas.iter().map(|r| r.id.to_raw()).collect();
+            for id in ids {
+                let (raft, said) = self.replica(id).raft();
+                if raft.deadline() <= now {
+                    raft.tick(now, said);
+                }
+                self.settle(id);
+            }
+            let sent = core::mem::take(&mut self.network);
+            self.give(sent);
+            let mut rafts = self.replicas.iter().filter_map(|r| r.raft.as_ref());
+            let intact = rafts.clone().all(|raft| !raft.is_damaged());
+            if intact && rafts.any(|raft| raft.role() == Role::Leader) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// 1 is elected by 2, which forgets that at once, and 3, which votes after it told its term.
+#[test]
+fn what_was_told_before_a_candidate_is_known_to_be_gone_is_asked_anew() {
+    let mut group = Group::new(5);
+    group.campaign(1);
+    group.deliver(1, 2);
+    group.deliver(2, 1);
+    group.forgets(2);
+    group.ask(2);
+    group.consult(2, &[3, 4, 5]);
+
+    group.deliver(1, 3);
+    let (_, _, vote) = group.take(3, 1).remove(0);
+    let now = group.now;
+    let (raft, said) = group.replica(1).raft();
+    raft.step(now, ReplicaId::from_raw(3), vote, said);
+    assert_eq!(group.role(1), Role::Leader);
+    group.forgets(1);
+    group.deliver(2, 1);
+    group.deliver(1, 2);
+    assert!(group.promises_lost(2), "4 and 5 never heard of term 1");
+
+    group.consult(2, &[3, 4, 5]);
+    assert!(!group.promises_lost(2));
+    assert_eq!(group.term(2), Term::from_raw(1));
+}
+
+/// 2 votes for 1 in term 1, and both forget it.
+#[test]
+fn a_vote_for_an_earlier_life_of_the_candidate_counts_no_more() {
+    let mut group = Group::new(5);
+    group.campaign(1);
+    group.deliver(1, 2);
+    let late = group.take(2, 1);
+    group.network.clear();
+    group.forgets(1);
+    group.forgets(2);
+    for id in [1, 2] {
+        group.ask(id);
+        group.consult(id, &[1, 2, 3, 4, 5]);
+        assert!(!group.promises_lost(id));
+        assert_eq!(group.term(id), Term::ZERO, "nobody was elected");
+    }
+
+    group.campaign(5);
+    for voter in [2, 4] {
+        group.deliver(5, voter);
+        group.deliver(voter, 5);
+    }
+    assert_eq!(
+        (group.role(5), group.term(5)),
+        (Role::Leader, Term::from_raw(1))
+    );
+    group.campaign(1);
+    group.deliver(1, 3);
+    group.deliver(3, 1);
+    group.give(late);
+    assert_eq!(
+        (group.role(1), group.term(1)),
+        (Role::Candidate, Term::from_raw(1)),
+        "1 and 3 are no majority"
+    );
+}
+
+/// 2 votes in term 1, forgets it, and is given what others told before that.
+#[test]
+fn answers_to_an_earlier_start_tell_nothing() {
+    let mut group = Group::new(3);
+    group.forgets(2);
+    group.ask(2);
+    for other in [1, 3] {
+        group.deliver(2, other);
+    }
+    let late = [group.take(1, 2), group.take(3, 2)].concat();
+    group.ask(2);
+    group.consult(2, &[1, 3]);
+    assert!(!group.promises_lost(2));
+
+    group.campaign(1);
+    group.deliver(1, 2);
+    group.deliver(2, 1);
+    assert_eq!(group.role(1), Role::Leader);
+    group.forgets(2);
+    group.ask(2);
+    group.network.clear();
+    for _ in 0..3 {
+        group.give(late.clone());
+    }
+    assert!(group.promises_lost(2), "that was before the vote");
+}
+
+#[test]
+fn any_minority_that_forgot_finds_out_and_a_majority_does_not() {
+    for voters in 1..=5 {
+        for forgetful in 0..1_u32 << voters {
+            let mut group = Group::new(voters);
+            assert!(group.recovers(), "{voters} voters find no leader");
+            for id in (1..=voters).filter(|id| forgetful >> (id - 1) & 1 == 1) {
+                group.forgets(id);
+            }
+            let enough = voters == 1 || forgetful.count_ones() <= voters / 2;
+            let what = format!("{forgetful:#b} of {voters} voters forgot");
+            assert_eq!(group.recovers(), enough, "{what}");
+        }
+    }
+}
+
+/// While two repair, each starts again in the middle of it.
+#[test]
+fn two_that_forgot_find_out_although_they_start_again_meanwhile() {
+    for steps in 0..6 {
+        let mut group = Group::new(5);
+        assert!(group.recovers(), "no leader");
+        group.forgets(4);
+        group.forgets(5);
+        for step in 0..steps {
+            let id = 4 + step % 2;
+            group.ask(id);
+            let others: Vec<u32> = (1..=5).filter(|&other| other != id).collect();
+            others.iter().for_each(|&other| group.deliver(id, other));
+            let heard = others.len().min(step as usize);
+            let heard = &others[..heard];
+            heard.iter().for_each(|&other| group.deliver(other, id));
+            let now = group.now;
+            let restarted = group.replica(9 - id);
+            restarted.crash(usize::from(step % 3 == 0));
+            restarted.start(now);
+        }
+        assert!(group.recovers(), "after {steps} steps");
+    }
+}
