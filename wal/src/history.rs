@@ -150,6 +150,8 @@ impl History {
         cache_max: usize,
     ) -> Result<(), Gap> {
         let index = entry.index;
+        // What is written anew is certain, unlike what stood there.
+        self.conclude_doubt();
         if index <= self.start() {
             if !self.beheaded {
                 return Ok(());

@@ -563,6 +563,44 @@ fn a_lost_flush_of_entries_that_were_put_back_takes_those_behind_the_end_with_it
 }
 
 #[test]
+fn an_entry_that_was_written_anew_outlives_the_segment_it_came_from() {
+    let mut scribe = Scribe::new();
+    scribe.entries(&[8, 8, 8]);
+    let first = scribe.flushes[0].0.segment;
+    let mut term = 1;
+    let mut roll = |scribe: &mut Scribe| {
+        let segment = scribe.flushes.last().unwrap().0.segment;
+        while scribe.flushes.last().unwrap().0.segment == segment {
+            term += 1;
+            scribe.flush(&[vote(term)]);
+            for gone in scribe.writer.reclaim() {
+                scribe.disk.0.remove(&gone);
+            }
+        }
+    };
+    roll(&mut scribe);
+    let group = GroupId::from_raw(1);
+    let floor = |index| Record::Floor {
+        group,
+        index: LogIndex::from_raw(index),
+        term: Term::from_raw(1),
+    };
+    scribe.flush(&[floor(1)]);
+    roll(&mut scribe);
+    let Record::Entry { entry, .. } = entry(3, 1, 8) else {
+        unreachable!()
+    };
+    scribe.flush(&[floor(2), Record::Patch { group, entry }]);
+    roll(&mut scribe);
+    roll(&mut scribe);
+    assert!(!scribe.disk.0.contains_key(&first), "nothing needs it");
+
+    let log = scribe.disk.replay().unwrap().groups.remove(&group).unwrap();
+    assert_eq!((log.floor.0.to_raw(), log.last.to_raw()), (2, 3));
+    assert_eq!((log.damage, log.tail.len()), (None, 1));
+}
+
+#[test]
 fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     let mut scribe = Scribe::new();
     let numbers: Vec<FlushNumber> = (0..3)

@@ -386,6 +386,7 @@ impl Group {
                 .into_iter()
                 .flat_map(|floor| floor_records(group, floor)),
         );
+        records.extend(self.take_carried(bytes_max));
         let raft = &self.raft;
         records.extend(entries.into_iter().map(|entry| {
             if raft.is_put_back(entry.index) {
@@ -402,10 +403,15 @@ impl Group {
         bytes
     }
 
+    /// Whether it has something to persist.
+    pub(super) fn has_unsubmitted(&self) -> bool {
+        self.raft.has_unsubmitted() || self.has_carried()
+    }
+
     /// Whether it has something to persist, or to seal and persist.
     pub(super) fn wants_flush(&self, clock: Clock) -> bool {
         let to_seal = self.writes.is_open() || self.expiry_due(clock);
-        self.raft.has_unsubmitted() || (self.leads() && to_seal)
+        self.has_unsubmitted() || (self.leads() && to_seal)
     }
 
     /// Ends a burst of inputs.

@@ -261,7 +261,7 @@ impl Shard {
                 self.flush_first = at;
                 break;
             }
-            if self.groups[at].raft.has_unsubmitted() {
+            if self.groups[at].has_unsubmitted() {
                 let bytes = self.groups[at].submit(self.next_flush, room, &mut records);
                 room = room.saturating_sub(bytes);
                 holds.push(at);

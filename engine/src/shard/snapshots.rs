@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use wal::{Claim, LogIndex, RecoveredLog, Term};
+use wal::{Claim, LogIndex, Record, RecoveredLog, Term};
 
 use super::group::Group;
 use super::{BegunSnapshot, FetchSnapshot, Output, Snapshot, SnapshotChunk, SnapshotPolicy};
@@ -23,6 +23,9 @@ pub(super) struct Snapshots {
     asked: bool,
     /// All that the newest holds is to leave the log.
     release: bool,
+    /// From where to where what the log still holds is to be written anew, so that the segments that
+    /// it lies in can go.
+    carry: Option<(LogIndex, LogIndex)>,
     /// The last entry of the one that is being taken.
     taking: Option<(LogIndex, Term)>,
     /// The last entry of the one that a peer was asked for.
@@ -62,7 +65,36 @@ impl Group {
         self.snapshots.release |= release;
         if release {
             self.raft.compact(self.raft.snapshot().0);
+            // What is not committed stays. Without a quorum that may be for ever.
+            let (floor, last) = (self.raft.log().floor().0, self.raft.log().persisted());
+            let carry = self.applied == self.raft.snapshot().0 && floor < last;
+            self.snapshots.carry = carry.then(|| (floor.next(), last));
         }
+    }
+
+    /// Entries that are to be written once more: about `bytes_max` of payload of durable ones, as far
+    /// as they are in memory.
+    pub(super) fn take_carried(&mut self, bytes_max: usize) -> Vec<Record> {
+        let Some((from, to)) = self.snapshots.carry.take() else {
+            return Vec::new();
+        };
+        let log = self.raft.log();
+        let (from, to) = (from.max(log.floor().0.next()), to.min(log.persisted()));
+        let entries = if from <= to {
+            log.slice(from, to, bytes_max).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        if let Some(last) = entries.last().filter(|last| last.index < to) {
+            self.snapshots.carry = Some((last.index.next(), to));
+        }
+        let group = self.id;
+        let patch = |entry| Record::Patch { group, entry };
+        entries.into_iter().map(patch).collect()
+    }
+
+    pub(super) fn has_carried(&self) -> bool {
+        self.snapshots.carry.is_some()
     }
 
     /// Whether a snapshot is to be taken now.

@@ -72,7 +72,11 @@ fn nothing_is_snapshotted_twice() {
 fn the_outcome_of_a_write_that_a_snapshot_overtook_is_unknown() {
     let mut cluster = Cluster::new();
     cluster.cut_off = vec![1];
-    cluster.ask(1, 100, set(b"lost", b"value", Expiry::Never));
+    // More than the others will write, so that at the snapshot's end there is another entry.
+    for token in 100..140 {
+        cluster.ask(1, token, set(b"lost", b"value", Expiry::Never));
+        cluster.run(1);
+    }
     cluster.run(3000);
     let leader = cluster.leader_as_seen_by(2).unwrap().to_raw();
     write(&mut cluster, leader, 0..20);
@@ -80,7 +84,30 @@ fn the_outcome_of_a_write_that_a_snapshot_overtook_is_unknown() {
     cluster.cut_off.clear();
     cluster.run(1000);
     assert_eq!(cluster.answer(100), Some(Outcome::Unknown));
+    let status = cluster.shards[0].status().remove(0);
+    assert_eq!(
+        (status.last, status.floor),
+        (status.applied, status.snapshot)
+    );
     let states = states(&cluster);
     assert_eq!(states[0], states[1]);
     assert_eq!(cluster.keys_on(1), 20);
+}
+
+#[test]
+fn what_nobody_commits_is_written_anew_when_the_log_is_to_be_released() {
+    let mut cluster = Cluster::new();
+    write(&mut cluster, 1, 0..3);
+    cluster.snapshot(1, true);
+    cluster.cut_off = vec![1];
+    cluster.ask(1, 7, set(b"pending", b"value", Expiry::Never));
+    cluster.run(5);
+    let flushes = cluster.flushes.len();
+    cluster.snapshot(1, true);
+    let records: Vec<usize> = cluster.flushes[flushes..].iter().map(|it| it.2).collect();
+    assert_eq!(records, [1], "the entry, once");
+    cluster.run(1);
+    cluster.cut_off.clear();
+    cluster.run(3000);
+    assert_eq!(cluster.answer(7), Some(Outcome::Reply(Reply::Ok)));
 }

@@ -94,6 +94,8 @@ type Contents = BTreeMap<GroupId, Content>;
 #[derive(Clone, Copy)]
 enum Change {
     Entry(GroupId, LogIndex, Term),
+    /// Those above it stay.
+    Patch(GroupId, LogIndex, Term),
     Floor(GroupId, LogIndex, Term),
     HardState(GroupId, HardState),
 }
@@ -101,7 +103,10 @@ enum Change {
 impl Change {
     fn group(&self) -> GroupId {
         match *self {
-            Self::Entry(group, ..) | Self::Floor(group, ..) | Self::HardState(group, _) => group,
+            Self::Entry(group, ..)
+            | Self::Patch(group, ..)
+            | Self::Floor(group, ..)
+            | Self::HardState(group, _) => group,
         }
     }
 }
@@ -171,7 +176,11 @@ impl Oracle {
                             node + 1
                         ));
                     }
-                    Change::Entry(*group, entry.index, entry.term)
+                    if matches!(record, Record::Patch { .. }) {
+                        Change::Patch(*group, entry.index, entry.term)
+                    } else {
+                        Change::Entry(*group, entry.index, entry.term)
+                    }
                 }
                 Record::HardState { group, state } => {
                     let old = log.placed.entry(*group).or_default().state;
@@ -501,6 +510,13 @@ fn apply(contents: &mut Contents, change: Change) {
             content.terms.resize(position(index), Term::ZERO);
             content.terms.push(term);
         }
+        Change::Patch(_, index, term) => match content.terms.get_mut(position(index)) {
+            Some(held) => *held = term,
+            None => {
+                content.terms.resize(position(index), Term::ZERO);
+                content.terms.push(term);
+            }
+        },
         Change::Floor(_, index, term) if index > content.floor => {
             let at = position(index);
             if content.terms.get(at) != Some(&term) {
