@@ -541,7 +541,13 @@ impl Replay {
         let unsynced = end.map(|link| link.segment).into_iter().collect();
         let alive = |segment: SegmentId| end.is_some_and(|link| segment <= link.segment);
         let behind = self.parts.iter().map(|part| part.id);
-        self.dead.extend(behind.filter(|&id| !alive(id)));
+        let behind = behind.filter(|&id| !alive(id));
+        let mut given_up = Vec::new();
+        if self.cut.is_some() || self.lost.is_empty() {
+            self.dead.extend(behind);
+        } else {
+            given_up.extend(behind);
+        }
         let mut index = Index::default();
         let mut groups = BTreeMap::new();
         let mut standings = BTreeMap::new();
@@ -579,6 +585,7 @@ impl Replay {
             groups,
             writer,
             dead: self.dead,
+            given_up,
             unsynced,
             cut: self.cut.filter(|cut| cut.torn),
             lost: self.lost,

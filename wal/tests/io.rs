@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::LocalExecutorBuilder;
+use glommio::timer::sleep;
 use wal::io::{DataDirectory, DirectoryError, Identity, Log};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record, Term,
+    UNREADABLE,
 };
 
 const OPTIONS: Options = Options {
@@ -42,7 +44,7 @@ fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
         // glommio may sleep over ready tasks when it is preempted before the first; a timer wakes it.
         let pulse = glommio::spawn_local(async {
             loop {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         });
         let result = test.await;
@@ -168,6 +170,57 @@ fn a_log_that_rotted_is_opened_and_says_what_it_lost() {
     let damage = log.damage.as_ref().expect("entries are missing");
     let claim = damage.claim.expect("it names them");
     assert!(damage.named && claim.index > Some(log.last), "{damage:?}");
+}
+
+#[test]
+fn what_could_not_be_read_once_is_kept_until_the_loss_is_noted() {
+    let scratch = Scratch::new("given-up");
+    let path = scratch.0.join("shard-0");
+    // Some flushes with an entry each, or one that is empty.
+    let open = |path: &Path, flushes: u64, mark: bool| {
+        let path = path.to_owned();
+        run(async move {
+            let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+            if flushes > 0 {
+                fill(&log, found.next_flush, flushes).await;
+            }
+            if mark {
+                log.append(found.next_flush, &[]).await.unwrap();
+                // Files are removed behind it.
+                sleep(Duration::from_millis(50)).await;
+            }
+            log.close().await;
+            found
+        })
+    };
+    open(&path, 80, false);
+    let files: Vec<PathBuf> = [3, 4].map(|id| path.join(format!("{id:08x}.seg"))).into();
+    let sound: Vec<Vec<u8>> = files
+        .iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect();
+    for file in &files {
+        std::fs::write(file, vec![UNREADABLE; 256 << 10]).unwrap();
+    }
+    let found = open(&path, 0, false);
+    assert!(!found.lost.is_empty());
+    for (file, bytes) in files.iter().zip(&sound) {
+        assert!(file.exists(), "{} is gone", file.display());
+        std::fs::write(file, bytes).unwrap();
+    }
+    // Another start can read them, and misses nothing.
+    let found = open(&path, 0, false);
+    assert_eq!(
+        (found.lost, found.groups[&GROUP].damage.clone()),
+        (vec![], None)
+    );
+    assert_eq!(found.groups[&GROUP].last.to_raw(), 80);
+
+    for file in &files {
+        std::fs::write(file, vec![UNREADABLE; 256 << 10]).unwrap();
+    }
+    open(&path, 0, true);
+    assert!(files.iter().all(|file| !file.exists()));
 }
 
 fn damage(file: &Path, at: usize) {

@@ -54,6 +54,8 @@ pub(crate) struct Process {
     pub(crate) stalled: Vec<Stalled>,
     /// Segments that are to be made when there is space.
     wanted: Vec<SegmentId>,
+    /// Files that are deleted once a flush is durable.
+    given_up: Vec<SegmentId>,
     /// Segments that left the log, oldest first: their files can be recycled.
     free: VecDeque<SegmentId>,
     /// The snapshot that is being written.
@@ -245,6 +247,7 @@ impl Node {
             durable: FlushNumber::from_raw(next_flush.to_raw() - 1),
             stalled: Vec::new(),
             wanted: vec![recovered.writer.next_segment()],
+            given_up: recovered.given_up,
             free: VecDeque::new(),
             part: None,
             watch: Watch {
@@ -408,6 +411,11 @@ impl Node {
     pub(crate) fn written(&mut self, number: FlushNumber, counters: &mut Counters) -> FlushNumber {
         let process = self.process.as_mut().expect("only a running node is told");
         process.durable = process.writer.written(number);
+        if process.durable >= number {
+            for segment in process.given_up.drain(..) {
+                self.disk.delete(segment);
+            }
+        }
         let mut useless = Vec::new();
         for segment in process.writer.reclaim() {
             counters.reclaimed_segments += 1;

@@ -87,6 +87,8 @@ pub struct Log {
     reading: Cell<usize>,
     /// Files to be removed, in this order.
     useless: RefCell<VecDeque<SegmentId>>,
+    /// Files that become useless once this log's first flush is durable.
+    given_up: RefCell<Vec<SegmentId>>,
 }
 
 impl Log {
@@ -150,6 +152,7 @@ impl Log {
             failed: Cell::new(false),
             reading: Cell::new(0),
             useless: RefCell::default(),
+            given_up: RefCell::new(recovered.given_up),
         });
         if full {
             log.prepare(next);
@@ -201,7 +204,9 @@ impl Log {
                 return Err(LogError::Failed);
             }
             let durable = log.writer.borrow_mut().written(number);
-            log.reclaim();
+            if durable >= number {
+                log.reclaim();
+            }
             Ok(durable)
         }
     }
@@ -234,6 +239,7 @@ impl Log {
         let mut writer = self.writer.borrow_mut();
         let mut useless = self.useless.borrow_mut();
         let idle = useless.is_empty();
+        useless.extend(self.given_up.take());
         for segment in writer.reclaim() {
             if writer.is_recyclable(segment) {
                 useless.extend(self.segments.keep(segment));

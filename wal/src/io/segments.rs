@@ -24,6 +24,8 @@ const CHUNK: usize = 1 << 20;
 /// that the device takes only in parts (`max_sectors_kb`) again and again, without end. With the blocks
 /// that alignment adds, this is half of what the least of devices take.
 const READ_BYTES: usize = 14 * BLOCK;
+/// So many reads are under way at once when a segment is read as a whole.
+const READS_MAX: usize = 16;
 /// A segment is only begun while there is space for so many: the rest is a reserve for what else
 /// the file system holds.
 const SEGMENTS_FREE: u64 = 2;
@@ -83,9 +85,9 @@ impl Segments {
     pub(super) async fn read(&self, segment: SegmentId, bytes: u64) -> Result<Vec<u8>, LogError> {
         let path = self.path(segment);
         let file = OpenOptions::new().read(true).dma_open(&path).await;
-        let file = file.map_err(|error| LogError::io("open", &path, error))?;
+        let file = Rc::new(file.map_err(|error| LogError::io("open", &path, error))?);
         let result = read_all(&file, bytes).await;
-        let closed = file.close().await;
+        let closed = file.close_rc().await;
         closed.map_err(|error| LogError::io("close", &path, error))?;
         result.map_err(|error| LogError::io("read", &path, error))
     }
@@ -405,28 +407,57 @@ fn dsync() -> i32 {
 
 /// The first bytes of a file. What the device cannot read comes as [`UNREADABLE`] bytes: it is for
 /// replay to say what that means.
-async fn read_all(file: &DmaFile, bytes: u64) -> Result<Vec<u8>, glommio::GlommioError<()>> {
+async fn read_all(file: &Rc<DmaFile>, bytes: u64) -> Result<Vec<u8>, glommio::GlommioError<()>> {
     let size = file.file_size().await?.min(bytes);
     let size = usize::try_from(size).expect("a segment fits memory");
-    let mut all = Vec::with_capacity(size);
-    let mut chunk = READ_BYTES;
-    while all.len() < size {
-        let wanted = chunk.min(size - all.len());
-        match file.read_at_aligned(all.len() as u64, wanted).await {
-            Ok(part) if part.is_empty() => break,
-            Ok(part) => all.extend_from_slice(&part[..part.len().min(wanted)]),
-            Err(error) if !is_unreadable(&error) => return Err(error),
-            Err(_) if chunk > BLOCK => {
-                chunk = BLOCK;
-                continue;
-            }
-            Err(_) => all.resize(all.len() + wanted, UNREADABLE),
+    let all = Rc::new(RefCell::new(vec![0; size]));
+    let mut under_way = VecDeque::new();
+    let mut parts = (0..size).step_by(READ_BYTES);
+    loop {
+        for at in parts.by_ref().take(READS_MAX - under_way.len()) {
+            let (file, all) = (file.clone(), all.clone());
+            let read = async move { read_into(&all, &file, at).await };
+            under_way.push_back(glommio::spawn_local(read));
         }
-        if all.len().is_multiple_of(READ_BYTES) {
-            chunk = READ_BYTES;
+        let Some(read) = under_way.pop_front() else {
+            let all = Rc::into_inner(all).expect("no read is under way");
+            return Ok(all.into_inner());
+        };
+        read.await?;
+    }
+}
+
+/// Reads a part of a file into its place, block by block if it cannot be read at once.
+async fn read_into(
+    all: &RefCell<Vec<u8>>,
+    file: &DmaFile,
+    at: usize,
+) -> Result<(), glommio::GlommioError<()>> {
+    let size = all.borrow().len();
+    let end = size.min(at + READ_BYTES);
+    let copy = |from: usize, read: &[u8]| {
+        let to = size.min(from + read.len());
+        all.borrow_mut()[from..to].copy_from_slice(&read[..to - from]);
+    };
+    match file.read_at_aligned(at as u64, end - at).await {
+        Ok(part) => {
+            copy(at, &part);
+            return Ok(());
+        }
+        Err(error) if !is_unreadable(&error) => return Err(error),
+        Err(_) => {}
+    }
+    for from in (at..end).step_by(BLOCK) {
+        match file
+            .read_at_aligned(from as u64, BLOCK.min(end - from))
+            .await
+        {
+            Ok(block) => copy(from, &block),
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            Err(_) => copy(from, &[UNREADABLE; BLOCK]),
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Bytes of a segment that were written by this process or found whole; fewer at the end of the file.
