@@ -189,7 +189,8 @@ pub struct GroupOptions {
 pub struct SnapshotPolicy {
     /// Entries applied since the last.
     pub entries: u64,
-    /// Bytes of their payload.
+    /// Bytes of their payload, and twice the bytes of the last snapshot: of what is written to the disk,
+    /// snapshots are a third at most.
     pub bytes: u64,
     /// Time since the last.
     pub interval: Duration,

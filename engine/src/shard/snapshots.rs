@@ -16,6 +16,9 @@ pub(super) struct Snapshots {
     /// Entries applied since the newest was begun, and bytes of their payload.
     entries: u64,
     bytes: u64,
+    /// Bytes of the chunks of the newest that was taken to its end, and of the one that is being taken.
+    size: u64,
+    taken: u64,
     /// When the newest was begun, or the group started.
     since: Time,
     retry_at: Time,
@@ -111,7 +114,7 @@ impl Group {
         let reached = |count: u64, limit: u64| limit > 0 && count >= limit;
         let due = self.snapshots.asked
             || reached(entries, policy.entries)
-            || reached(bytes, policy.bytes)
+            || reached(bytes, policy.bytes) && bytes / 2 >= self.snapshots.size
             || self
                 .snapshots
                 .due_at(policy)
@@ -135,6 +138,7 @@ impl Group {
             entries: 0,
             bytes: 0,
             asked: false,
+            taken: 0,
             taking: Some((index, term)),
             ..self.snapshots
         };
@@ -154,7 +158,9 @@ impl Group {
         to: &mut Vec<u8>,
     ) -> Option<SnapshotChunk> {
         self.snapshots.taking?;
+        let before = to.len();
         let more = self.kv.snapshot_next(bytes_about, to);
+        self.snapshots.taken += (to.len() - before) as u64;
         let held_bytes = self.kv.snapshot_held_bytes();
         Some(SnapshotChunk { more, held_bytes })
     }
@@ -171,6 +177,7 @@ impl Group {
         (index, term): (LogIndex, Term),
     ) {
         self.snapshots.taking = None;
+        self.snapshots.size = self.snapshots.taken;
         let (newest, _) = self.raft.snapshot();
         if index <= newest {
             return; // a peer's was installed meanwhile

@@ -63,6 +63,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A cluster whose preferred node, the first, leads.
     pub(crate) fn new() -> Self {
+        Self::with(SnapshotPolicy::BY_HAND)
+    }
+
+    /// The same, with snapshots that are taken when due.
+    pub(crate) fn with(snapshots: SnapshotPolicy) -> Self {
         let member = |id| Member {
             replica: ReplicaId::from_raw(id),
             node: node(id),
@@ -78,8 +83,12 @@ impl Cluster {
                 recovered: RecoveredLog::default(),
                 snapshot: None,
             };
+            let options = Options {
+                snapshots,
+                ..options(id)
+            };
             Shard::new(
-                options(id),
+                options,
                 Clock::default(),
                 vec![group],
                 FlushNumber::from_raw(1),

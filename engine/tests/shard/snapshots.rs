@@ -1,6 +1,6 @@
 //! Logs that are cut behind snapshots, and replicas that need what was cut.
 
-use engine::shard::Outcome;
+use engine::shard::{Outcome, SnapshotPolicy};
 use net::Reply;
 use net::command::Expiry;
 
@@ -110,4 +110,22 @@ fn what_nobody_commits_is_written_anew_when_the_log_is_to_be_released() {
     cluster.cut_off.clear();
     cluster.run(3000);
     assert_eq!(cluster.answer(7), Some(Outcome::Reply(Reply::Ok)));
+}
+
+#[test]
+fn a_snapshot_is_due_when_the_log_has_outgrown_the_state() {
+    let mut cluster = Cluster::with(SnapshotPolicy {
+        bytes: 1000,
+        ..SnapshotPolicy::BY_HAND
+    });
+    let value = [7; 500];
+    let mut taken = vec![];
+    for token in 0..8u64 {
+        let key = token.to_le_bytes();
+        cluster.ask(1, token, set(&key, &value, Expiry::Never));
+        cluster.run(1);
+        taken.push(cluster.files.keys().filter(|file| file.0 == 1).count());
+    }
+    // The first when the least is reached, the next after twice as many bytes as that had.
+    assert_eq!(taken, [0, 1, 1, 1, 1, 2, 2, 2]);
 }
