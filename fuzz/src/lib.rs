@@ -14,7 +14,8 @@ use engine::snapshot::{Decoder, Event, Verifier};
 use engine::state_machine::StateMachine;
 use net::Command;
 use net::peer::{
-    Answers, Forwards, FrameKind, FrameReader, Hello, HelloReply, Messages, decode_reply, frame,
+    Answers, Forwards, FrameKind, FrameReader, Hello, HelloReply, Messages, PartReply, PartRequest,
+    decode_reply, frame,
 };
 use net::resp::{Limits, Parser};
 use wal::survey::{Role, Survey};
@@ -113,12 +114,14 @@ pub fn peer_body(bytes: &[u8]) {
     let Some((&kind, bytes)) = bytes.split_first() else {
         return;
     };
-    let kind = match kind % 5 {
+    let kind = match kind % 7 {
         0 => FrameKind::Hello,
         1 => FrameKind::HelloReply,
         2 => FrameKind::Messages,
         3 => FrameKind::Forward,
-        _ => FrameKind::ForwardReply,
+        4 => FrameKind::ForwardReply,
+        5 => FrameKind::SnapshotRequest,
+        _ => FrameKind::SnapshotPart,
     };
     let mut framed = Vec::new();
     frame(kind, &mut framed, |body| body.extend(bytes));
@@ -135,6 +138,20 @@ fn body(kind: FrameKind, bytes: &[u8]) {
         }
         FrameKind::ForwardReply => {
             std::hint::black_box(Answers::new(bytes).count());
+        }
+        FrameKind::SnapshotRequest => {
+            if let Ok(request) = PartRequest::decode(bytes) {
+                let mut again = Vec::new();
+                request.encode(&mut again);
+                assert_eq!(PartRequest::decode(&again), Ok(request));
+            }
+        }
+        FrameKind::SnapshotPart => {
+            if let Ok(reply) = PartReply::decode(bytes) {
+                let mut again = Vec::new();
+                reply.encode(&mut again);
+                assert_eq!(PartReply::decode(&again), Ok(reply));
+            }
         }
         FrameKind::Messages => {
             if let Ok(messages) = Messages::access(bytes) {

@@ -159,7 +159,21 @@ fn bodies() -> Vec<Vec<u8>> {
         };
         net::peer::push_answer(request, &verdict, &mut answers);
     }
-    bodies.extend([forwards, answers]);
+    let request = net::peer::PartRequest {
+        group: 1,
+        index: 2,
+        term: 3,
+        offset: 4,
+        bytes: 5,
+    };
+    let (mut asked, mut part) = (vec![5], vec![6]);
+    request.encode(&mut asked);
+    let bytes = net::peer::Part::Bytes {
+        total_bytes: 9,
+        bytes: b"bytes",
+    };
+    request.answer(bytes).encode(&mut part);
+    bodies.extend([forwards, answers, asked, part]);
     bodies
 }
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::{Clock, Time};
 
 use super::client::Clients;
 use super::clock::Origin;
+use super::fetcher::Fetcher;
 use super::handle::Batch;
 use super::mailbox::{Carried, Letter, Mailbox};
 use super::node::{Fate, NodeError};
@@ -31,6 +32,7 @@ use super::requests::{Asker, Request, Requests};
 use super::routes::Routes;
 use super::signal::Signal;
 use super::snapshots::Snapshots;
+use super::socket::Socket;
 use super::status::{NewestSnapshot, PeerStatus, ShardStatus};
 use super::taker::Taker;
 
@@ -60,6 +62,7 @@ pub(super) struct Executor {
     log: Rc<Log>,
     pub(super) snapshots: Snapshots,
     pub(super) taker: Taker,
+    pub(super) fetcher: Fetcher,
     pub(super) requests: RefCell<Requests>,
     pub(super) parked: RefCell<Parked>,
     /// A request has been parked.
@@ -73,6 +76,8 @@ pub(super) struct Executor {
     repairing: RefCell<Vec<GroupId>>,
     /// Instances of the peers that called since the start.
     instances: RefCell<BTreeMap<u32, u64>>,
+    /// Connections that peers have dialled.
+    dialled: RefCell<Vec<Weak<Socket>>>,
     random: Cell<u64>,
     pub(super) stopping: Cell<bool>,
     ended: Signal,
@@ -128,6 +133,7 @@ impl Executor {
             log: disk.log,
             snapshots: disk.snapshots,
             taker: Taker::new(disk.newest),
+            fetcher: Fetcher::default(),
             requests: RefCell::default(),
             parked: RefCell::default(),
             parking: Signal::default(),
@@ -136,6 +142,7 @@ impl Executor {
             published: Cell::new(Time::default()),
             repairing: RefCell::default(),
             instances: RefCell::default(),
+            dialled: RefCell::default(),
             random: Cell::new(seed | 1),
             stopping: Cell::new(false),
             ended: Signal::default(),
@@ -294,8 +301,7 @@ impl Executor {
             self.take_snapshot(begun);
         }
         for fetch in output.fetches.drain(..) {
-            let group = fetch.group;
-            self.step(self.clock(), Input::SnapshotNotFetched { group });
+            self.fetch_snapshot(fetch);
         }
         for (node, group, message) in output.messages.drain(..) {
             match self.links.get(&node) {
@@ -526,6 +532,23 @@ impl Executor {
 
     pub(super) async fn close_log(&self) {
         self.log.close().await;
+    }
+
+    /// Notes a connection that a peer has dialled.
+    pub(super) fn dialled(&self, socket: &Rc<Socket>) {
+        let mut dialled = self.dialled.borrow_mut();
+        dialled.retain(|socket| socket.strong_count() > 0);
+        dialled.push(Rc::downgrade(socket));
+    }
+
+    /// Ends the connections that peers have dialled: who serves them may not come to it any more, and the
+    /// kernel would go on to take what is sent while the process lives.
+    pub(super) fn hang_up(&self) {
+        for socket in self.dialled.take() {
+            if let Some(socket) = socket.upgrade() {
+                socket.close();
+            }
+        }
     }
 
     pub(super) async fn ended(&self) {

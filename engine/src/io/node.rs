@@ -355,5 +355,6 @@ async fn run(start: Start) {
     drop(ready.send(Ok(index)));
     executor.ended().await;
     drop(fibers);
+    executor.hang_up();
     executor.close_log().await;
 }

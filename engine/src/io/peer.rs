@@ -11,8 +11,8 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::{sleep, timeout};
 use net::peer::{
     Answers, Forward, Forwards, FrameError, FrameKind, FrameReader, Hello, HelloError, HelloReply,
-    Messages, MessagesError, Outgoing, RecordError, Refusal, VERSION, Verdict, frame, push_answer,
-    push_forward,
+    Messages, MessagesError, Outgoing, PartError, PartRequest, RecordError, Refusal, VERSION,
+    Verdict, frame, push_answer, push_forward,
 };
 use wal::{GroupId, NodeId};
 
@@ -24,6 +24,7 @@ use crate::wire;
 
 use super::executor::Executor;
 use super::requests::Asker;
+use super::sender::Sender;
 use super::signal::Signal;
 use super::socket::Socket;
 
@@ -46,18 +47,24 @@ pub(super) enum PeerError {
     Messages(#[from] MessagesError),
     #[error("{0}")]
     Record(#[from] RecordError),
+    #[error("{0}")]
+    Part(#[from] PartError),
     #[error("refused by the peer: {reason}")]
     Refused { reason: String },
     #[error("refused: {0}")]
     Refusal(#[from] Refusal),
     #[error("the peer closed the connection")]
     Closed,
-    #[error("the peer did not say hello in time")]
+    #[error("the peer did not answer in time")]
     Silent,
     #[error("the peer sent a frame of kind {kind:?} where it does not belong")]
     Unexpected { kind: FrameKind },
     #[error("the peer sent a message that this build does not know")]
     Unknown,
+    #[error("the peer asked for a part of group {group}, which does not live on this shard")]
+    Group { group: GroupId },
+    #[error("the peer sent a part of a snapshot that nobody asked for")]
+    Unasked,
 }
 
 impl<T> From<glommio::GlommioError<T>> for PeerError {
@@ -210,7 +217,11 @@ impl Link {
         }
     }
 
-    async fn connect(&self, executor: &Executor) -> Result<(Socket, FrameReader), PeerError> {
+    /// A connection to the peer's shard, which has let this one in.
+    pub(super) async fn connect(
+        &self,
+        executor: &Executor,
+    ) -> Result<(Socket, FrameReader), PeerError> {
         let port = self.address.peer_port + executor.index;
         let target = std::net::ToSocketAddrs::to_socket_addrs(&(self.address.host.as_str(), port))?
             .next()
@@ -350,7 +361,10 @@ fn weight(message: &Message) -> usize {
         + ENVELOPE_BYTES
 }
 
-async fn read_some(socket: &Socket, frames: &mut FrameReader) -> Result<bool, PeerError> {
+pub(super) async fn read_some(
+    socket: &Socket,
+    frames: &mut FrameReader,
+) -> Result<bool, PeerError> {
     let bytes = socket.read(frames.space()).await?;
     frames.filled(bytes);
     Ok(bytes > 0)
@@ -406,7 +420,11 @@ fn verdict(outcome: Outcome) -> Verdict {
 pub(super) struct Inbound {
     /// Body of the next frame of answers.
     answers: RefCell<Vec<u8>>,
+    /// The next part of a snapshot, in its frame.
+    part: RefCell<Vec<u8>>,
     signal: Signal,
+    /// The part is on its way, or will never be.
+    part_taken: Signal,
     closed: Cell<bool>,
 }
 
@@ -416,6 +434,15 @@ impl Inbound {
         if !self.closed.get() {
             push_answer(request, &verdict(outcome), &mut self.answers.borrow_mut());
             self.signal.raise();
+        }
+    }
+
+    /// Sends a part of a snapshot; done once it is on its way, so that only one waits here.
+    async fn send_part(&self, frame: Vec<u8>) {
+        *self.part.borrow_mut() = frame;
+        self.signal.raise();
+        while !self.part.borrow().is_empty() && !self.closed.get() {
+            self.part_taken.wait().await;
         }
     }
 }
@@ -444,6 +471,7 @@ fn silence_max(executor: &Executor) -> Duration {
 async fn serve(executor: Rc<Executor>, socket: Socket) {
     socket.give_up_after(silence_max(&executor));
     let socket = Rc::new(socket);
+    executor.dialled(&socket);
     let inbound = Rc::new(Inbound::default());
     let error = match welcome(&executor, &socket).await {
         Ok((from, frames)) => {
@@ -497,8 +525,9 @@ async fn listen(
     socket: &Socket,
     mut frames: FrameReader,
 ) -> Result<(), PeerError> {
+    let mut sender = Sender::default();
     loop {
-        let clock = executor.clock();
+        let mut clock = executor.clock();
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
                 FrameKind::Messages => {
@@ -524,6 +553,13 @@ async fn listen(
                         executor.request_encoded(clock, asker, group, false, forward.command);
                     }
                 }
+                // Who asks for more than it takes is not read meanwhile.
+                FrameKind::SnapshotRequest => {
+                    let request = PartRequest::decode(frame.body)?;
+                    let part = sender.read(executor, &request).await?;
+                    inbound.send_part(part).await;
+                    clock = executor.clock();
+                }
                 kind => return Err(PeerError::Unexpected { kind }),
             }
         }
@@ -539,12 +575,19 @@ async fn write_answers(inbound: Rc<Inbound>, socket: Rc<Socket>) {
     loop {
         inbound.signal.wait().await;
         bytes.clear();
+        bytes.append(&mut inbound.part.borrow_mut());
+        inbound.part_taken.raise();
         let answers = std::mem::take(&mut *inbound.answers.borrow_mut());
-        frame(FrameKind::ForwardReply, &mut bytes, |to| {
-            to.extend_from_slice(&answers)
-        });
+        if !answers.is_empty() {
+            frame(FrameKind::ForwardReply, &mut bytes, |to| {
+                to.extend_from_slice(&answers)
+            });
+        }
         if socket.write_all(&bytes).await.is_err() {
             // The reading side sees it too and ends the connection.
+            inbound.closed.set(true);
+            inbound.part_taken.raise();
+            socket.close();
             return;
         }
     }

@@ -96,6 +96,17 @@ impl Cluster {
         self.nodes[id - 1] = Some(node);
     }
 
+    /// As losing its power would.
+    pub(crate) fn kill(&mut self, id: usize) {
+        self.nodes[id - 1] = None;
+    }
+
+    pub(crate) fn stop(&mut self, id: usize) {
+        let node = self.nodes[id - 1].take().expect("the node ran");
+        node.stop();
+        assert_eq!(node.wait(), Ok(()));
+    }
+
     pub(crate) fn directory_of(&self, id: usize) -> PathBuf {
         self.directory.join(id.to_string())
     }

@@ -29,10 +29,26 @@ fn expect_filled(client: &mut Client, round: u32) {
     client.ask("DBSIZE", ":100\r\n");
 }
 
-/// Of every group on every node; of which entries, by group, on the first node.
+/// Values that do not compress.
+fn fill_random(client: &mut Client, round: u64, bytes: usize) {
+    let mut random = round;
+    for key in 0..100 {
+        let mut value = String::new();
+        while value.len() < bytes {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            value.push_str(&format!("{:08x}", random >> 32));
+        }
+        client.ask(&format!("SET random{key} {value}"), "+OK\r\n");
+    }
+}
+
+/// Of every group on every node that runs; of which entries, by group, on the first of them.
 fn snapshot_all(cluster: &Cluster) -> Vec<LogIndex> {
     cluster.await_equal_states();
-    let taken = (1..=3).map(|id| {
+    let up = (1..=3).filter(|id| cluster.nodes[id - 1].is_some());
+    let taken = up.map(|id| {
         let handle = cluster.node(id).handle();
         let taken = groups().map(|group| handle.take_snapshot(group, PATIENCE).unwrap());
         taken.collect()
@@ -113,4 +129,68 @@ fn a_damaged_snapshot_is_refused_and_the_one_before_is_used() {
     }
     cluster.await_equal_states();
     expect_filled(&mut cluster.connect(1), 2);
+}
+
+#[test]
+fn a_node_that_was_away_longer_than_the_log_is_kept_gets_a_snapshot() {
+    let mut cluster = Cluster::start("away", 1, true);
+    let mut client = cluster.connect(1);
+    fill(&mut client, 1);
+    cluster.await_equal_states();
+    cluster.stop(3);
+    fill_random(&mut client, 1, 60_000);
+    snapshot_all(&cluster);
+    fill(&mut client, 2);
+    let second = snapshot_all(&cluster);
+    fill(&mut client, 3);
+    cluster.start_node(3);
+    cluster.await_equal_states();
+    for (group, &second) in groups().zip(&second) {
+        let (status, _) = cluster.status(3, group);
+        assert!(status.snapshot >= second, "group {group}: {status:?}");
+        assert_eq!(status.fetching, None);
+    }
+    // It is a replica like any other: what it got is on its disk.
+    cluster.stop(3);
+    cluster.start_node(3);
+    cluster.await_equal_states();
+    cluster.kill(1);
+    cluster.await_leaders(3);
+    let mut client = cluster.connect(3);
+    client.ask("DBSIZE", ":200\r\n");
+    client.ask("GET key7", "$3\r\n3-7\r\n");
+}
+
+#[test]
+fn a_replica_whose_snapshots_are_lost_says_so_and_gets_a_peers() {
+    let mut cluster = Cluster::start("lost", 1, true);
+    let mut client = cluster.connect(1);
+    fill(&mut client, 1);
+    snapshot_all(&cluster);
+    fill(&mut client, 2);
+    snapshot_all(&cluster);
+    drop(client);
+    cluster.stop_all();
+    let damaged = groups().next().unwrap();
+    for file in files(&cluster, 2, damaged) {
+        flip_a_byte(&file, 5000);
+    }
+    for id in [2, 1, 3] {
+        cluster.start_node(id);
+        if id == 2 {
+            let (status, _) = cluster.status(2, damaged);
+            assert!(status.damaged, "{status:?}");
+            assert_eq!(status.applied, LogIndex::ZERO);
+        }
+    }
+    cluster.await_leaders(1);
+    // A peer offers its snapshot when somebody writes, or asks it.
+    let mut client = cluster.connect(1);
+    fill(&mut client, 3);
+    cluster.await_equal_states();
+    cluster.wait_until("it is not whole again", |cluster| {
+        let (status, _) = cluster.status(2, damaged);
+        !status.damaged
+    });
+    expect_filled(&mut cluster.connect(2), 3);
 }

@@ -35,6 +35,10 @@ pub enum FrameKind {
     Forward = 4,
     /// [`super::Answers`].
     ForwardReply = 5,
+    /// [`super::PartRequest`].
+    SnapshotRequest = 6,
+    /// [`super::PartReply`].
+    SnapshotPart = 7,
 }
 
 /// One whole frame, its checksums right.
@@ -205,6 +209,8 @@ impl FrameReader {
             3 => FrameKind::Messages,
             4 => FrameKind::Forward,
             5 => FrameKind::ForwardReply,
+            6 => FrameKind::SnapshotRequest,
+            7 => FrameKind::SnapshotPart,
             found => return Err(FrameError::Kind { found }),
         };
         let length = u32_at(8) as usize;

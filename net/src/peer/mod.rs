@@ -1,5 +1,5 @@
-//! What nodes say to each other: frames with checksums, the handshake, messages of consensus and
-//! forwarded commands. Bytes in, values out; nothing here opens a socket or trusts a length.
+//! What nodes say to each other: frames with checksums, the handshake, messages of consensus,
+//! forwarded commands and parts of snapshots. Bytes in, values out; nothing here opens a socket or trusts a length.
 
 mod forward;
 mod frame;
@@ -7,6 +7,7 @@ mod handshake;
 mod messages;
 mod reader;
 mod reply;
+mod snapshot;
 
 pub use forward::{
     Answer, Answers, Forward, Forwards, RecordError, Verdict, push_answer, push_forward,
@@ -15,3 +16,4 @@ pub use frame::{Frame, FrameError, FrameKind, FrameReader, HEADER_BYTES, VERSION
 pub use handshake::{Hello, HelloError, HelloReply, Refusal};
 pub use messages::{EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads};
 pub use reply::{ReplyError, decode_reply, encode_reply};
+pub use snapshot::{Part, PartError, PartReply, PartRequest};

@@ -67,6 +67,30 @@ impl Snapshots {
         let restored = None;
         Ok(Loaded { restored, refused })
     }
+
+    /// Restores one snapshot into `state`, which is empty. It is not listed any more if it is not good.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with it, or in its way.
+    pub async fn load_one<S: StateMachine>(
+        &self,
+        group: GroupId,
+        index: LogIndex,
+        term: Term,
+        state: S,
+        chunk_bytes_max: usize,
+    ) -> Result<Restored<S>, SnapshotFileError> {
+        let name = Name { group, index, term };
+        let restored = restore(&self.0, name, state, chunk_bytes_max).await;
+        if restored
+            .as_ref()
+            .is_err_and(SnapshotFileError::is_of_the_file)
+        {
+            self.0.refuse(name);
+        }
+        restored
+    }
 }
 
 async fn restore<S: StateMachine>(

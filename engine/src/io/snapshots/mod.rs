@@ -142,6 +142,28 @@ impl Snapshots {
         names.map(|name| (name.index, name.term)).collect()
     }
 
+    /// A snapshot was found to be of no use: it is not listed any more.
+    pub fn refuse(&self, group: GroupId, index: LogIndex, term: Term) {
+        self.0.refuse(Name { group, index, term });
+    }
+
+    /// Whether a snapshot is there, and nothing speaks against it.
+    pub fn has(&self, group: GroupId, index: LogIndex, term: Term) -> bool {
+        let name = Name { group, index, term };
+        self.0.state.borrow().files.get(&name) == Some(&Condition::Usable)
+    }
+
+    /// The file of a snapshot, whether it is there or not.
+    pub fn path(&self, group: GroupId, index: LogIndex, term: Term) -> PathBuf {
+        self.0.path(Name { group, index, term })
+    }
+
+    /// What to say of a snapshot that is not there.
+    pub(super) fn gone(&self, group: GroupId, index: LogIndex, term: Term) -> SnapshotFileError {
+        let path = self.path(group, index, term);
+        SnapshotFileError::Gone { path }
+    }
+
     /// Bytes that were read by all loads so far.
     pub fn loaded_bytes(&self) -> u64 {
         self.0.state.borrow().loaded_bytes
