@@ -64,6 +64,13 @@ pub(super) struct Received {
     pub(super) total_bytes: u64,
 }
 
+impl Fetcher {
+    fn note(&self, group: GroupId, bytes: u64, total_bytes: u64) {
+        let received = Received { bytes, total_bytes };
+        self.under_way.borrow_mut().insert(group, received);
+    }
+}
+
 struct Kept {
     fetch: FetchSnapshot,
     receiver: Receiver,
@@ -220,13 +227,8 @@ impl Executor {
             let (offset, bytes) = pull.part().await?;
             receiver.write(offset, &bytes).await?;
             let total_bytes = pull.total_bytes.unwrap_or_default();
-            let received = Received {
-                bytes: receiver.offset(),
-                total_bytes,
-            };
-            let mut under_way = self.fetcher.under_way.borrow_mut();
-            under_way.insert(pull.fetch.group, received);
-            drop(under_way);
+            self.fetcher
+                .note(pull.fetch.group, receiver.offset(), total_bytes);
             if receiver.offset() == total_bytes {
                 return Ok(());
             }
