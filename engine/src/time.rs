@@ -7,6 +7,9 @@ use core::time::Duration;
 pub struct Time(u64);
 
 impl Time {
+    /// Later than anything that happens.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// So many nanoseconds after the start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -83,6 +83,11 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             round,
             disk: disk.to_raw(),
         },
+        Message::Quiet { term, last } => MessageBody::Quiet {
+            term: term.to_raw(),
+            last: last.to_raw(),
+        },
+        Message::Pulse { groups } => MessageBody::Pulse { groups },
         Message::TimeoutNow { term } => MessageBody::TimeoutNow {
             term: term.to_raw(),
         },
@@ -217,6 +222,11 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             round,
             disk: Pace::from_raw(disk),
         },
+        MessageBody::Quiet { term, last } => Message::Quiet {
+            term: Term::from_raw(term),
+            last: LogIndex::from_raw(last),
+        },
+        MessageBody::Pulse { groups } => Message::Pulse { groups },
         MessageBody::TimeoutNow { term } => Message::TimeoutNow {
             term: Term::from_raw(term),
         },

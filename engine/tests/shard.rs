@@ -6,6 +6,8 @@
 mod cluster;
 #[path = "shard/disks.rs"]
 mod disks;
+#[path = "shard/quiet.rs"]
+mod quiet;
 #[path = "shard/snapshots.rs"]
 mod snapshots;
 

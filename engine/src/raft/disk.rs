@@ -66,6 +66,7 @@ impl Raft {
     /// Stops leading, without a successor.
     pub fn step_down(&mut self) {
         if self.role == Role::Leader {
+            self.wake(self.now);
             self.become_follower(self.term, None);
         }
     }

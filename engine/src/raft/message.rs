@@ -58,6 +58,11 @@ pub enum Message {
         /// How the sender's disk does.
         disk: Pace,
     },
+    /// All is committed everywhere, up to `last`. The leader says nothing more until something happens.
+    Quiet { term: Term, last: LogIndex },
+    /// Between shards, for no group: the sender lives, and leads so many quiet groups that the receiver
+    /// is a member of.
+    Pulse { groups: u32 },
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow { term: Term },
     /// A damaged replica asks for what is behind its last entry, `(after, after_term)`.
@@ -108,9 +113,11 @@ impl Message {
             | Self::Heartbeat { term, .. }
             | Self::HeartbeatAck { term, .. }
             | Self::TimeoutNow { term }
+            | Self::Quiet { term, .. }
             | Self::Repair { term, .. }
             | Self::Repaired { term, .. }
             | Self::Offer { term, .. } => term,
+            Self::Pulse { .. } => Term::ZERO,
         }
     }
 }

@@ -14,6 +14,7 @@ mod inquiry;
 mod log;
 mod message;
 mod progress;
+mod quiet;
 mod quorum;
 mod read_index;
 mod repair;
@@ -29,6 +30,7 @@ pub use disk::Pace;
 pub use log::{Log, NewFloor};
 pub use message::Message;
 pub use progress::{Mode, Progress, Window};
+use quiet::Quiet;
 use quorum::quorum_index;
 use read_index::ReadRounds;
 pub use repair::RepairNote;
@@ -134,6 +136,8 @@ pub struct Raft {
     /// A snapshot that another replica has, of what is not known to be committed here.
     offer: Option<Offer>,
 
+    quiet: Quiet,
+
     // Leaders.
     progress: Vec<(ReplicaId, Progress)>,
     rounds: ReadRounds,
@@ -202,6 +206,7 @@ impl Raft {
             disk: Pace::UNKNOWN,
             snapshot: (LogIndex::ZERO, Term::ZERO),
             offer: None,
+            quiet: Quiet::default(),
             progress: Vec::new(),
             rounds: ReadRounds::default(),
             transfer: None,
@@ -258,6 +263,9 @@ impl Raft {
 
     /// Call [`Raft::tick`] by then.
     pub fn deadline(&self) -> Time {
+        if self.quiet.now {
+            return Time::NEVER;
+        }
         let deadline = match self.role {
             Role::Leader => self.heartbeat_deadline.min(self.election_deadline),
             _ => self.election_deadline,
@@ -280,6 +288,9 @@ impl Raft {
             self.now
         );
         self.now = now;
+        if self.quiet.now {
+            return;
+        }
         self.tick_repair(out);
         if self.role == Role::Leader {
             self.tick_leader(out);
@@ -303,7 +314,7 @@ impl Raft {
         {
             self.transfer = None; // thesis §3.10: after an election timeout, go on leading
         }
-        if self.now >= self.heartbeat_deadline {
+        if self.now >= self.heartbeat_deadline && !self.grow_quiet(out) {
             self.heartbeat(out);
         }
     }
@@ -316,6 +327,9 @@ impl Raft {
             self.now
         );
         self.now = now;
+        if self.quiet.now && !self.sleeps_through(&message) {
+            self.wake(self.now);
+        }
         if let Message::Offer {
             term,
             index,
@@ -388,6 +402,11 @@ impl Raft {
                     self.stand(out);
                 }
             }
+            Message::Quiet { last, .. } => {
+                self.hear_leader(from);
+                self.hear_quiet(last);
+            }
+            Message::Pulse { .. } => {} // of no group
             Message::Offer { .. } => unreachable!("looked at above, whatever its term"),
             Message::Repair {
                 term,
@@ -442,7 +461,7 @@ impl Raft {
                     granted: true,
                     ..
                 } => {}
-                Message::Append { .. } | Message::Heartbeat { .. } => {
+                Message::Append { .. } | Message::Heartbeat { .. } | Message::Quiet { .. } => {
                     self.become_follower(term, Some(from));
                 }
                 _ => self.become_follower(term, None),
@@ -453,7 +472,7 @@ impl Raft {
             match *message {
                 // A leader of the past, or one that a partition kept from hearing of this term: it
                 // must learn the term, or two sides that refuse each other's votes stay stuck.
-                Message::Append { .. } | Message::Heartbeat { .. }
+                Message::Append { .. } | Message::Heartbeat { .. } | Message::Quiet { .. }
                     if self.settings.check_quorum || self.settings.pre_vote =>
                 {
                     out.push((
@@ -489,6 +508,7 @@ impl Raft {
         if self.role != Role::Leader || self.transfer.is_some() {
             return None;
         }
+        self.wake(self.now);
         let index = self.log.last_index().next();
         self.log.append(Entry {
             term: self.term,

@@ -343,6 +343,7 @@ impl Raft {
         if self.role != Role::Leader || self.log.term(self.commit) != Some(self.term) {
             return None;
         }
+        self.wake(self.now);
         let round = self.rounds.start();
         let deadline = self.heartbeat_deadline;
         self.heartbeat(out);
@@ -365,6 +366,7 @@ impl Raft {
         if self.transferring() == Some(to) {
             return;
         }
+        self.wake(self.now);
         self.transfer = Some((to, self.now.after(self.settings.election_timeout)));
         if self.peer(to).matched == self.log.last_index() {
             out.push((to, Message::TimeoutNow { term: self.term }));

@@ -9,6 +9,7 @@ use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Rec
 
 use super::disk::Disk;
 use super::duty::Duty;
+use super::pulse::Peace;
 use super::reads::Reads;
 use super::snapshots::{Snapshots, without_state};
 use super::writes::Writes;
@@ -55,8 +56,8 @@ pub(super) struct Group {
     pub(super) snapshots: Snapshots,
     /// An entry that only carries time, so that keys expire, is under way.
     pub(super) expiry_proposed: Option<LogIndex>,
-    /// When to consider handing over to the preferred node.
-    balance_at: Time,
+    /// When to consider handing over to the preferred node; `None` while another leads.
+    balance_at: Option<Time>,
     draining: bool,
     /// Its disk, and what follows from that for its part in the group.
     pub(super) duty: Duty,
@@ -143,7 +144,7 @@ impl Group {
             fetching: false,
             snapshots: Snapshots::new(clock),
             expiry_proposed: None,
-            balance_at: clock.now,
+            balance_at: None,
             draining: false,
             duty: Duty::default(),
         }
@@ -159,6 +160,7 @@ impl Group {
         out: &mut Output,
     ) {
         if self.leads() {
+            self.wake(clock.now);
             let pending = self.writes.pending_bytes() + self.reads.pending_bytes();
             if pending > options.pending_bytes_max {
                 out.replies.push((token, Outcome::Busy));
@@ -252,6 +254,10 @@ impl Group {
         out: &mut Output,
     ) {
         self.draining = draining;
+        let at_home = self
+            .preferred
+            .is_none_or(|preferred| preferred == self.node);
+        self.raft.allow_quiet(at_home && !draining);
         if draining && self.raft.role() != Role::Leader {
             self.raft
                 .wait_until(clock.now.after(options.election_timeout * 2));
@@ -273,6 +279,20 @@ impl Group {
         self.address(out);
     }
 
+    /// How it takes part in the peace.
+    pub(super) fn peace(&self) -> Peace {
+        match (self.raft.is_quiet(), self.leader()) {
+            (true, Some(leader)) if leader == self.node => Peace::Leads,
+            (true, Some(leader)) => Peace::Follows(leader),
+            _ => Peace::Awake,
+        }
+    }
+
+    /// Something happens: if it was quiet, it is not any more.
+    pub(super) fn wake(&mut self, now: Time) {
+        self.raft.wake(now);
+    }
+
     fn pop_waiting(&mut self) -> Waiting {
         let waiting = self.waiting.pop_front().expect("callers look first");
         self.waiting_bytes -= waiting.command.len();
@@ -282,9 +302,10 @@ impl Group {
     /// Hands a led group to the node that should lead it, if that node keeps up.
     fn balance(&mut self, options: &Options, clock: Clock, disk: &Disk) {
         if self.raft.role() != Role::Leader {
-            self.balance_at = clock.now.after(options.election_timeout * 3);
             return;
         }
+        let soon = clock.now.after(options.election_timeout * 3);
+        let balance_at = *self.balance_at.get_or_insert(soon);
         if self.draining {
             if self.raft.transferring().is_none() {
                 self.hand_over(None);
@@ -303,12 +324,13 @@ impl Group {
         };
         if !disk.does_well(pace, clock.now) {
             // It must do well all the time until it is given the lead again.
-            self.balance_at = clock.now.after(options.election_timeout * 10);
-        }
-        if clock.now < self.balance_at {
+            self.balance_at = Some(clock.now.after(options.election_timeout * 10));
             return;
         }
-        self.balance_at = clock.now.after(options.election_timeout * 10);
+        if clock.now < balance_at {
+            return;
+        }
+        self.balance_at = Some(clock.now.after(options.election_timeout * 10));
         if preferred.mode == Mode::Replicate && preferred.matched >= self.raft.commit() {
             self.hand_over(Some(replica));
         }
@@ -422,7 +444,13 @@ impl Group {
         may_flush: bool,
         out: &mut Output,
     ) {
+        if self.raft.role() != Role::Leader {
+            self.balance_at = None;
+        }
         self.place_waiting(options, clock, out);
+        if self.raft.is_quiet() && self.leads() && self.expiry_due(clock) {
+            self.wake(clock.now);
+        }
         if may_flush && self.leads() {
             let due = self.expiry_due(clock);
             if self.writes.is_open() || due {

@@ -7,6 +7,7 @@ mod disk;
 mod duty;
 mod group;
 mod interface;
+mod pulse;
 mod reads;
 mod snapshots;
 mod writes;
@@ -16,9 +17,11 @@ use alloc::vec::Vec;
 
 use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
+use crate::raft::Message;
 use crate::time::{Clock, Time};
 use disk::Disk;
 use group::Group;
+use pulse::{Peace, Pulse};
 
 pub use interface::{
     BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupOptions, GroupStatus, Input,
@@ -43,6 +46,7 @@ pub struct Shard {
     mark_at: Option<Time>,
     draining: bool,
     disk: Disk,
+    pulse: Pulse,
     /// Groups that want to take a snapshot.
     snapshots_due: BTreeSet<usize>,
     /// The group whose snapshot is being taken.
@@ -77,6 +81,7 @@ impl Shard {
             mark_at: (next_flush.to_raw() > 1).then(|| clock.now.after(options.mark_after)),
             draining: false,
             disk: Disk::new(&options),
+            pulse: Pulse::new(groups.len()),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
             options,
@@ -107,8 +112,13 @@ impl Shard {
                 group,
                 message,
             } => {
-                if let Some(at) = self.position(group) {
+                self.pulse.hear(from, clock.now);
+                if let Message::Pulse { groups } = message {
+                    let disproved = self.pulse.disproved(from, groups);
+                    self.wake(disproved);
+                } else if let Some(at) = self.position(group) {
                     self.tell_disk(at);
+                    self.tell_heard(at);
                     self.groups[at].message(clock, from, message, out);
                     self.dirty.insert(at);
                 }
@@ -172,6 +182,7 @@ impl Shard {
             }
             Input::Transfer { group, to } => {
                 if let Some(at) = self.position(group) {
+                    self.groups[at].wake(clock.now);
                     self.groups[at].transfer(to, out);
                     self.dirty.insert(at);
                 }
@@ -179,6 +190,7 @@ impl Shard {
             Input::Drain => {
                 self.draining = true;
                 for group in &mut self.groups {
+                    group.wake(clock.now);
                     group.transfer(None, out);
                 }
                 self.dirty.extend(0..self.groups.len());
@@ -199,18 +211,22 @@ impl Shard {
             if group.is_snapshot_due(&self.options.snapshots, clock) {
                 self.snapshots_due.insert(at);
             }
+            self.pulse
+                .note(at, group.peace(), &group.members, clock.now);
             let timer = group.deadline(&self.options, clock);
-            if group.timer != Some(timer) {
-                if let Some(old) = group.timer.replace(timer) {
+            let timer = Some(timer).filter(|&timer| timer < Time::NEVER);
+            if group.timer != timer {
+                if let Some(old) = core::mem::replace(&mut group.timer, timer) {
                     self.timers.remove(&(old, at));
                 }
-                self.timers.insert((timer, at));
+                self.timers.extend(timer.map(|timer| (timer, at)));
             }
         }
         if may_flush {
             self.flush(&dirty, out);
         }
         self.begin_snapshot(out);
+        self.give_pulse(out);
         self.dirty.extend(
             dirty
                 .into_iter()
@@ -219,10 +235,40 @@ impl Shard {
         let next = self.timers.first().map(|&(time, _)| time);
         // While a flush is on its way its end is waited for, not the time of the mark.
         let mark = self.mark_at.filter(|_| self.under_way.is_empty());
-        out.wake_at = match (next, mark) {
-            (Some(timer), Some(mark)) => Some(timer.min(mark)),
-            (timer, mark) => timer.or(mark),
-        };
+        out.wake_at = [next, mark, self.pulse.due].into_iter().flatten().min();
+    }
+
+    /// Tells other nodes that this one lives, for the sake of quiet groups, and looks whether they do.
+    fn give_pulse(&mut self, out: &mut Output) {
+        let now = self.clock.now;
+        if self.pulse.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.pulse.due = Some(now.after(self.options.heartbeat_interval));
+        let own = self.options.node;
+        for (node, groups) in self.pulse.led().filter(|&(node, _)| node != own) {
+            let pulse = Message::Pulse { groups };
+            out.messages
+                .push((node, GroupId::from_raw(u32::MAX), pulse));
+        }
+        let silent = self.pulse.silent(now, self.options.election_timeout);
+        self.wake(silent);
+    }
+
+    fn wake(&mut self, groups: Vec<usize>) {
+        for at in groups {
+            self.tell_heard(at);
+            self.groups[at].wake(self.clock.now);
+            self.dirty.insert(at);
+        }
+    }
+
+    /// Lets a replica know when its leader's node was last heard.
+    fn tell_heard(&mut self, at: usize) {
+        if let Peace::Follows(leader) = self.groups[at].peace() {
+            let heard = self.pulse.heard(leader);
+            self.groups[at].raft.heard_elsewhere(heard);
+        }
     }
 
     /// Begins the next snapshot that is due, unless one is under way.
@@ -310,6 +356,7 @@ impl Shard {
         self.under_way.clear();
         self.mark_at = None;
         for group in &mut self.groups {
+            group.wake(self.clock.now);
             group.retire(&mut self.disk, out);
         }
         self.dirty.extend(0..self.groups.len());
@@ -319,6 +366,7 @@ impl Shard {
     fn space(&mut self, full: bool, out: &mut Output) {
         if !self.disk.has_failed() && self.disk.set_full(full, self.clock.now) {
             for group in &mut self.groups {
+                group.wake(self.clock.now);
                 group.set_full(full, out);
             }
             self.dirty.extend(0..self.groups.len());

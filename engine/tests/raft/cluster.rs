@@ -475,6 +475,8 @@ impl Sent {
             Message::HeartbeatAck { term, round, .. } => {
                 format!("heard round {round}, term {term}")
             }
+            Message::Quiet { term, last } => format!("quiet from {last} on, term {term}"),
+            Message::Pulse { groups } => format!("I lead {groups} quiet groups"),
             Message::TimeoutNow { term } => format!("lead after me, term {term}"),
             Message::Repair {
                 after,

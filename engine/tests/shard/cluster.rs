@@ -56,6 +56,8 @@ pub(crate) struct Cluster {
     pub(crate) replies: Vec<(Token, Outcome)>,
     /// Node, number and count of records of each flush.
     pub(crate) flushes: Vec<(u32, FlushNumber, usize)>,
+    /// Messages about groups so far.
+    pub(crate) messages: usize,
     /// The chunks of the snapshots that each node has.
     pub(crate) files: BTreeMap<(u32, LogIndex), Vec<Vec<u8>>>,
 }
@@ -104,6 +106,7 @@ impl Cluster {
             pending: vec![],
             replies: vec![],
             flushes: vec![],
+            messages: 0,
             files: BTreeMap::new(),
         };
         cluster.run(400);
@@ -163,6 +166,7 @@ impl Cluster {
         }
         for (to, group, message) in out.messages {
             let to = to.to_raw();
+            self.messages += usize::from(group == GROUP);
             if !self.cut_off.contains(&id) && !self.cut_off.contains(&to) {
                 self.give(
                     to,

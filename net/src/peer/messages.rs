@@ -85,6 +85,13 @@ pub enum MessageBody {
         index: u64,
         index_term: u64,
     },
+    Quiet {
+        term: u64,
+        last: u64,
+    },
+    Pulse {
+        groups: u32,
+    },
 }
 
 /// An entry without its payload, which lies behind the list, in the order of the heads.

@@ -319,6 +319,7 @@ impl Cluster {
             self.fetch(node, fetch);
         }
         for (to, group, message) in out.messages.drain(..) {
+            self.counters.quiets += u64::from(matches!(message, Message::Quiet { .. }));
             self.oracle.sent(node, to, group, &message)?;
             self.send(node, to, group, message);
         }

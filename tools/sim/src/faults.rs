@@ -251,6 +251,8 @@ counters! {
     /// Segments that left a log, and those that became new ones.
     reclaimed_segments,
     recycled_segments,
+    /// Messages with which leaders became quiet.
+    quiets,
     /// Reads of entries that a disk had confirmed and did not hold.
     failed_reads,
     failed_writes,
