@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod flamegraph;
 mod flushes;
 mod headline;
 mod histogram;

@@ -6,12 +6,14 @@ mod turn;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use options::{Changes, Plan};
+use options::Plan;
 pub(crate) use options::{RunOptions, default_directory};
-use workload::{Rate, Spec, Way, Workload};
+use workload::{Rate, Spec, Way};
 
+use crate::flamegraph::Sampler;
 use crate::histogram::{HistogramLog, wall_clock};
 use crate::results::{Machine, Measurement, Results, Turn, table};
 
@@ -22,41 +24,39 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), String> {
     let log = plan.hlog.as_deref();
     let log = log.map(|path| HistogramLog::new(path, false, wall_clock()));
     let mut log = log.transpose()?;
+    let mut graphs = Vec::new();
     for &workload in &options.workloads {
-        let done = in_turns(workload, &options.changes, plan, log.as_mut())?;
+        let specs = workload.specs(plan.short).into_iter();
+        let specs = specs.map(|spec| options.changes.apply(spec));
+        let specs: Vec<Spec> = specs.collect::<Result<_, _>>()?;
+        let done = in_turns(&specs, plan, log.as_mut())?;
+        graphs.push((specs, done.clone()));
         results.measurements.extend(done);
     }
     print!("{}", table(&results));
     if let Some(path) = &plan.json {
         results.write(path)?;
     }
+    if let Some(svg) = &options.flamegraph {
+        let only = results.measurements.len() == 1;
+        for (specs, measurements) in &graphs {
+            flamegraphs(specs, measurements, plan, svg, only)?;
+        }
+    }
     Ok(())
 }
 
 /// Measures everything that belongs to a workload, once in each round.
 fn in_turns(
-    workload: Workload,
-    changes: &Changes,
+    specs: &[Spec],
     plan: &Plan,
     mut log: Option<&mut HistogramLog>,
 ) -> Result<Vec<Measurement>, String> {
-    let specs = workload
-        .specs(plan.short)
-        .into_iter()
-        .map(|spec| changes.apply(spec));
-    let specs: Vec<Spec> = specs.collect::<Result<_, _>>()?;
     let mut measurements: Vec<Measurement> =
         specs.iter().map(|spec| describe(spec, plan)).collect();
     for round in 1..=plan.repeats {
         for (at, spec) in specs.iter().enumerate() {
-            let rate = match spec.rate {
-                Rate::Closed => None,
-                Rate::PerSecond(rate) => Some(rate),
-                Rate::OfTheOneBefore(share) => {
-                    let before = measurements[at - 1].median("operations_per_second");
-                    Some(share * before.ok_or("what comes before reached nothing")?)
-                }
-            };
+            let rate = rate(spec, at.checked_sub(1).map(|before| &measurements[before]))?;
             let (mut turn, recorded) = turn::drakkar(spec, rate, plan, &mut |_, _| Ok(()))?;
             if let Some(rate) = rate {
                 turn.figures.insert("offered_per_second".to_owned(), rate);
@@ -71,6 +71,48 @@ fn in_turns(
         }
     }
     Ok(measurements)
+}
+
+/// The rate of an open loop.
+fn rate(spec: &Spec, before: Option<&Measurement>) -> Result<Option<f64>, String> {
+    Ok(match spec.rate {
+        Rate::Closed => None,
+        Rate::PerSecond(rate) => Some(rate),
+        Rate::OfTheOneBefore(share) => {
+            let reached = before.and_then(|before| before.median("operations_per_second"));
+            Some(share * reached.ok_or("what comes before reached nothing")?)
+        }
+    })
+}
+
+/// Draws a flamegraph of each load. Sampling costs a little: these turns are not among the results.
+fn flamegraphs(
+    specs: &[Spec],
+    measurements: &[Measurement],
+    plan: &Plan,
+    svg: &Path,
+    only: bool,
+) -> Result<(), String> {
+    for (at, spec) in specs.iter().enumerate() {
+        let name = spec.name();
+        let stem = svg.file_stem().unwrap_or_default().to_string_lossy();
+        let path = if only {
+            svg.to_owned()
+        } else {
+            let name = name.replace(['/', ' '], "-");
+            svg.with_file_name(format!("{stem}-{name}.svg"))
+        };
+        let rate = rate(spec, at.checked_sub(1).map(|before| &measurements[before]))?;
+        let mut sampler = None;
+        turn::drakkar(spec, rate, plan, &mut |pids, window| {
+            sampler = Some(Sampler::start(pids, window.measured.mul_f64(0.9), &path)?);
+            Ok(())
+        })?;
+        let title = format!("{name}: {}", spec.title);
+        let costs = sampler.ok_or("the turn never began")?.draw(&title, &path)?;
+        println!("{name}: {}\n{costs}", path.display());
+    }
+    Ok(())
 }
 
 /// A measurement without turns.
