@@ -182,7 +182,7 @@ fn client_port(shape: &Shape, id: u16, first: u16) -> u16 {
 
 /// Finds so many free ports in a row, below those that connections get. Processes look in different
 /// places first, so that those that start together do not find the same.
-fn free_ports(count: u16) -> Result<u16, String> {
+pub(crate) fn free_ports(count: u16) -> Result<u16, String> {
     let places = u32::from((PORTS.end - PORTS.start) / count);
     for turn in 0..places {
         let place = std::process::id().wrapping_mul(37).wrapping_add(turn) % places;

@@ -9,6 +9,7 @@ mod histogram;
 mod load;
 mod log;
 mod options;
+mod peers;
 mod results;
 mod run;
 mod usage;
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
         (Some(config), _) => api::serve(config),
         (None, Some(Part::Log(part))) => log::run(part),
         (None, Some(Part::Run(part))) => run::run(part),
-        (None, Some(Part::CompareResults { before, after })) => compare(before, after),
+        (None, Some(Part::Compare(part))) => run::compare(part),
+        (None, Some(Part::CompareResults { before, after })) => compare_results(before, after),
         (None, None) => options.check().and_then(|()| headline::run(&options)),
     };
     match result {
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(before: &Path, after: &Path) -> Result<(), String> {
+fn compare_results(before: &Path, after: &Path) -> Result<(), String> {
     let text = results::compare(&Results::read(before)?, &Results::read(after)?)?;
     print!("{text}");
     Ok(())

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::load::{Load, Mix};
+use crate::load::{Load, Mix, Protocol};
 use crate::log::LogOptions;
-use crate::run::RunOptions;
+use crate::run::{CompareOptions, RunOptions};
 
 /// Measures a three-node cluster: throughput and tail latency.
 ///
@@ -84,6 +84,7 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     Run(RunOptions),
     Log(LogOptions),
+    Compare(CompareOptions),
     /// Shows what changed between two result files, and whether it is more than noise.
     CompareResults {
         /// What `run --json` wrote before.
@@ -114,6 +115,7 @@ impl Options {
     /// The load through sockets.
     pub(crate) fn load(&self) -> Load {
         Load {
+            protocol: Protocol::Redis,
             connections: self.connections,
             pipeline: self.pipeline,
             threads: self.threads,

@@ -149,3 +149,42 @@ fn what_makes_no_sense_is_refused() {
         "{complaint}"
     );
 }
+
+#[test]
+fn peers_get_the_same_load_where_they_are_installed() {
+    for (peer, program) in [("redis", "redis-server"), ("etcd", "etcd")] {
+        if Command::new(program).arg("--version").output().is_err() {
+            println!("skipped: {program} is not installed");
+            continue;
+        }
+        let directory = directory(peer);
+        let json = directory.join("results.json");
+        let (dir, json) = (directory.to_str().unwrap(), json.to_str().unwrap());
+        let options = ["--short", "--dir", dir, "--json", json];
+        bench(&[&["compare", peer, "W3", "W4"], &options[..]].concat());
+        let results: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        let measurements = results["measurements"].as_array().unwrap();
+        assert_eq!(names(measurements), ["W3", "W3", "W4", "W4"]);
+        for (at, measurement) in measurements.iter().enumerate() {
+            let system = if at % 2 == 0 { "drakkar" } else { peer };
+            assert_eq!(measurement["system"], system);
+            assert_eq!(measurement["turns"][0]["errors"], 0, "{measurement}");
+            assert!(median(measurement, "operations_per_second") > 0.0);
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_is_not_installed_is_named_with_its_package() {
+    let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
+        .args(["compare", "etcd"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        complaint.contains("apt-get install etcd-server"),
+        "{complaint}"
+    );
+}

@@ -5,9 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-use super::keys::{KEY_BYTES, write_key};
 use super::mix::{Chooser, Kind};
-use super::replies::Replies;
+use super::wire::Wire;
 use super::{Load, Mix, now};
 use crate::histogram::{Recorded, Window};
 
@@ -19,45 +18,19 @@ struct Pending {
     then: Option<u32>,
 }
 
-/// A command of which only the key changes.
-struct Template {
-    bytes: Vec<u8>,
-    key_at: usize,
-}
-
-impl Template {
-    fn new(name: &str, value: Option<&[u8]>) -> Self {
-        let arguments = if value.is_some() { 3 } else { 2 };
-        let head = format!("*{arguments}\r\n$3\r\n{name}\r\n${KEY_BYTES}\r\n");
-        let mut bytes = head.into_bytes();
-        let key_at = bytes.len();
-        bytes.extend_from_slice(&[b'0'; KEY_BYTES]);
-        bytes.extend_from_slice(b"\r\n");
-        if let Some(value) = value {
-            bytes.extend_from_slice(format!("${}\r\n", value.len()).as_bytes());
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        Self { bytes, key_at }
-    }
-
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        let at = out.len() + self.key_at;
-        out.extend_from_slice(&self.bytes);
-        write_key(number, &mut out[at..at + KEY_BYTES]);
-    }
-}
-
 pub(super) struct Connection {
     stream: TcpStream,
     chooser: Chooser,
-    get: Template,
-    set: Template,
+    wire: Wire,
     /// Bytes to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
-    under_way: VecDeque<Pending>,
-    replies: Replies,
+    /// Requests from the oldest that was not answered on; `None` for those that were.
+    under_way: VecDeque<Option<Pending>>,
+    /// The number of the first of those: requests are numbered from 0.
+    first: u64,
+    /// How many of them were not answered.
+    waiting: usize,
 }
 
 impl Connection {
@@ -73,12 +46,12 @@ impl Connection {
         Ok(Self {
             stream,
             chooser,
-            get: Template::new("GET", None),
-            set: Template::new("SET", Some(&value)),
+            wire: Wire::new(load.protocol, &value),
             out: Vec::new(),
             sent: 0,
             under_way: VecDeque::new(),
-            replies: Replies::default(),
+            first: 0,
+            waiting: 0,
         })
     }
 
@@ -87,7 +60,7 @@ impl Connection {
     }
 
     pub(super) fn under_way(&self) -> usize {
-        self.under_way.len()
+        self.waiting
     }
 
     pub(super) fn has_unsent(&self) -> bool {
@@ -118,13 +91,18 @@ impl Connection {
 
     /// Adds a write of this key.
     pub(super) fn update(&mut self, number: u32, due: Instant) {
-        self.set.write(number, &mut self.out);
-        self.under_way.push_back(Pending { due, then: None });
+        self.wire.request(number, true, &mut self.out);
+        self.push(Pending { due, then: None });
     }
 
     fn read_key(&mut self, number: u32, due: Instant, then: Option<u32>) {
-        self.get.write(number, &mut self.out);
-        self.under_way.push_back(Pending { due, then });
+        self.wire.request(number, false, &mut self.out);
+        self.push(Pending { due, then });
+    }
+
+    fn push(&mut self, pending: Pending) {
+        self.under_way.push_back(Some(pending));
+        self.waiting += 1;
     }
 
     pub(super) fn write(&mut self) -> Result<(), String> {
@@ -184,13 +162,20 @@ impl Connection {
             }
             recorded.answered_in_all += run.count;
         };
-        let under_way = &mut self.under_way;
-        let mut errors = 0;
-        self.replies.feed(bytes, |good| {
-            let Some(pending) = under_way.pop_front() else {
+        let (under_way, first) = (&mut self.under_way, &mut self.first);
+        let (mut errors, mut ended) = (0, 0);
+        self.wire.feed(bytes, &mut self.out, |number, good| {
+            let place = number
+                .checked_sub(*first)
+                .and_then(|at| usize::try_from(at).ok());
+            let Some(pending) = place.and_then(|at| under_way.get_mut(at)?.take()) else {
                 unasked = true;
                 return;
             };
+            ended += 1;
+            while under_way.pop_front_if(|oldest| oldest.is_none()).is_some() {
+                *first += 1;
+            }
             if !good {
                 errors += 1;
             } else if let Some(number) = pending.then {
@@ -204,9 +189,11 @@ impl Connection {
             }
         });
         record(run);
+        self.waiting -= ended;
+        self.wire.forget(self.first);
         recorded.errors += errors;
         if recorded.first_error.is_none() {
-            recorded.first_error.clone_from(&self.replies.first_error);
+            recorded.first_error = self.wire.first_error().cloned();
         }
         for (number, due) in continued {
             self.update(number, due);

@@ -3,10 +3,12 @@
 //! from then, however late the request could be sent.
 
 mod connection;
+mod etcd;
 mod keys;
 mod mix;
 mod replies;
 mod topology;
+mod wire;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,17 +20,21 @@ use connection::Connection;
 pub(crate) use keys::Keys;
 pub(crate) use mix::{Choice, Mix};
 pub(crate) use topology::Topology;
+pub(crate) use wire::Protocol;
 
 /// Requests that one thread of an open loop may have to wait for: beyond that the rate is hopeless.
 const BACKLOG_MAX: usize = 4 << 20;
 /// How long an open loop waits at its end for what was due in the measured time.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Writes under way while keys are written.
+const FILL_DEPTH: usize = 256;
 /// An open loop sends what is due together, at most this often.
 const TICK: Duration = Duration::from_micros(50);
 
 /// What load to make.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
+    pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     /// Requests under way on each connection of a closed loop.
     pub(crate) pipeline: usize,
@@ -85,7 +91,8 @@ pub(crate) fn fill(load: &Load, keys: &Keys) -> Result<(), String> {
         let deadline = now() + Duration::from_secs(120);
         let mut waiting = numbers.iter();
         loop {
-            for &number in waiting.by_ref().take(load.pipeline.max(64)) {
+            let room = FILL_DEPTH.saturating_sub(connection.under_way());
+            for &number in waiting.by_ref().take(room) {
                 connection.update(number, now());
             }
             if connection.under_way() == 0 {

@@ -83,6 +83,21 @@ impl Topology {
         (slot <= *last).then_some(*leader)
     }
 
+    /// Servers of which each takes requests for its share of the slots.
+    pub(crate) fn shared(servers: &[SocketAddr]) -> Self {
+        let count = u16::try_from(servers.len()).expect("few servers");
+        let ranges = (0..count).zip(servers).map(|(at, &server)| {
+            let first = net::SLOTS / count * at;
+            let last = if at + 1 == count {
+                net::SLOTS - 1
+            } else {
+                first + net::SLOTS / count - 1
+            };
+            (first, last, server)
+        });
+        Self(ranges.collect())
+    }
+
     /// How many slots the leader of most has above that of fewest, of all those that lead any.
     pub(crate) fn imbalance(&self) -> u16 {
         let slots = |leader: &SocketAddr| -> u16 {

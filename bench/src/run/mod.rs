@@ -9,36 +9,31 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use options::Plan;
-pub(crate) use options::{RunOptions, default_directory};
-use workload::{Rate, Spec, Way};
+use options::{Changes, Plan};
+pub(crate) use options::{CompareOptions, RunOptions, default_directory};
+use workload::{Rate, Spec, Way, Workload};
 
 use crate::flamegraph::Sampler;
-use crate::histogram::{HistogramLog, wall_clock};
+use crate::histogram::{HistogramLog, Recorded, wall_clock};
+use crate::peers::Peer;
 use crate::results::{Machine, Measurement, Results, Turn, table};
 
 pub(crate) fn run(options: &RunOptions) -> Result<(), String> {
     let plan = &options.plan.meant();
-    plan.check()?;
-    let mut results = Results::new(Machine::here(&plan.directory()?), unix_seconds());
-    let log = plan.hlog.as_deref();
-    let log = log.map(|path| HistogramLog::new(path, false, wall_clock()));
-    let mut log = log.transpose()?;
+    let mut book = Book::open(plan)?;
     let mut graphs = Vec::new();
     for &workload in &options.workloads {
-        let specs = workload.specs(plan.short).into_iter();
-        let specs = specs.map(|spec| options.changes.apply(spec));
-        let specs: Vec<Spec> = specs.collect::<Result<_, _>>()?;
-        let done = in_turns(&specs, plan, log.as_mut())?;
-        graphs.push((specs, done.clone()));
-        results.measurements.extend(done);
+        let specs = specs(workload, &options.changes, plan)?;
+        let contestants: Vec<_> = specs
+            .iter()
+            .map(|spec| Contestant::new(None, spec, plan))
+            .collect();
+        let done = book.in_turns(&contestants, plan)?;
+        graphs.push((specs, done));
     }
-    print!("{}", table(&results));
-    if let Some(path) = &plan.json {
-        results.write(path)?;
-    }
+    book.close(plan)?;
     if let Some(svg) = &options.flamegraph {
-        let only = results.measurements.len() == 1;
+        let only = graphs.iter().map(|(specs, _)| specs.len()).sum::<usize>() == 1;
         for (specs, measurements) in &graphs {
             flamegraphs(specs, measurements, plan, svg, only)?;
         }
@@ -46,31 +41,125 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// Measures everything that belongs to a workload, once in each round.
-fn in_turns(
-    specs: &[Spec],
-    plan: &Plan,
-    mut log: Option<&mut HistogramLog>,
-) -> Result<Vec<Measurement>, String> {
-    let mut measurements: Vec<Measurement> =
-        specs.iter().map(|spec| describe(spec, plan)).collect();
-    for round in 1..=plan.repeats {
-        for (at, spec) in specs.iter().enumerate() {
-            let rate = rate(spec, at.checked_sub(1).map(|before| &measurements[before]))?;
-            let (mut turn, recorded) = turn::drakkar(spec, rate, plan, &mut |_, _| Ok(()))?;
-            if let Some(rate) = rate {
-                turn.figures.insert("offered_per_second".to_owned(), rate);
-            }
-            if let Some(log) = &mut log {
-                let interval = Duration::from_secs_f64(turn.interval_seconds);
-                let started = wall_clock() - plan.measured();
-                log.add(&spec.name(), started, interval, &recorded)?;
-            }
-            say(round, plan, spec, &turn);
-            measurements[at].push(turn);
+/// The same for Drakkar and another system.
+pub(crate) fn compare(options: &CompareOptions) -> Result<(), String> {
+    let plan = &options.plan.meant();
+    let peer = options.peer;
+    eprintln!("drakkar next to {}", peer.describe()?);
+    let mut book = Book::open(plan)?;
+    for &workload in &options.workloads {
+        let specs = specs(workload, &options.changes, plan)?;
+        if let Some(spec) = specs.iter().find(|spec| !spec.is_for_others()) {
+            return Err(format!(
+                "{} has no meaning for {}",
+                spec.name(),
+                peer.name()
+            ));
+        }
+        // A rate that follows from the measurement before follows from the same system's.
+        let systems = [None, Some(peer)].into_iter();
+        let contestants = systems.flat_map(|peer| {
+            specs
+                .iter()
+                .map(move |spec| Contestant::new(peer, spec, plan))
+        });
+        book.in_turns(&contestants.collect::<Vec<_>>(), plan)?;
+    }
+    book.close(plan)
+}
+
+fn specs(workload: Workload, changes: &Changes, plan: &Plan) -> Result<Vec<Spec>, String> {
+    let specs = workload.specs(plan.short).into_iter();
+    specs.map(|spec| changes.apply(spec)).collect()
+}
+
+/// A load and the system that gets it.
+struct Contestant {
+    peer: Option<Peer>,
+    spec: Spec,
+    empty: Measurement,
+}
+
+impl Contestant {
+    fn new(peer: Option<Peer>, spec: &Spec, plan: &Plan) -> Self {
+        let mut empty = describe(spec, plan);
+        if let Some(peer) = peer {
+            empty.system = peer.name().to_owned();
+            // It was described before.
+            empty.title = peer.describe().unwrap_or_default();
+        }
+        Self {
+            peer,
+            spec: spec.clone(),
+            empty,
         }
     }
-    Ok(measurements)
+
+    fn turn(&self, rate: Option<f64>, plan: &Plan) -> Result<(Turn, Recorded), String> {
+        match self.peer {
+            None => turn::drakkar(&self.spec, rate, plan, &mut |_, _| Ok(())),
+            Some(peer) => turn::peer(peer, &self.spec, rate, plan),
+        }
+    }
+}
+
+/// Everything that one run of this program measures.
+struct Book {
+    results: Results,
+    log: Option<HistogramLog>,
+}
+
+impl Book {
+    fn open(plan: &Plan) -> Result<Self, String> {
+        plan.check()?;
+        let log = plan.hlog.as_deref();
+        let log = log.map(|path| HistogramLog::new(path, false, wall_clock()));
+        Ok(Self {
+            results: Results::new(Machine::here(&plan.directory()?), unix_seconds()),
+            log: log.transpose()?,
+        })
+    }
+
+    /// Measures each contestant once in each round, and keeps what it was.
+    fn in_turns(
+        &mut self,
+        contestants: &[Contestant],
+        plan: &Plan,
+    ) -> Result<Vec<Measurement>, String> {
+        let mut measurements: Vec<Measurement> = contestants
+            .iter()
+            .map(|contestant| contestant.empty.clone())
+            .collect();
+        for round in 1..=plan.repeats {
+            for (at, contestant) in contestants.iter().enumerate() {
+                let before = at.checked_sub(1).map(|before| &measurements[before]);
+                let rate = rate(&contestant.spec, before)?;
+                let (mut turn, recorded) = contestant.turn(rate, plan)?;
+                if let Some(rate) = rate {
+                    turn.figures.insert("offered_per_second".to_owned(), rate);
+                }
+                let measurement = &mut measurements[at];
+                let label = format!("{} {}", measurement.name, measurement.system);
+                if let Some(log) = &mut self.log {
+                    let interval = Duration::from_secs_f64(turn.interval_seconds);
+                    let started = wall_clock() - plan.measured();
+                    log.add(&label, started, interval, &recorded)?;
+                }
+                say(&format!("{round}/{} {label}", plan.repeats), &turn);
+                measurement.push(turn);
+            }
+        }
+        self.results.measurements.extend(measurements.clone());
+        Ok(measurements)
+    }
+
+    fn close(self, plan: &Plan) -> Result<(), String> {
+        print!("{}", table(&self.results));
+        match &plan.json {
+            Some(path) => self.results.write(path),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The rate of an open loop.
@@ -154,12 +243,10 @@ fn describe(spec: &Spec, plan: &Plan) -> Measurement {
     }
 }
 
-fn say(round: usize, plan: &Plan, spec: &Spec, turn: &Turn) {
+fn say(label: &str, turn: &Turn) {
     let figure = |name: &str| turn.figures.get(name).copied().unwrap_or(0.0);
     eprintln!(
-        "{round}/{} {}: {:.0} op/s, p50 {:.0} us, p99 {:.0} us, {:.2} + {:.2} cores",
-        plan.repeats,
-        spec.name(),
+        "{label}: {:.0} op/s, p50 {:.0} us, p99 {:.0} us, {:.2} + {:.2} cores",
         figure("operations_per_second"),
         figure("latency_p50_micros"),
         figure("latency_p99_micros"),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::peers::Peer;
+
 use super::workload::{Rate, Spec, Way, Workload};
 
 /// Measures workloads by name, each several times, and prints medians.
@@ -24,6 +26,21 @@ pub(crate) struct RunOptions {
     /// With several loads, each gets its name into the file's.
     #[arg(long, value_name = "SVG")]
     pub(crate) flamegraph: Option<PathBuf>,
+}
+
+/// Measures Drakkar and another system with the same load, in turns, and prints medians of both.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareOptions {
+    /// What to compare with: it must be installed.
+    #[arg(value_enum)]
+    pub(crate) peer: Peer,
+    /// Workloads through sockets.
+    #[arg(value_enum, ignore_case = true, default_values_t = [Workload::Writes, Workload::Reads, Workload::OneAtATime])]
+    pub(crate) workloads: Vec<Workload>,
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
 }
 
 /// How often and how long to measure, and where results go.

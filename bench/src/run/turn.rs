@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Shape};
 use crate::flushes::Flushes;
 use crate::histogram::{Recorded, Window};
 use crate::load::{self, Keys, Topology, now};
+use crate::peers::Peer;
 use crate::results::Turn;
 use crate::usage::{Usage, free_bytes};
 use crate::yardstick;
@@ -37,9 +38,9 @@ const CURVE: &[f64] = &[
 ];
 
 /// What processes used in the measured time.
-pub(crate) struct Used {
-    pub(crate) servers: Usage,
-    pub(crate) load: Usage,
+struct Used {
+    servers: Usage,
+    load: Usage,
 }
 
 /// Called at the start of the measured time with the processes of the servers.
@@ -91,8 +92,41 @@ pub(crate) fn drakkar(
     Ok((turn, recorded))
 }
 
+/// Measures another system once with the same load.
+pub(crate) fn peer(
+    peer: Peer,
+    spec: &Spec,
+    rate: Option<f64>,
+    plan: &Plan,
+) -> Result<(Turn, Recorded), String> {
+    let directory = plan.directory()?;
+    let servers = peer
+        .start(&directory)
+        .map_err(|error| format!("{}: {error}", peer.name()))?;
+    let topology = Topology::shared(&servers.addresses);
+    let spec = Spec {
+        load: load::Load {
+            protocol: peer.protocol(),
+            ..spec.load.clone()
+        },
+        ..spec.clone()
+    };
+    let pids = servers.pids();
+    let loaded = sockets(
+        &spec,
+        rate,
+        plan,
+        &topology,
+        &pids,
+        &directory,
+        &mut |_, _| Ok(()),
+    );
+    let (recorded, used, window) = loaded.map_err(|error| format!("{}: {error}", peer.name()))?;
+    Ok((turn(&recorded, &used, window), recorded))
+}
+
 /// Makes the load on servers that speak the Redis protocol, keys first.
-pub(crate) fn sockets(
+fn sockets(
     spec: &Spec,
     rate: Option<f64>,
     plan: &Plan,
@@ -203,7 +237,7 @@ fn sleep_until(moment: Instant, directory: &Path) -> Result<(), String> {
 }
 
 /// The figures that every load has.
-pub(crate) fn turn(recorded: &Recorded, used: &Used, window: Window) -> Turn {
+fn turn(recorded: &Recorded, used: &Used, window: Window) -> Turn {
     let latencies = recorded.latencies();
     let (count, seconds) = (latencies.count(), window.measured.as_secs_f64());
     let mut figures = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::load::{Choice, Load, Mix};
+use crate::load::{Choice, Load, Mix, Protocol};
 
 /// A workload that can be asked for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,9 +115,17 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// Whether systems without groups and shards can be given this load.
+    pub(crate) fn is_for_others(&self) -> bool {
+        self.way == Way::Sockets && matches!(self.part, Part::Whole | Part::Closed)
+    }
+}
+
 /// Deep pipelines: 24 connections with 128 requests under way on each.
 fn deep() -> Load {
     Load {
+        protocol: Protocol::Redis,
         connections: 24,
         pipeline: 128,
         threads: 1,
