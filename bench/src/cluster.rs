@@ -22,8 +22,6 @@ pub(crate) struct Shape {
     pub(crate) shards: u16,
     /// A directory below it is made, and removed at the end.
     pub(crate) dir: PathBuf,
-    /// Whether to wait until each node leads as much as the others.
-    pub(crate) balanced: bool,
 }
 
 /// Three nodes; they end, and their data goes away, when this is dropped.
@@ -89,7 +87,7 @@ impl Cluster {
                 let balanced = topology.leaders().len() == usize::from(NODES)
                     && topology.imbalance() <= group_slots + group_slots / 2;
                 let by = *balance_by.get_or_insert_with(|| now() + LEADERS_MOVE);
-                if balanced || !shape.balanced || now() > by {
+                if balanced || now() > by {
                     return Ok(());
                 }
             }

@@ -22,7 +22,6 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         groups: options.groups,
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),
-        balanced: true,
     })?;
     let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
     eprintln!(

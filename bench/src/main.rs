@@ -10,6 +10,7 @@ mod load;
 mod log;
 mod options;
 mod peers;
+mod report;
 mod results;
 mod run;
 mod usage;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         (None, Some(Part::Run(part))) => run::run(part),
         (None, Some(Part::Compare(part))) => run::compare(part),
         (None, Some(Part::CompareResults { before, after })) => compare_results(before, after),
+        (None, Some(Part::Report { results, html })) => report::write(results, html),
         (None, None) => options.check().and_then(|()| headline::run(&options)),
     };
     match result {

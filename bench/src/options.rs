@@ -85,6 +85,15 @@ pub(crate) enum Part {
     Run(RunOptions),
     Log(LogOptions),
     Compare(CompareOptions),
+    /// Draws result files as one page for a browser.
+    Report {
+        /// What `run --json` and `compare --json` wrote.
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// The page.
+        #[arg(long)]
+        html: PathBuf,
+    },
     /// Shows what changed between two result files, and whether it is more than noise.
     CompareResults {
         /// What `run --json` wrote before.

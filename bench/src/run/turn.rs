@@ -21,6 +21,8 @@ use crate::yardstick;
 
 /// Below this the load is broken off: a full disk would hurt others.
 const FREE_BYTES_MIN: u64 = 4 << 30;
+/// How often writing the keys is tried again.
+const FILLS_MAX: usize = 5;
 /// Flushes that a shard has under way, for the disk's limit.
 const FLUSHES_IN_FLIGHT: usize = 2;
 /// What a figure of latency is called, and its percentage.
@@ -58,13 +60,13 @@ pub(crate) fn drakkar(
         groups: spec.groups,
         shards: spec.shards,
         dir: directory.clone(),
-        balanced: !plan.short,
     };
     let mut cluster = Cluster::start(&shape)?;
     let before = (entries(&cluster), Flushes::of_all(&cluster.data()));
     let (recorded, used, window) = match spec.way {
         Way::Sockets => {
-            let topology = Topology::ask(&cluster.endpoints)?;
+            let endpoints = cluster.endpoints.clone();
+            let topology = || Topology::ask(&endpoints);
             sockets(
                 spec,
                 rate,
@@ -103,7 +105,7 @@ pub(crate) fn peer(
     let servers = peer
         .start(&directory)
         .map_err(|error| format!("{}: {error}", peer.name()))?;
-    let topology = Topology::shared(&servers.addresses);
+    let topology = || Ok(Topology::shared(&servers.addresses));
     let spec = Spec {
         load: load::Load {
             protocol: peer.protocol(),
@@ -130,7 +132,7 @@ fn sockets(
     spec: &Spec,
     rate: Option<f64>,
     plan: &Plan,
-    topology: &Topology,
+    topology: &dyn Fn() -> Result<Topology, String>,
     pids: &[u32],
     directory: &Path,
     started: Started<'_>,
@@ -139,10 +141,7 @@ fn sockets(
         rate,
         ..spec.load.clone()
     };
-    let keys = Keys::new(load.keys, topology);
-    if load.mix.reads_at_all() {
-        load::fill(&load, &keys)?;
-    }
+    let keys = filled(&load, topology)?;
     let window = window(plan);
     let (recorded, used) = std::thread::scope(|scope| {
         let thread = scope.spawn(|| load::run(&load, &keys, window));
@@ -152,6 +151,26 @@ fn sockets(
         used.and_then(|used| Ok((recorded?, used)))
     })?;
     Ok((recorded, used, window))
+}
+
+/// The keys, written if the load reads. Leaders may still move: then it begins again.
+fn filled(
+    load: &load::Load,
+    topology: &dyn Fn() -> Result<Topology, String>,
+) -> Result<Keys, String> {
+    let mut tries = 0;
+    loop {
+        let keys = Keys::new(load.keys, &topology()?);
+        if !load.mix.reads_at_all() {
+            return Ok(keys);
+        }
+        match load::fill(load, &keys) {
+            Ok(()) => return Ok(keys),
+            Err(error) if tries == FILLS_MAX => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_secs(1)),
+        }
+        tries += 1;
+    }
 }
 
 fn window(plan: &Plan) -> Window {
