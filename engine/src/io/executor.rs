@@ -2,7 +2,7 @@
 //! them and hands out what it wants done.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -17,7 +17,7 @@ use wal::io::{Log, LogError};
 use wal::{GroupId, NodeId};
 
 use crate::config::Config;
-use crate::shard::{DiskState, Flush, Input, Outcome, Output, ReadLog, Shard, Token};
+use crate::shard::{DiskState, Flush, GroupNews, Input, Outcome, Output, ReadLog, Shard, Token};
 use crate::{Clock, Time};
 
 use super::client::Clients;
@@ -42,8 +42,6 @@ const WAIT_MIN: Duration = Duration::from_micros(50);
 /// How often it is looked whether the disk is full. Until it is seen, writes go into what is left of
 /// a segment.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
-/// How often leaders are told to the other shards.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the fibers of one shard share.
 pub(super) struct Executor {
@@ -71,9 +69,8 @@ pub(super) struct Executor {
     carried: RefCell<Vec<Vec<Carried>>>,
     answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
     groups: Vec<GroupId>,
-    published: Cell<Time>,
     /// Groups whose repair was told.
-    repairing: RefCell<Vec<GroupId>>,
+    repairing: RefCell<BTreeSet<GroupId>>,
     /// Instances of the peers that called since the start.
     instances: RefCell<BTreeMap<u32, u64>>,
     /// Connections that peers have dialled.
@@ -139,7 +136,6 @@ impl Executor {
             parking: Signal::default(),
             carried: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             answers: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
-            published: Cell::new(Time::default()),
             repairing: RefCell::default(),
             instances: RefCell::default(),
             dialled: RefCell::default(),
@@ -259,7 +255,6 @@ impl Executor {
             let clock = self.clock();
             let wake_at = self.settle_shard(clock, &mut output);
             self.hand_out(&mut output);
-            self.publish(clock);
             self.give_up_overdue(clock.now);
             self.post_letters();
             timer = match (timer.take(), wake_at) {
@@ -308,6 +303,9 @@ impl Executor {
                 Some(link) => link.send(group, message),
                 None => debug_assert!(false, "a message to node {node}, which is no peer"),
             }
+        }
+        for news in output.news.drain(..) {
+            self.tell(news);
         }
         for (token, outcome) in output.replies.drain(..) {
             self.finish(token, outcome);
@@ -592,38 +590,24 @@ impl Executor {
         }
     }
 
-    fn publish(&self, clock: Clock) {
-        if clock.now < self.published.get().after(PUBLISH_INTERVAL) {
-            return;
-        }
-        self.published.set(clock.now);
-        let shard = self.shard.borrow();
-        for &group in &self.groups {
-            self.routes.set(group, shard.leader(group));
-        }
-        self.tell_repairs(&shard);
-    }
-
-    /// Logs which groups began to be repaired, and which are whole again.
-    fn tell_repairs(&self, shard: &Shard) {
+    /// Tells other threads who leads a group, and the log whether it is whole.
+    fn tell(&self, news: GroupNews) {
+        let GroupNews {
+            group,
+            leader,
+            damaged,
+        } = news;
+        self.routes.set(group, leader);
         let mut told = self.repairing.borrow_mut();
-        told.retain(|&group| {
-            let goes_on = shard.damaged().any(|damaged| damaged == group);
-            if !goes_on {
-                tracing::info!(event = "group.intact", shard = self.index, %group);
-            }
-            goes_on
-        });
-        for group in shard.damaged() {
-            if !told.contains(&group) {
-                tracing::warn!(
-                    event = "group.damaged",
-                    shard = self.index,
-                    %group,
-                    "the disk lost something of this replica; it is being repaired from its peers"
-                );
-                told.push(group);
-            }
+        if damaged && told.insert(group) {
+            tracing::warn!(
+                event = "group.damaged",
+                shard = self.index,
+                %group,
+                "the disk lost something of this replica; it is being repaired from its peers"
+            );
+        } else if !damaged && told.remove(&group) {
+            tracing::info!(event = "group.intact", shard = self.index, %group);
         }
     }
 

@@ -79,10 +79,21 @@ pub struct Output {
     pub fetches: Vec<FetchSnapshot>,
     /// To peers. May be lost, repeated, or reordered.
     pub messages: Vec<(NodeId, GroupId, Message)>,
+    /// Groups of which the leader changed, as far as known here, or whether something is missing.
+    pub news: Vec<GroupNews>,
     /// To clients.
     pub replies: Vec<(Token, Outcome)>,
     /// Step with [`Input::Wake`] by then, even if nothing happens. The latest value counts.
     pub wake_at: Option<Time>,
+}
+
+/// What is new of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupNews {
+    pub group: GroupId,
+    pub leader: Option<NodeId>,
+    /// Its disk lost something; it is under repair.
+    pub damaged: bool,
 }
 
 /// One durable write: what every group of the shard had to persist at that moment. Without records

@@ -24,8 +24,9 @@ use group::Group;
 use pulse::{Peace, Pulse};
 
 pub use interface::{
-    BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupOptions, GroupStatus, Input,
-    Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk, SnapshotPolicy, Token,
+    BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupNews, GroupOptions,
+    GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk,
+    SnapshotPolicy, Token,
 };
 
 /// The groups of one thread, and the one log they share.
@@ -47,6 +48,8 @@ pub struct Shard {
     draining: bool,
     disk: Disk,
     pulse: Pulse,
+    /// The leader of each group, and whether something is missing, as last told.
+    told: Vec<(Option<NodeId>, bool)>,
     /// Groups that want to take a snapshot.
     snapshots_due: BTreeSet<usize>,
     /// The group whose snapshot is being taken.
@@ -82,6 +85,7 @@ impl Shard {
             draining: false,
             disk: Disk::new(&options),
             pulse: Pulse::new(groups.len()),
+            told: groups.iter().map(|_| (None, false)).collect(),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
             options,
@@ -210,6 +214,14 @@ impl Shard {
             group.settle(&self.options, clock, may_flush, out);
             if group.is_snapshot_due(&self.options.snapshots, clock) {
                 self.snapshots_due.insert(at);
+            }
+            let news = (group.leader(), group.raft.is_damaged());
+            if core::mem::replace(&mut self.told[at], news) != news {
+                out.news.push(GroupNews {
+                    group: group.id,
+                    leader: news.0,
+                    damaged: news.1,
+                });
             }
             self.pulse
                 .note(at, group.peace(), &group.members, clock.now);
@@ -394,12 +406,6 @@ impl Shard {
         self.groups
             .binary_search_by_key(&group, |group| group.id)
             .ok()
-    }
-
-    /// The groups of which something is missing here.
-    pub fn damaged(&self) -> impl Iterator<Item = GroupId> {
-        let damaged = self.groups.iter().filter(|group| group.raft.is_damaged());
-        damaged.map(|group| group.id)
     }
 
     /// The node that leads a group, as far as known here; maybe this one.

@@ -318,6 +318,7 @@ impl Cluster {
         for fetch in out.fetches.drain(..) {
             self.fetch(node, fetch);
         }
+        out.news.clear();
         for (to, group, message) in out.messages.drain(..) {
             self.counters.quiets += u64::from(matches!(message, Message::Quiet { .. }));
             self.oracle.sent(node, to, group, &message)?;
