@@ -1,6 +1,7 @@
 //! Where each entry of each group lies, and which segments that keeps alive.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 
 use crate::{GroupId, LogIndex, SegmentId};
 
@@ -57,6 +58,28 @@ impl Index {
     pub(crate) fn get(&self, group: GroupId, index: LogIndex) -> Option<Location> {
         let group = self.groups.get(&group)?;
         group.places.get(group.position(index)?).copied()
+    }
+
+    /// The groups whose entries lie in the oldest segment that holds any.
+    pub(crate) fn oldest_owners(&self) -> Vec<GroupId> {
+        let Some((&oldest, _)) = self.live.first_key_value() else {
+            return Vec::new();
+        };
+        let owners = |of: fn(&Places, SegmentId) -> bool| -> Vec<GroupId> {
+            let groups = self.groups.iter();
+            let owners = groups.filter(|(_, places)| of(places, oldest));
+            owners.map(|(&group, _)| group).collect()
+        };
+        let begins = |places: &Places, oldest| {
+            let first = places.places.front();
+            first.is_some_and(|first| first.segment == oldest)
+        };
+        let begin = owners(begins);
+        if !begin.is_empty() {
+            return begin;
+        }
+        // Entries before it were laid out anew.
+        owners(|places, oldest| places.places.iter().any(|place| place.segment == oldest))
     }
 
     /// Whether any entry lies in the segment.

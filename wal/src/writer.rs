@@ -428,6 +428,11 @@ impl Writer {
         self.segments.iter().map(|&(segment, _)| segment)
     }
 
+    /// The groups that keep the oldest segment with entries from being reclaimed.
+    pub fn oldest_owners(&self) -> Vec<GroupId> {
+        self.index.oldest_owners()
+    }
+
     /// Where the record of an entry lies.
     pub fn locate(&self, group: GroupId, index: LogIndex) -> Option<Location> {
         self.index.get(group, index)

@@ -58,7 +58,7 @@ impl ClusterOptions {
         if self.id.is_empty() {
             errors.push(ConfigError::ClusterId);
         }
-        for (name, min, max, found) in [
+        let ranges = [
             ("cluster.shards", 1, 256, u64::from(self.shards)),
             (
                 "cluster.groups",
@@ -72,16 +72,8 @@ impl ClusterOptions {
                 60_000,
                 millis(self.heartbeat_interval),
             ),
-        ] {
-            if found < min || found > max {
-                errors.push(ConfigError::Range {
-                    name,
-                    min,
-                    max,
-                    found,
-                });
-            }
-        }
+        ];
+        ConfigError::check_ranges(&ranges, errors);
         if self.election_timeout < self.heartbeat_interval * 10 {
             errors.push(ConfigError::ElectionTooEager {
                 election_timeout: self.election_timeout,

@@ -2,6 +2,7 @@
 //! What must be equal on all nodes ([`ClusterOptions`]) is apart from what concerns one process.
 
 mod cluster;
+mod snapshot;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,6 +14,7 @@ use net::SLOTS;
 use wal::{GroupId, NodeId};
 
 pub use cluster::{ClusterOptions, NodeAddress};
+pub use snapshot::SnapshotOptions;
 
 use crate::shard::Member;
 
@@ -58,6 +60,10 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Entries of one group that are kept in memory for followers.
     pub cache_bytes: usize,
+    /// Beyond this the groups that hold the oldest segments of a shard's log take snapshots and let all of
+    /// it go that these hold. Four segments at least.
+    pub log_bytes_target: u64,
+    pub snapshot: SnapshotOptions,
     /// Whether a command for another shard or node is forwarded. Otherwise: `MOVED`.
     pub proxy: bool,
     /// How long a request waits for a leader to be known.
@@ -137,6 +143,22 @@ pub enum ConfigError {
     DataDirectory,
 }
 
+impl ConfigError {
+    /// Checks values, each with its name, the least and the most that it may be.
+    fn check_ranges(ranges: &[(&'static str, u64, u64, u64)], errors: &mut Vec<Self>) {
+        for &(name, min, max, found) in ranges {
+            if found < min || found > max {
+                errors.push(Self::Range {
+                    name,
+                    min,
+                    max,
+                    found,
+                });
+            }
+        }
+    }
+}
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -172,6 +194,8 @@ impl Default for Options {
             cores: Vec::new(),
             segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
+            log_bytes_target: 4096 * MIB as u64,
+            snapshot: SnapshotOptions::default(),
             proxy: false,
             route_wait: Duration::from_millis(1000),
             request_timeout: Duration::from_secs(10),
@@ -202,7 +226,8 @@ impl Options {
 
     fn check_sizes(&self, errors: &mut Vec<ConfigError>) {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 9] = [
+        let ranges: [(&'static str, u64, u64, u64); 10] = [
+            ("log.size_target", 1, 1 << 50, self.log_bytes_target),
             (
                 "log.segment_size",
                 MIB as u64,
@@ -258,16 +283,8 @@ impl Options {
                 millis(self.route_wait),
             ),
         ];
-        for (name, min, max, found) in ranges {
-            if found < min || found > max {
-                errors.push(ConfigError::Range {
-                    name,
-                    min,
-                    max,
-                    found,
-                });
-            }
-        }
+        ConfigError::check_ranges(&ranges, errors);
+        self.snapshot.check(errors);
         if !self.segment_bytes.is_multiple_of(4096) {
             errors.push(ConfigError::SegmentAlignment {
                 found: self.segment_bytes,
@@ -436,6 +453,11 @@ impl Config {
         self.0.flush_bytes_max()
     }
 
+    /// Size of a shard's log beyond which snapshots are taken to shorten it.
+    pub fn log_bytes_target(&self) -> u64 {
+        self.log_bytes_target.max(4 * self.segment_bytes)
+    }
+
     /// Payload of one entry beyond which a batch is sealed.
     pub fn batch_bytes_max(&self) -> usize {
         (self.0.flush_bytes_max() / 4).clamp(64 * KIB, 256 * KIB)
@@ -508,6 +530,14 @@ mod tests {
                 "limits.frame_size (1048576 bytes) must not be below",
             ),
             (|o| o.data_dir.clear(), "node.data_dir is empty"),
+            (
+                |o| o.snapshot.keep = 0,
+                "snapshot.keep must be between 1 and 100, but is 0",
+            ),
+            (
+                |o| o.snapshot.fetch_bytes_per_second = 1000,
+                "snapshot.fetch_rate (0, or more) must be between 1048576 and",
+            ),
         ];
         for (change, text) in table {
             let mut options = options();

@@ -143,12 +143,17 @@ impl Clients {
         *self.acceptor.borrow_mut() = Some(acceptor);
     }
 
-    /// Accepts nobody any more and lets those who are there take their last answers.
-    pub(super) async fn finish(&self) {
+    /// Accepts nobody any more.
+    pub(super) async fn refuse(&self) {
         let acceptor = self.acceptor.borrow_mut().take();
         if let Some(acceptor) = acceptor {
             acceptor.cancel().await;
         }
+    }
+
+    /// Accepts nobody any more and lets those who are there take their last answers.
+    pub(super) async fn finish(&self) {
+        self.refuse().await;
         let step = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
         while waited < FINISH_MAX && self.connections.borrow().values().any(|c| c.owes()) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::config::{Config, ConfigError, NodeAddress, Options};
+use crate::config::{Config, ConfigError, NodeAddress, Options, SnapshotOptions};
+use crate::snapshot::Compression;
 
 /// Why a configuration file is refused: one of possibly many reasons.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,8 @@ pub enum FileError {
         expected: &'static str,
         found: String,
     },
+    #[error("{key} and {other} are the same: keep one of them")]
+    Twice { key: String, other: String },
     #[error("{key} is missing")]
     Missing { key: String },
     #[error(transparent)]
@@ -64,7 +67,24 @@ const SECTIONS: &[(&str, &[&str])] = &[
         "node",
         &["id", "data_dir", "any_file_system", "listen", "cores"],
     ),
-    ("log", &["segment_size", "cache_size"]),
+    ("log", &["segment_size", "cache_size", "size_target"]),
+    (
+        "snapshot",
+        &[
+            "entries",
+            "size",
+            "interval",
+            "keep",
+            "compression",
+            "memory_size",
+            "fetch_rate",
+            "at_close",
+            "close_wait",
+            "saveSnapshotSeconds",
+            "maxKeepSnapshots",
+            "saveSnapshotWhenClose",
+        ],
+    ),
     ("client", &["proxy", "route_wait", "request_timeout"]),
     (
         "limits",
@@ -82,6 +102,13 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "mailbox_size",
         ],
     ),
+];
+
+/// Names that operators of other systems know, and ours.
+const SNAPSHOT_ALIASES: &[(&str, &str)] = &[
+    ("saveSnapshotSeconds", "interval"),
+    ("maxKeepSnapshots", "keep"),
+    ("saveSnapshotWhenClose", "at_close"),
 ];
 
 const NODE_KEYS: &[&str] = &["id", "host", "client_port", "peer_port", "admin_port"];
@@ -117,6 +144,7 @@ fn read(text: &str) -> Result<(Options, Vec<FileError>), Vec<FileError>> {
             "cluster" => fields.cluster(&mut options),
             "node" => fields.node(&mut options),
             "log" => fields.log(&mut options),
+            "snapshot" => fields.snapshot(&mut options.snapshot),
             "client" => {
                 route_wait_given = section.contains_key("route_wait");
                 fields.client(&mut options);
@@ -273,6 +301,50 @@ impl Fields<'_> {
     fn log(&mut self, options: &mut Options) {
         self.put("segment_size", SIZE, &mut options.segment_bytes, size);
         self.put("cache_size", SIZE, &mut options.cache_bytes, size_in_memory);
+        self.put("size_target", SIZE, &mut options.log_bytes_target, size);
+    }
+
+    fn snapshot(&mut self, options: &mut SnapshotOptions) {
+        for (key, other) in SNAPSHOT_ALIASES {
+            if self.section.contains_key(*key) && self.section.contains_key(*other) {
+                let (name, key, other) = (self.name, *key, *other);
+                self.errors.push(FileError::Twice {
+                    key: format!("{name}.{key}"),
+                    other: format!("{name}.{other}"),
+                });
+            }
+        }
+        self.put("entries", "a number", &mut options.entries, number);
+        self.put("size", SIZE, &mut options.bytes, size);
+        self.put("interval", DURATION, &mut options.interval, duration);
+        self.put(
+            "saveSnapshotSeconds",
+            "a number of seconds",
+            &mut options.interval,
+            |value| number(value).map(Duration::from_secs),
+        );
+        for key in ["keep", "maxKeepSnapshots"] {
+            self.put(key, "a number", &mut options.keep, number);
+        }
+        self.put(
+            "compression",
+            "\"lz4\" or \"none\"",
+            &mut options.compression,
+            |value| match value.as_str()? {
+                "lz4" => Some(Compression::Lz4),
+                "none" => Some(Compression::None),
+                _ => None,
+            },
+        );
+        let memory = &mut options.memory_bytes_max;
+        self.put("memory_size", SIZE, memory, size_in_memory);
+        let rate = &mut options.fetch_bytes_per_second;
+        self.put("fetch_rate", "bytes a second such as \"64MB\"", rate, size);
+        for key in ["at_close", "saveSnapshotWhenClose"] {
+            let at_close = &mut options.at_close;
+            self.put(key, "true or false", at_close, Value::as_bool);
+        }
+        self.put("close_wait", DURATION, &mut options.close_wait, duration);
     }
 
     fn client(&mut self, options: &mut Options) {
@@ -359,6 +431,7 @@ fn duration(value: &Value) -> Option<Duration> {
         ("ms", 1_000),
         ("s", 1_000_000),
         ("m", 60_000_000),
+        ("h", 3_600_000_000),
     ];
     quantity(value, &units).map(Duration::from_micros)
 }
@@ -428,6 +501,36 @@ mod tests {
         assert_eq!(
             (config.proxy, config.cores.as_slice()),
             (true, [0, 1].as_slice())
+        );
+    }
+
+    #[test]
+    fn snapshots_are_configured_by_our_names_and_by_those_of_others() {
+        let ours = "[snapshot]\nentries = 10\nsize = \"1GB\"\ninterval = \"2h\"\nkeep = 3\n\
+                    compression = \"none\"\nmemory_size = \"64MB\"\nfetch_rate = \"8MB\"\n\
+                    at_close = false\nclose_wait = \"5s\"\n";
+        let config = parse(&format!("{GOOD}{ours}")).unwrap();
+        let expected = SnapshotOptions {
+            entries: 10,
+            bytes: 1 << 30,
+            interval: Duration::from_secs(7200),
+            keep: 3,
+            compression: Compression::None,
+            memory_bytes_max: 64 << 20,
+            fetch_bytes_per_second: 8 << 20,
+            at_close: false,
+            close_wait: Duration::from_secs(5),
+        };
+        assert_eq!(config.snapshot, expected);
+        let theirs = "[snapshot]\nsaveSnapshotSeconds = 60\nmaxKeepSnapshots = 1\n\
+                      saveSnapshotWhenClose = false\n";
+        let config = parse(&format!("{GOOD}{theirs}")).unwrap();
+        assert_eq!(config.snapshot.interval, Duration::from_secs(60));
+        assert_eq!((config.snapshot.keep, config.snapshot.at_close), (1, false));
+        let errors = parse(&format!("{GOOD}{theirs}keep = 2\n")).unwrap_err();
+        assert_eq!(
+            errors[0].to_string(),
+            "snapshot.maxKeepSnapshots and snapshot.keep are the same: keep one of them"
         );
     }
 

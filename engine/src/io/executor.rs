@@ -57,7 +57,7 @@ pub(super) struct Executor {
     pub(super) links: BTreeMap<NodeId, Rc<Link>>,
     pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
-    log: Rc<Log>,
+    pub(super) log: Rc<Log>,
     pub(super) snapshots: Snapshots,
     pub(super) taker: Taker,
     pub(super) fetcher: Fetcher,
@@ -516,6 +516,7 @@ impl Executor {
         }
         // Long enough for the last answers to leave.
         self.clients.finish().await;
+        self.snapshot_at_close().await;
         self.ended.raise();
     }
 
@@ -615,6 +616,11 @@ impl Executor {
         self.shard.borrow().status()
     }
 
+    /// Of all segments of the log.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.segments() as u64 * self.config.segment_bytes
+    }
+
     pub(super) fn status(&self) -> ShardStatus {
         let shard = self.shard.borrow();
         let groups = shard
@@ -641,7 +647,7 @@ impl Executor {
             free_bytes: self.log.free_bytes(),
             snapshots: self.taker.newest(),
             log_segments: self.log.segments(),
-            log_bytes: self.log.segments() as u64 * self.config.segment_bytes,
+            log_bytes: self.log_bytes(),
         }
     }
 

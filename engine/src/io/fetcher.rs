@@ -1,15 +1,17 @@
 //! Fetches the snapshots that replicas here need from the peers that have them, each over a connection of
 //! its own, and restores them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use glommio::sync::Semaphore;
 use glommio::timer::{sleep, timeout};
 use net::peer::{FrameKind, FrameReader, Part, PartReply, PartRequest, frame};
 use wal::GroupId;
 
+use crate::Time;
 use crate::kv::Kv;
 use crate::shard::{FetchSnapshot, Input, Snapshot};
 
@@ -21,6 +23,8 @@ use super::socket::Socket;
 use super::start::CHUNK_BYTES_MAX;
 use super::status::NewestSnapshot;
 
+/// Snapshots that a shard fetches at once; each takes a few MiB, and memory for its state.
+const FETCHES_MAX: u64 = 2;
 /// Requests on their way at once: while one is answered, the next is read there.
 const REQUESTS_MAX: usize = 2;
 /// Connections in a row that bring nothing before it is given up. The leader offers it again.
@@ -48,12 +52,15 @@ enum FetchError {
 }
 
 /// What a shard receives from its peers.
-#[derive(Default)]
 pub(super) struct Fetcher {
+    /// Who may fetch now.
+    turns: Semaphore,
+    /// When the next part may be asked for, so that it does not become faster than it may be.
+    next_at: Cell<Time>,
     under_way: RefCell<BTreeMap<GroupId, Received>>,
     /// What has come of snapshots whose connection broke.
     kept: RefCell<BTreeMap<GroupId, Kept>>,
-    fetches: std::cell::Cell<u64>,
+    fetches: Cell<u64>,
 }
 
 /// How far a fetch is.
@@ -62,6 +69,18 @@ pub(super) struct Received {
     pub(super) bytes: u64,
     /// Zero until it is known.
     pub(super) total_bytes: u64,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self {
+            turns: Semaphore::new(FETCHES_MAX),
+            next_at: Cell::default(),
+            under_way: RefCell::default(),
+            kept: RefCell::default(),
+            fetches: Cell::default(),
+        }
+    }
 }
 
 impl Fetcher {
@@ -119,6 +138,8 @@ impl Executor {
         let FetchSnapshot {
             group, index, term, ..
         } = fetch;
+        let turn = self.fetcher.turns.acquire_permit(1).await;
+        let _turn = turn.expect("the semaphore is never closed");
         if !self.snapshots.has(group, index, term) {
             let mut receiver = self.receiver(fetch).await?;
             if let Err(error) = self.transfer(fetch, &mut receiver).await {
@@ -221,8 +242,24 @@ impl Executor {
         ended
     }
 
+    /// Waits until another part may be asked for.
+    async fn wait_for_rate(&self) {
+        let rate = self.config.snapshot.fetch_bytes_per_second;
+        if rate == 0 {
+            return;
+        }
+        let now = self.origin.time();
+        let at = self.fetcher.next_at.get().max(now);
+        let nanos = (PART_BYTES_MAX as u64).saturating_mul(1_000_000_000) / rate;
+        self.fetcher
+            .next_at
+            .set(at.after(Duration::from_nanos(nanos)));
+        sleep(at.since(now)).await;
+    }
+
     async fn pull_parts(&self, pull: &mut Pull, receiver: &mut Receiver) -> Result<(), FetchError> {
         loop {
+            self.wait_for_rate().await;
             pull.ask().await?;
             let (offset, bytes) = pull.part().await?;
             receiver.write(offset, &bytes).await?;

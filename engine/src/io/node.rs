@@ -338,6 +338,7 @@ async fn run(start: Start) {
         glommio::spawn_local(executor.clone().drive()),
         glommio::spawn_local(executor.clone().read_mail()),
         glommio::spawn_local(executor.clone().watch_space()),
+        glommio::spawn_local(executor.clone().watch_log()),
         glommio::spawn_local(executor.clone().let_go_on()),
         glommio::spawn_local(peer::accept(executor.clone(), socket::adopt(peers))),
     ];
@@ -355,6 +356,7 @@ async fn run(start: Start) {
     drop(ready.send(Ok(index)));
     executor.ended().await;
     drop(fibers);
+    executor.clients.refuse().await;
     executor.hang_up();
     executor.close_log().await;
 }

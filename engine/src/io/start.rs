@@ -28,9 +28,6 @@ const MARK_AFTER: Duration = Duration::from_millis(20);
 /// How often a start that takes long says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How many snapshots of each group are kept.
-const KEEP: usize = 2;
-
 /// No chunk that this build writes is longer: the largest value and key that may be configured, and what
 /// else fits beside them.
 pub(super) const CHUNK_BYTES_MAX: usize = (512 + 16 + 16) << 20;
@@ -91,7 +88,7 @@ pub(super) async fn open_shard(
 async fn open_snapshots(config: &Config, directory: &Path) -> Result<Snapshots, SnapshotFileError> {
     let options = super::snapshots::Options {
         cluster: config.cluster.id.clone(),
-        keep: KEEP,
+        keep: config.snapshot.keep,
         // As much as the logs of all shards want to begin their next segment.
         reserve_bytes: 2 * config.segment_bytes * u64::from(config.cluster.shards),
     };
@@ -230,7 +227,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
         cache_bytes: config.cache_bytes,
-        snapshots: shard::SnapshotPolicy::BY_HAND,
+        snapshots: config.snapshot.policy(),
         seed,
     }
 }

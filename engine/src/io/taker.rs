@@ -4,13 +4,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use glommio::timer::sleep;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use wal::{GroupId, LogIndex};
 
-use crate::shard::{BegunSnapshot, Input};
-use crate::snapshot::{Compression, Header, Member, MemberRole, Membership, Summary, machine};
+use crate::Time;
+use crate::shard::{BegunSnapshot, DiskState, Input};
+use crate::snapshot::{Header, Member, MemberRole, Membership, Summary, machine};
 
 use super::executor::Executor;
 use super::snapshots::SnapshotFileError;
@@ -18,8 +22,10 @@ use super::status::NewestSnapshot;
 
 /// What is taken from a state at once; the shard waits for no more.
 const CHUNK_BYTES: usize = 256 << 10;
-/// What a snapshot under way may hold in memory.
-const HELD_BYTES_MAX: usize = 256 << 20;
+/// How often it is looked whether the log is too long.
+const PRESSURE_INTERVAL: Duration = Duration::from_millis(200);
+/// How soon a group is asked again for the sake of the log.
+const PRESSURE_PAUSE: Duration = Duration::from_secs(2);
 /// Of 1000 that the rest of the shard has.
 const SHARES: usize = 50;
 
@@ -133,6 +139,62 @@ impl Executor {
         self.step(self.clock(), Input::TakeSnapshot { group, release });
     }
 
+    /// Takes a snapshot of every group with news, before the node ends, as far as there is time.
+    pub(super) async fn snapshot_at_close(&self) {
+        let options = &self.config.snapshot;
+        let failed = self.shard.borrow().disk().state == DiskState::Failed;
+        if !options.at_close || failed {
+            return;
+        }
+        let statuses = self.group_statuses();
+        let news = statuses.iter().filter(|it| it.applied > it.snapshot);
+        let groups: Vec<GroupId> = news.map(|status| status.group).collect();
+        let missing = Arc::new(AtomicUsize::new(groups.len()));
+        for group in groups {
+            let missing = missing.clone();
+            let answer = move |_| {
+                missing.fetch_sub(1, Ordering::Relaxed);
+            };
+            self.ask_for_snapshot(group, Box::new(answer));
+        }
+        let until = self.origin.time().after(options.close_wait);
+        while missing.load(Ordering::Relaxed) > 0 {
+            if self.origin.time() >= until {
+                let (shard, missing) = (self.index, missing.load(Ordering::Relaxed));
+                tracing::warn!(
+                    event = "snapshot.not_at_close",
+                    shard,
+                    missing,
+                    "the next start replays more of the log"
+                );
+                return;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Lets the groups that hold the oldest segments of a log that has become too long take snapshots.
+    pub(super) async fn watch_log(self: Rc<Self>) {
+        let mut asked: BTreeMap<GroupId, Time> = BTreeMap::new();
+        loop {
+            sleep(PRESSURE_INTERVAL).await;
+            if self.log_bytes() <= self.config.log_bytes_target() {
+                continue;
+            }
+            let now = self.origin.time();
+            for group in self.log.oldest_owners() {
+                // Something else may keep the segment: one after the other would not help.
+                let last = asked.get(&group);
+                if last.is_some_and(|at| now.since(*at) < PRESSURE_PAUSE) {
+                    continue;
+                }
+                asked.insert(group, now);
+                let release = true;
+                self.step(self.clock(), Input::TakeSnapshot { group, release });
+            }
+        }
+    }
+
     /// Writes a snapshot that was begun.
     pub(super) fn take_snapshot(self: &Rc<Self>, begun: BegunSnapshot) {
         self.taker.spawn(take(self.clone(), begun));
@@ -169,16 +231,24 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
 async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapshot, TakeError> {
     let header = header(executor, begun);
     let mut writer = executor.snapshots.begin(&header).await?;
+    let held_bytes_max = executor.config.snapshot.memory_bytes_max;
+    let mut held_bytes = 0;
     let mut chunk = Vec::new();
     loop {
         chunk.clear();
         let group = begun.group;
-        let taken = (executor.shard.borrow_mut()).snapshot_chunk(group, CHUNK_BYTES, &mut chunk);
+        let bytes = match held_bytes > held_bytes_max / 2 {
+            // Faster, before it has to be given up.
+            true => 4 * CHUNK_BYTES,
+            false => CHUNK_BYTES,
+        };
+        let taken = (executor.shard.borrow_mut()).snapshot_chunk(group, bytes, &mut chunk);
         let taken = taken.ok_or(TakeError::Replaced)?;
-        if taken.held_bytes > HELD_BYTES_MAX {
+        held_bytes = taken.held_bytes;
+        if held_bytes > held_bytes_max {
             return Err(TakeError::Held {
-                held_bytes: taken.held_bytes,
-                held_bytes_max: HELD_BYTES_MAX,
+                held_bytes,
+                held_bytes_max,
             });
         }
         if !chunk.is_empty() {
@@ -205,7 +275,7 @@ fn header(executor: &Executor, begun: BegunSnapshot) -> Header {
         },
     });
     Header {
-        compression: Compression::Lz4,
+        compression: config.snapshot.compression,
         cluster: config.cluster.id.clone(),
         instance: executor.instance,
         group: begun.group,

@@ -1,16 +1,28 @@
 //! Snapshots that are taken, lost, damaged and loaded by whole nodes.
 
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use engine::config::Options;
+use engine::io::Commands;
+use engine::shard::Outcome;
+use net::Reply;
 use wal::{GroupId, LogIndex};
 
-use crate::cluster::{Client, Cluster};
+use crate::cluster::{Client, Cluster, set};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn groups() -> impl Iterator<Item = GroupId> {
     (0..4).map(GroupId::from_raw)
+}
+
+/// No snapshot is taken unless somebody asks.
+fn by_hand(options: &mut Options) {
+    options.snapshot.bytes = 0;
+    options.snapshot.interval = Duration::ZERO;
+    options.snapshot.at_close = false;
 }
 
 fn fill(client: &mut Client, round: u32) {
@@ -81,7 +93,7 @@ fn flip_a_byte(path: &PathBuf, at: usize) {
 
 #[test]
 fn snapshots_let_the_log_go_and_are_what_the_next_start_begins_with() {
-    let mut cluster = Cluster::start("snapshots", 2, true);
+    let mut cluster = Cluster::start_with("snapshots", 2, true, by_hand);
     let mut client = cluster.connect(1);
     fill(&mut client, 1);
     let first = snapshot_all(&cluster);
@@ -108,7 +120,7 @@ fn snapshots_let_the_log_go_and_are_what_the_next_start_begins_with() {
 
 #[test]
 fn a_damaged_snapshot_is_refused_and_the_one_before_is_used() {
-    let mut cluster = Cluster::start("refused", 1, true);
+    let mut cluster = Cluster::start_with("refused", 1, true, by_hand);
     let mut client = cluster.connect(1);
     fill(&mut client, 1);
     let first = snapshot_all(&cluster);
@@ -133,7 +145,7 @@ fn a_damaged_snapshot_is_refused_and_the_one_before_is_used() {
 
 #[test]
 fn a_node_that_was_away_longer_than_the_log_is_kept_gets_a_snapshot() {
-    let mut cluster = Cluster::start("away", 1, true);
+    let mut cluster = Cluster::start_with("away", 1, true, by_hand);
     let mut client = cluster.connect(1);
     fill(&mut client, 1);
     cluster.await_equal_states();
@@ -163,7 +175,7 @@ fn a_node_that_was_away_longer_than_the_log_is_kept_gets_a_snapshot() {
 
 #[test]
 fn a_replica_whose_snapshots_are_lost_says_so_and_gets_a_peers() {
-    let mut cluster = Cluster::start("lost", 1, true);
+    let mut cluster = Cluster::start_with("lost", 1, true, by_hand);
     let mut client = cluster.connect(1);
     fill(&mut client, 1);
     snapshot_all(&cluster);
@@ -193,4 +205,123 @@ fn a_replica_whose_snapshots_are_lost_says_so_and_gets_a_peers() {
         !status.damaged
     });
     expect_filled(&mut cluster.connect(2), 3);
+}
+
+#[test]
+fn a_leader_that_dies_while_it_sends_a_snapshot_is_replaced_by_the_next() {
+    let mut cluster = Cluster::start_with("sending", 1, true, |options| {
+        by_hand(options);
+        options.snapshot.fetch_bytes_per_second = 1 << 20;
+    });
+    let mut client = cluster.connect(1);
+    fill_random(&mut client, 1, 60_000);
+    cluster.await_equal_states();
+    cluster.stop(3);
+    fill_random(&mut client, 2, 60_000);
+    snapshot_all(&cluster);
+    fill(&mut client, 1);
+    snapshot_all(&cluster);
+    drop(client);
+    cluster.start_node(3);
+    let fetching = |cluster: &Cluster| {
+        groups().find_map(|group| {
+            let (status, _) = cluster.status(3, group);
+            status.fetching.and(status.leader)
+        })
+    };
+    cluster.wait_until("nothing is fetched", |cluster| fetching(cluster).is_some());
+    let leader = fetching(&cluster).map_or(1, |node| node.to_raw() as usize);
+    cluster.kill(leader);
+    cluster.await_leaders(3);
+    let other = 3 - leader;
+    // Nothing can be committed before: of the other two it is one that lacks the log.
+    cluster.await_equal_states();
+    fill(&mut cluster.connect(other), 2);
+    cluster.await_equal_states();
+    cluster.connect(3).ask("DBSIZE", ":200\r\n");
+    cluster.start_node(leader);
+    cluster.await_equal_states();
+}
+
+#[test]
+fn a_node_that_is_stopped_takes_snapshots_and_replays_nothing_at_the_next_start() {
+    let mut cluster = Cluster::start("close", 2, true);
+    fill(&mut cluster.connect(1), 1);
+    cluster.await_equal_states();
+    let applied = |cluster: &Cluster| -> Vec<LogIndex> {
+        let statuses = groups().map(|group| cluster.status(2, group).0);
+        statuses.map(|status| status.applied).collect()
+    };
+    let before = applied(&cluster);
+    cluster.stop(2);
+    cluster.start_node(2);
+    for (group, before) in groups().zip(before) {
+        let (status, _) = cluster.status(2, group);
+        assert!(status.snapshot >= before, "group {group}: {status:?}");
+    }
+    cluster.await_equal_states();
+}
+
+/// Sets keys of one group, one after the other, until so many bytes were written.
+fn load(cluster: &Cluster, group: GroupId, bytes: usize) {
+    let handle = cluster.node(1).handle();
+    let mut names = (0_u64..).map(|number| format!("load{number}").into_bytes());
+    let key = names.find(|key| handle.group_of(key) == group).unwrap();
+    let value = vec![7; 1000];
+    for _ in 0..bytes / (value.len() * 200) {
+        let mut commands = Commands::default();
+        (0..200).for_each(|_| commands.push(&set(&key, &value)));
+        let (sender, receiver) = mpsc::channel();
+        let completion = move |outcomes: Vec<Outcome>| sender.send(outcomes).unwrap();
+        handle.submit(group, commands, completion).unwrap();
+        let outcomes = receiver.recv().unwrap();
+        assert_eq!(outcomes[0], Outcome::Reply(Reply::Ok));
+    }
+}
+
+/// Segments of 2 MiB.
+fn tiny_segments(options: &mut Options) {
+    options.limits.value_bytes_max = 64 << 10;
+    options.limits.request_bytes_max = 256 << 10;
+    options.segment_bytes = 2 << 20;
+    options.log_bytes_target = 16 << 20;
+}
+
+fn longest_log(cluster: &Cluster) -> usize {
+    let nodes = cluster.nodes.iter().flatten();
+    let shards = nodes.flat_map(|node| node.handle().status());
+    shards.map(|shard| shard.log_segments).max().unwrap()
+}
+
+#[test]
+fn a_log_does_not_grow_while_a_small_state_is_written_again_and_again() {
+    let cluster = Cluster::start_with("bytes", 1, true, |options| {
+        tiny_segments(options);
+        options.snapshot.bytes = 2 << 20;
+    });
+    let group = GroupId::from_raw(1);
+    // 48 segments in all.
+    for _ in 0..4 {
+        load(&cluster, group, 24 << 20);
+        let segments = longest_log(&cluster);
+        assert!(segments <= 24, "{segments} segments");
+    }
+    assert!(cluster.status(1, group).0.snapshot > LogIndex::ZERO);
+    cluster.await_equal_states();
+}
+
+#[test]
+fn groups_that_keep_old_segments_let_them_go_when_the_log_is_too_long() {
+    let cluster = Cluster::start_with("pressure", 1, true, |options| {
+        by_hand(options);
+        tiny_segments(options);
+    });
+    fill(&mut cluster.connect(1), 1);
+    for _ in 0..3 {
+        load(&cluster, GroupId::from_raw(1), 16 << 20);
+    }
+    cluster.wait_until("the log is too long", |cluster| longest_log(cluster) <= 8);
+    cluster.await_equal_states();
+    let mut client = cluster.connect(2);
+    client.ask("DBSIZE", ":101\r\n");
 }

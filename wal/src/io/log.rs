@@ -281,6 +281,11 @@ impl Log {
         self.writer.borrow().segments().len()
     }
 
+    /// The groups that keep the oldest segment with entries from being reclaimed.
+    pub fn oldest_owners(&self) -> Vec<GroupId> {
+        self.writer.borrow().oldest_owners()
+    }
+
     /// Reads entries of a group from `from` on, up to `to` and about `bytes_max`, at least one. Which
     /// entries these are is decided now: what is appended later does not change what is read.
     pub fn read(
