@@ -300,11 +300,11 @@ fn a_log_does_not_grow_while_a_small_state_is_written_again_and_again() {
         options.snapshot.bytes = 2 << 20;
     });
     let group = GroupId::from_raw(1);
-    // 48 segments in all.
+    // 30 segments in all.
     for _ in 0..4 {
-        load(&cluster, group, 24 << 20);
+        load(&cluster, group, 15 << 20);
         let segments = longest_log(&cluster);
-        assert!(segments <= 24, "{segments} segments");
+        assert!(segments <= 22, "{segments} segments");
     }
     assert!(cluster.status(1, group).0.snapshot > LogIndex::ZERO);
     cluster.await_equal_states();
