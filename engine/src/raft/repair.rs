@@ -115,14 +115,16 @@ impl Raft {
     }
 
     /// A log that was begun anew behind a snapshot goes on with spares only if the snapshot is known to
-    /// end in the log that they belong to.
-    fn fit_to_snapshot(&mut self) {
+    /// end in the log that they belong to: all entries of a term are one leader's, so a log that held
+    /// one of them held those before.
+    pub(super) fn fit_to_snapshot(&mut self) {
         let floor = self.log.floor();
         let Some(repair) = self.repair.as_mut().filter(|_| self.log.begins_anew()) else {
             return;
         };
-        let mut spares = repair.spares.iter();
-        if !spares.any(|spare| (spare.index, spare.term) == floor) {
+        let spares = repair.spares.iter().map(|spare| (spare.index, spare.term));
+        let mut held = spares.chain(repair.gap_ends.iter().copied());
+        if !held.any(|(index, term)| index >= floor.0 && term == floor.1) {
             self.rewritten();
             return;
         }

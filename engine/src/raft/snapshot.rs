@@ -142,8 +142,8 @@ impl Raft {
             self.become_follower(self.term, None);
         }
         if self.log.term(index) != Some(term) {
-            self.rewritten();
             self.log.begin_behind(index, term);
+            self.fit_to_snapshot();
         }
         self.snapshot = (index, term);
         self.verified = self.verified.max(index);

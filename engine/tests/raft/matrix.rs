@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Members, Message, Role, Settings, Window};
+use engine::raft::{Members, Message, NewFloor, Role, Settings, Window};
 use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 
 use super::replica::{Disk, Replica};
@@ -266,6 +266,28 @@ fn a_repair_that_a_crash_interrupts_goes_on_at_the_next_start() {
     let (raft, _) = replica.raft();
     let claim = raft.claim().expect("the third is still missing");
     assert_eq!((claim.index, claim.term), (Some(log[2].index), log[2].term));
+}
+
+/// The snapshot of a peer fills a gap; what is readable behind it may be the only copy.
+#[test]
+fn a_snapshot_takes_nothing_from_what_is_readable_behind_it() {
+    let log: Vec<Entry> = (1..=6).map(|index| entry(index, 1)).collect();
+    let lost = |position| position < 2 || position == 3;
+    let mut group = Group::new(vec![disk(&log, 6, lost), disk(&log, 1, |_| false)], 1);
+    let (raft, said) = group.replicas[0].raft();
+    assert_eq!(raft.log().last_index(), LogIndex::ZERO);
+    let (snapshot, term) = (log[3].index, log[3].term);
+    assert!(raft.install(snapshot, term, said));
+    assert_eq!(raft.log().last_index(), log[5].index);
+    let floor = raft.take_floor();
+    let kept = NewFloor::Raised {
+        index: snapshot,
+        term,
+    };
+    assert_eq!(floor, Some(kept), "the disk keeps what follows");
+    group.flush(0);
+    let (raft, _) = group.replicas[0].raft();
+    assert!(!raft.is_damaged(), "nothing is missing any more");
 }
 
 /// A tenth of the samples, unless `RAFT_MATRIX` asks for all.
