@@ -36,7 +36,7 @@ impl Cluster {
             } else {
                 self.nodes[node].disk.accept();
                 *self.counters.damage(fault) += 1;
-                self.counters.forgetful_at_once += self.forgetful_at_once(node);
+                self.forgot(node);
             }
             self.seek_again(fault);
         }
@@ -92,7 +92,10 @@ impl Cluster {
             .filter(|&fault| self.plan.has(fault))
             .collect();
         let missing = |fault: &Fault| self.counters.of(*fault) == 0;
-        let share = if kinds.iter().any(missing) {
+        let contagious = (0..self.nodes.len()).any(|node| !self.forgotten(node).is_empty());
+        let share = if contagious {
+            1_000_000
+        } else if kinds.iter().any(missing) {
             kinds.retain(missing);
             700_000
         } else {
@@ -105,7 +108,10 @@ impl Cluster {
         let disk = &mut self.nodes[node].disk;
         let harmed = match fault {
             Fault::Rot => disk.rot(&mut self.rng),
-            _ => disk.fade(&mut self.rng),
+            _ => {
+                let newest = contagious || self.rng.chance(300_000);
+                disk.fade(&mut self.rng, newest)
+            }
         };
         harmed.then_some(fault)
     }
@@ -120,27 +126,42 @@ impl Cluster {
         harmed.count() < (self.plan.nodes - 1) / 2
     }
 
-    /// Groups of which this node, and others at the same time, may have forgotten promises.
-    fn forgetful_at_once(&self, node: usize) -> u64 {
-        let forgot = |node: &Node| {
-            let groups = node.process.as_ref().map(|process| process.shard.status());
-            let groups = groups.unwrap_or_default().into_iter();
-            let groups = groups.filter(|status| status.promises_lost);
-            groups.map(|status| status.group).collect::<Vec<_>>()
+    /// Groups of which a node may have forgotten promises.
+    fn forgotten(&self, node: usize) -> Vec<GroupId> {
+        let Some(process) = &self.nodes[node].process else {
+            return Vec::new();
         };
-        let others = self.nodes.iter().filter(|other| other.position != node);
-        let others: Vec<_> = others.flat_map(forgot).collect();
-        let own = forgot(&self.nodes[node]);
-        own.iter().filter(|group| others.contains(group)).count() as u64
+        let groups = process.shard.status().into_iter();
+        let groups = groups.filter(|status| status.promises_lost);
+        groups.map(|status| status.group).collect()
+    }
+
+    /// If a node that just started forgot promises, another is to forget as well, before they could
+    /// find out.
+    fn forgot(&mut self, node: usize) {
+        let own = self.forgotten(node);
+        if own.is_empty() {
+            return;
+        }
+        let others = (0..self.nodes.len()).filter(|&other| other != node);
+        let others: Vec<GroupId> = others.flat_map(|other| self.forgotten(other)).collect();
+        let both = own.iter().filter(|group| others.contains(group)).count();
+        self.counters.lost_promises += own.len() as u64;
+        self.counters.forgetful_at_once += both as u64;
+        let next = (node + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len();
+        if both == 0 && self.may_harm(next) && self.nodes[next].process.is_some() {
+            self.plan_crash(next, self.now + 1);
+        }
     }
 
     /// Whether a run may go without a fault: what damage did no harm is taken back and sought again,
-    /// and in some runs no place is found in time. A test counts over several runs.
+    /// and in some runs no place is found in time; a node that recycles its segments may want no space of a
+    /// disk that is full. A test counts over several runs.
     pub(crate) fn may_lack(fault: Fault) -> bool {
-        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
+        use Fault::{DiskFull, LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
         matches!(
             fault,
-            Rot | SnapshotRot | LatentErrors | LostWrite | MisdirectedWrite
+            Rot | SnapshotRot | LatentErrors | LostWrite | MisdirectedWrite | DiskFull
         )
     }
 

@@ -241,9 +241,9 @@ impl Disk {
     }
 
     /// Some blocks of what is written cannot be read any more. Says whether there are any.
-    pub(crate) fn fade(&mut self, rng: &mut Rng) -> bool {
+    pub(crate) fn fade(&mut self, rng: &mut Rng, newest: bool) -> bool {
         let honest = self.platter.clone();
-        let harmed = self.platter.fade(rng);
+        let harmed = self.platter.fade(rng, newest);
         self.honest = harmed.then_some(honest);
         harmed
     }

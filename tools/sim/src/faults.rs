@@ -238,6 +238,8 @@ counters! {
     misdirected_writes,
     /// Such writes that nothing could tell from one that was never confirmed: they were taken back.
     lies_without_trace,
+    /// Replicas that lost promises.
+    lost_promises,
     /// Replicas that lost promises while others of their group had not found out about theirs.
     forgetful_at_once,
     rotten_snapshots,

@@ -88,14 +88,29 @@ impl Platter {
         true
     }
 
-    /// Some blocks in a row of what is written cannot be read any more. Says whether anything is.
-    pub(crate) fn fade(&mut self, rng: &mut Rng) -> bool {
-        let Some((segment, written)) = self.pick(rng) else {
+    /// Some blocks in a row of what is written cannot be read any more: anywhere, or the newest, which
+    /// hold the promises that count, but never all of a segment. Says whether anything is.
+    pub(crate) fn fade(&mut self, rng: &mut Rng, newest: bool) -> bool {
+        let picked = if newest {
+            let segments = self.segments();
+            segments.iter().rev().find_map(|&last| self.written(last))
+        } else {
+            self.pick(rng)
+        };
+        let Some((segment, written)) = picked else {
             return false;
         };
         let blocks = written.div_ceil(BLOCK);
-        let first = rng.index(blocks);
-        let last = (first + rng.index(3)).min(blocks - 1);
+        let (first, last) = if newest {
+            let first = blocks.saturating_sub(1 + rng.index(12)).max(1);
+            if first == blocks {
+                return false;
+            }
+            (first, blocks - 1)
+        } else {
+            let first = rng.index(blocks);
+            (first, (first + rng.index(3)).min(blocks - 1))
+        };
         self.unreadable
             .extend((first..=last).map(|block| (segment, block)));
         true
@@ -105,6 +120,11 @@ impl Platter {
     fn pick(&self, rng: &mut Rng) -> Option<(SegmentId, usize)> {
         let segments = self.segments();
         let segment = *segments.get(rng.index(segments.len().max(1)))?;
+        self.written(segment)
+    }
+
+    /// The segment, and up to where it was written; `None` if nowhere.
+    fn written(&self, segment: SegmentId) -> Option<(SegmentId, usize)> {
         let file = &self.segments[&segment];
         let written = file.iter().rposition(|&byte| byte != 0)?;
         Some((segment, written + 1))
