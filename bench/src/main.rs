@@ -1,4 +1,4 @@
-//! Measures clusters: workloads by name, next to others, and where the time goes.
+#![doc = include_str!("../README.md")]
 
 mod api;
 mod cluster;

@@ -130,9 +130,10 @@ impl Plan {
     /// Makes the directory that clusters lie in. Unless told, it is beside the program, below `target`.
     pub(crate) fn directory(&self) -> Result<PathBuf, String> {
         let directory = self.dir.clone().unwrap_or_else(default_directory);
-        std::fs::create_dir_all(&directory)
-            .map_err(|error| format!("{}: {error}", directory.display()))?;
-        Ok(directory)
+        let failed = |error| format!("{}: {error}", directory.display());
+        std::fs::create_dir_all(&directory).map_err(failed)?;
+        // Nodes get it in their configuration: whole.
+        directory.canonicalize().map_err(failed)
     }
 
     /// Says what does not make sense.

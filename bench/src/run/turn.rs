@@ -335,19 +335,16 @@ fn batches(
         );
     }
     if let (Some(before), Some(after)) = (before.1, after.1) {
-        let flushes = after.since(&before);
-        let count = flushes.count as f64;
+        let count = after.count.saturating_sub(before.count) as f64;
+        let bytes = after.mean_bytes();
         let in_window = recorded.latencies().count() as f64;
         figure("flushes_per_operation", count / operations);
         figure(
             "flushes_per_second",
             count / operations * in_window / window.measured.as_secs_f64(),
         );
-        figure("flush_bytes", flushes.bytes as f64 / count);
-        figure(
-            "flushed_bytes_per_operation",
-            flushes.bytes as f64 / operations,
-        );
+        figure("flush_bytes", bytes);
+        figure("flushed_bytes_per_operation", count / operations * bytes);
         figure(
             "disk_bytes_per_operation",
             used.servers.written_bytes as f64 / in_window,

@@ -1,7 +1,7 @@
 //! The project's own tasks.
 //!
 //! `ci` is what every change must pass; `fix` repairs what can be repaired by machine; `tidy` checks
-//! what neither compiler nor clippy know of; `header` writes the C header.
+//! what neither compiler nor clippy know of; `header` writes the C header; `flame` draws where time goes.
 
 mod header;
 mod tidy;
@@ -14,7 +14,8 @@ const USAGE: &str = "\
 cargo xtask ci               everything that a change must pass
 cargo xtask fix              format, and apply what clippy suggests
 cargo xtask tidy             file sizes, words and I/O where they do not belong
-cargo xtask header [--check] write engine/ffi/include/drakkar.h, or compare it";
+cargo xtask header [--check] write engine/ffi/include/drakkar.h, or compare it
+cargo xtask flame [WORKLOAD] where nodes spend their time under W2, or another workload";
 
 /// One step of [`ci`]: its name, and the command line.
 type Step = (&'static str, &'static [&'static str]);
@@ -79,6 +80,8 @@ fn main() -> ExitCode {
         ["ci"] => ci(),
         ["fix"] => fix(),
         ["tidy"] => tidy::check(&root()),
+        ["flame"] => flame("W2"),
+        ["flame", workload] => flame(workload),
         ["header"] => header::write(&root()),
         ["header", "--check"] => header::check(&root()),
         _ => {
@@ -102,6 +105,32 @@ pub(crate) fn root() -> PathBuf {
         .nth(2)
         .expect("xtask lies two folders deep")
         .to_owned()
+}
+
+/// Draws a flamegraph to `target/flame`, and prints the largest costs.
+fn flame(workload: &str) -> Result<(), String> {
+    let directory = root().join("target/flame");
+    std::fs::create_dir_all(&directory)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    let svg = directory.join(format!("{workload}.svg"));
+    let svg = svg
+        .to_str()
+        .ok_or("the path of the repository is no UTF-8")?;
+    run(&[
+        "cargo",
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "drakkar-bench",
+        "--",
+        "run",
+        workload,
+        "--repeats",
+        "1",
+        "--flamegraph",
+        svg,
+    ])
 }
 
 fn ci() -> Result<(), String> {
