@@ -25,6 +25,9 @@ pub trait StateMachine {
     /// How many keys there are.
     fn keys(&self) -> u64;
 
+    /// Bytes of memory, roughly, that the data takes.
+    fn held_bytes(&self) -> u64;
+
     /// Equal for equal states, whatever their history.
     fn hash(&self) -> u64;
 

@@ -12,8 +12,8 @@ mod quiet;
 mod snapshots;
 
 use engine::shard::{Input, Outcome};
-use net::command::Expiry;
-use net::{Command, Reply};
+use net::command::{Expiry, List};
+use net::{Command, ErrorReply, Reply};
 
 use cluster::{Cluster, GROUP, node, set};
 
@@ -165,4 +165,25 @@ fn a_draining_node_hands_over_and_leads_no_more() {
     cluster.run(20_000);
     assert_ne!(cluster.leader_as_seen_by(2), Some(node(1)));
     assert!(cluster.leader_as_seen_by(2).is_some());
+}
+
+#[test]
+fn data_beyond_its_limit_is_refused_until_some_is_deleted() {
+    let mut cluster = Cluster::with(|options| options.data_bytes_max = 2000);
+    let value = [7; 500];
+    let keys: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
+    for (token, key) in (0..).zip(keys) {
+        cluster.ask(1, token, set(key, &value, Expiry::Never));
+        assert_eq!(cluster.answer(token), Some(Outcome::Reply(Reply::Ok)));
+    }
+    let full = || Some(Outcome::Reply(ErrorReply::DataFull.into()));
+    cluster.ask(1, 10, set(b"a", &value, Expiry::Never));
+    assert_eq!(cluster.answer(10), full());
+    cluster.ask(1, 11, Command::Get { key: b"a" });
+    assert_eq!(cluster.answer(11), Some(Outcome::Reply(Reply::bulk(value))));
+    let keys = List::Arguments(&[b"a"]);
+    cluster.ask(1, 12, Command::Delete { keys });
+    assert_eq!(cluster.answer(12), Some(Outcome::Reply(Reply::Integer(1))));
+    cluster.ask(1, 13, set(b"e", b"1", Expiry::Never));
+    assert_eq!(cluster.answer(13), Some(Outcome::Reply(Reply::Ok)));
 }

@@ -59,6 +59,9 @@ pub enum ErrorReply {
     /// Too few disks have space left: nothing happened. Reads are answered.
     #[error("OOM the disk is full: writes are refused until there is space, reads are answered")]
     DiskFull,
+    /// The data takes as much memory as it may: nothing happened. Reads and deletions are answered.
+    #[error("OOM command not allowed when used memory > 'maxmemory'. (limits.data_size)")]
+    DataFull,
     #[error("LOADING Drakkar is loading the dataset in memory")]
     Loading,
     /// Anything that only the protocol layer knows: the whole line, without `-`.

@@ -41,6 +41,9 @@ pub struct Limits {
     pub peer_queue_bytes_max: usize,
     /// Requests that wait to be taken by another shard; `BUSY` beyond.
     pub mailbox_bytes_max: usize,
+    /// Memory that this node's data takes, roughly, beyond which writes that may add to it are refused
+    /// where it leads; 0: no limit. Each shard has an equal share.
+    pub data_bytes_max: u64,
 }
 
 /// What an operator may ask for: every default stated, nothing checked yet.
@@ -179,6 +182,7 @@ impl Default for Limits {
             pending_bytes_max: 64 * MIB,
             peer_queue_bytes_max: 32 * MIB,
             mailbox_bytes_max: 64 * MIB,
+            data_bytes_max: 0,
         }
     }
 }

@@ -100,6 +100,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "pending_size",
             "peer_queue_size",
             "mailbox_size",
+            "data_size",
         ],
     ),
 ];
@@ -360,6 +361,7 @@ impl Fields<'_> {
 
     fn limits(&mut self, options: &mut Options) {
         let limits = &mut options.limits;
+        self.put("data_size", SIZE, &mut limits.data_bytes_max, size);
         for (key, to) in [
             ("key_size", &mut limits.key_bytes_max),
             ("value_size", &mut limits.value_bytes_max),

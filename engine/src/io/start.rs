@@ -226,6 +226,10 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         window_bytes_max: WINDOW_BYTES_MAX,
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
+        data_bytes_max: config
+            .limits
+            .data_bytes_max
+            .div_ceil(u64::from(config.cluster.shards)),
         cache_bytes: config.cache_bytes,
         snapshots: config.snapshot.policy(),
         seed,

@@ -115,6 +115,7 @@ pub(super) fn counters(config: &Config) -> Counters {
         version: env!("CARGO_PKG_VERSION"),
         process_id: std::process::id(),
         clients_max: config.limits.connections_max as u64,
+        memory_bytes_max: config.limits.data_bytes_max,
         ..Counters::default()
     }
 }

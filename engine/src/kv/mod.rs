@@ -30,6 +30,8 @@ pub struct Kv {
     first_slot: u16,
     slots: Vec<Table>,
     keys: u64,
+    /// Of all keys and values.
+    bytes: u64,
     expiries: Expiries,
     /// The newest stamp applied.
     clock: u64,
@@ -58,6 +60,7 @@ impl Kv {
             first_slot: first,
             slots,
             keys: 0,
+            bytes: 0,
             expiries: Expiries::default(),
             clock: 0,
             walk: None,
@@ -75,8 +78,9 @@ impl Kv {
         self.clock = self.clock.max(stamp_ms);
         while let Some((slot, key)) = self.expiries.pop(self.clock) {
             let gone = self.table_at(slot, &key, Change::Remove).remove(&key);
-            assert!(gone.is_some(), "a key without a value was to expire");
+            let gone = gone.expect("a key that is to expire has a value");
             self.keys -= 1;
+            self.bytes -= gone.key_and_value().len() as u64;
         }
     }
 
@@ -123,7 +127,7 @@ impl Kv {
             walk.freeze(all);
         }
         self.expiries.clear();
-        self.keys = 0;
+        (self.keys, self.bytes) = (0, 0);
     }
 
     fn multi_get(&self, keys: List<'_>) -> Reply {
@@ -183,7 +187,10 @@ impl Kv {
         let Some(new) = old.checked_add(delta) else {
             return ErrorReply::IncrementOverflow.into();
         };
+        let old_bytes = entry.value().len() as u64;
         entry.write(digits.write(new));
+        let new_bytes = entry.value().len() as u64;
+        self.bytes = self.bytes + new_bytes - old_bytes;
         Reply::Integer(new)
     }
 
@@ -195,7 +202,10 @@ impl Kv {
             return ErrorReply::StringTooLarge.into();
         }
         match entry {
-            Some(entry) => entry.append(suffix),
+            Some(entry) => {
+                entry.append(suffix);
+                self.bytes += suffix.len() as u64;
+            }
             None => self.put(key, suffix, None),
         }
         count(bytes)
@@ -248,10 +258,12 @@ impl Kv {
         }
         let (slot, table) = self.table_of(key, Change::Put);
         let replaced = table.put(key, bytes, due);
-        if replaced.is_none() {
-            self.keys += 1;
+        self.bytes += (key.len() + bytes.len()) as u64;
+        match replaced {
+            None => self.keys += 1,
+            Some(replaced) => self.bytes -= replaced.bytes as u64,
         }
-        let old = replaced.flatten();
+        let old = replaced.and_then(|replaced| replaced.due);
         self.expiries.change(slot, key, old, due);
     }
 
@@ -267,6 +279,7 @@ impl Kv {
         let (slot, table) = self.table_of(key, Change::Remove);
         let entry = table.remove(key)?;
         self.keys -= 1;
+        self.bytes -= entry.key_and_value().len() as u64;
         self.expiries.change(slot, key, entry.due(), None);
         Some(entry)
     }
@@ -329,6 +342,10 @@ impl StateMachine for Kv {
 
     fn keys(&self) -> u64 {
         self.keys
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.bytes + self.keys * Entry::OVERHEAD as u64
     }
 
     /// Of keys, values, expiries and the clock. Visits everything.

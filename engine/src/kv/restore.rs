@@ -126,6 +126,7 @@ impl Kv {
             return Err(RestoreError::Twice { offset, slot });
         }
         self.keys += 1;
+        self.bytes += (key.len() + value.len()) as u64;
         self.expiries.change(slot, key, None, due);
         Ok(())
     }

@@ -28,6 +28,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Memory besides key and value: a place in a table, which is half empty at worst, and what the
+    /// allocator adds.
+    pub(super) const OVERHEAD: usize = 2 * size_of::<Self>() + 16;
+
     pub(super) fn new(key: &[u8], value: &[u8], due: Option<u64>) -> Self {
         let mut entry = Self {
             bytes: joined(key, value),
@@ -82,9 +86,9 @@ impl Entry {
         fingerprint_of(self.key(), self.value(), self.due())
     }
 
-    /// Memory it takes in a table, which is half empty at worst.
+    /// Memory it takes, roughly.
     pub(super) fn held_bytes(&self) -> usize {
-        self.bytes.len() + 2 * size_of::<Self>()
+        self.bytes.len() + Self::OVERHEAD
     }
 }
 
@@ -93,6 +97,14 @@ fn joined(key: &[u8], value: &[u8]) -> Box<[u8]> {
     bytes.extend_from_slice(key);
     bytes.extend_from_slice(value);
     bytes.into_boxed_slice()
+}
+
+/// A value that another took the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Replaced {
+    pub(super) due: Option<u64>,
+    /// Of key and value.
+    pub(super) bytes: usize,
 }
 
 /// The keys of one slot. Iteration order never leaves this file. An empty one owns no memory.
@@ -116,19 +128,16 @@ impl Table {
         self.0.find_mut(hash_key(key), |entry| entry.key() == key)
     }
 
-    /// Writes a value. Gives the expiry of the one it replaces, if there was one.
-    pub(super) fn put(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        due: Option<u64>,
-    ) -> Option<Option<u64>> {
+    /// Writes a value. Says what it replaces, if there was one.
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8], due: Option<u64>) -> Option<Replaced> {
         let same = |entry: &Entry| entry.key() == key;
         match self.0.entry(hash_key(key), same, rehash) {
             Place::Occupied(mut place) => {
                 let entry = place.get_mut();
+                let bytes = entry.bytes.len();
                 entry.write(value);
-                Some(entry.set_due(due))
+                let due = entry.set_due(due);
+                Some(Replaced { due, bytes })
             }
             Place::Vacant(place) => {
                 place.insert(Entry::new(key, value, due));
@@ -254,7 +263,11 @@ mod tests {
         let mut table = Table::default();
         table.put(b"key", b"before", None);
         let place = table.get(b"key").unwrap().value().as_ptr();
-        assert_eq!(table.put(b"key", b"behind", Some(7)), Some(None));
+        let replaced = Replaced {
+            due: None,
+            bytes: 9,
+        };
+        assert_eq!(table.put(b"key", b"behind", Some(7)), Some(replaced));
         let entry = table.get(b"key").unwrap();
         assert_eq!(
             (entry.value(), entry.due()),

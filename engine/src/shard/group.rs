@@ -43,6 +43,8 @@ pub(super) struct Group {
     pub(super) members: Vec<Member>,
     preferred: Option<NodeId>,
     pub(super) kv: Kv,
+    /// As the shard has counted it.
+    pub(super) data_bytes_counted: u64,
     pub(super) applied: LogIndex,
     pub(super) writes: Writes,
     reads: Reads,
@@ -134,6 +136,7 @@ impl Group {
             members,
             preferred,
             kv: snapshot.map_or_else(|| Kv::new(slots), |snapshot| snapshot.state),
+            data_bytes_counted: 0,
             applied: start_or_none.0,
             writes: Writes::default(),
             reads: Reads::default(),
@@ -206,7 +209,7 @@ impl Group {
     }
 
     /// Whether requests can be taken into the log here and now.
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         self.raft.role() == Role::Leader && self.raft.transferring().is_none() && !self.duty.retired
     }
 
@@ -660,6 +663,7 @@ impl Group {
             snapshot: self.raft.snapshot().0,
             fetching: self.snapshots.fetching(),
             keys: self.kv.keys(),
+            data_bytes: self.kv.held_bytes(),
             truncations: self.raft.truncations(),
             damaged: self.raft.is_damaged(),
             claim: self.raft.claim(),
@@ -667,6 +671,10 @@ impl Group {
             waits_for: self.nodes(&self.raft.waits_for()),
             matched: matched.collect(),
         }
+    }
+
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.kv.held_bytes()
     }
 
     pub(super) fn hash(&self) -> (LogIndex, u64) {

@@ -246,6 +246,9 @@ pub struct Options {
     pub window_messages_max: usize,
     /// Bytes of requests not yet committed, per group, beyond which the answer is `Busy`.
     pub pending_bytes_max: usize,
+    /// Memory of the data of all groups, roughly, beyond which writes that may add to it are refused;
+    /// zero: no limit. What was taken before that was known still adds.
+    pub data_bytes_max: u64,
     /// Payload of entries a group keeps in memory for followers and apply.
     pub cache_bytes: usize,
     pub snapshots: SnapshotPolicy,
@@ -294,6 +297,8 @@ pub struct GroupStatus {
     /// The last entry of a peer's snapshot that is on its way here.
     pub fetching: Option<LogIndex>,
     pub keys: u64,
+    /// Memory that the data takes, roughly.
+    pub data_bytes: u64,
     /// How often uncommitted entries were dropped here because a leader's conflicted.
     pub truncations: u64,
     /// Its disk lost something that it may have acknowledged or promised; it is under repair.

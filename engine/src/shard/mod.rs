@@ -17,6 +17,8 @@ use alloc::vec::Vec;
 
 use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
+use net::ErrorReply;
+
 use crate::raft::Message;
 use crate::time::{Clock, Time};
 use disk::Disk;
@@ -48,6 +50,8 @@ pub struct Shard {
     draining: bool,
     disk: Disk,
     pulse: Pulse,
+    /// Memory that the data of all groups takes, roughly.
+    data_bytes: u64,
     /// The leader of each group, and whether something is missing, as last told.
     told: Vec<(Option<NodeId>, bool)>,
     /// Groups that want to take a snapshot.
@@ -85,6 +89,7 @@ impl Shard {
             draining: false,
             disk: Disk::new(&options),
             pulse: Pulse::new(groups.len()),
+            data_bytes: 0,
             told: groups.iter().map(|_| (None, false)).collect(),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
@@ -106,6 +111,15 @@ impl Shard {
                 command,
             } => match self.position(group) {
                 Some(at) => {
+                    let limit = self.options.data_bytes_max;
+                    if limit > 0
+                        && self.data_bytes > limit
+                        && command.may_grow()
+                        && self.groups[at].leads()
+                    {
+                        let refusal = Outcome::Reply(ErrorReply::DataFull.into());
+                        return out.replies.push((token, refusal));
+                    }
                     self.groups[at].request(&self.options, clock, token, &command, out);
                     self.dirty.insert(at);
                 }
@@ -215,6 +229,8 @@ impl Shard {
             if group.is_snapshot_due(&self.options.snapshots, clock) {
                 self.snapshots_due.insert(at);
             }
+            self.data_bytes = self.data_bytes + group.data_bytes() - group.data_bytes_counted;
+            group.data_bytes_counted = group.data_bytes();
             let news = (group.leader(), group.raft.is_damaged());
             if core::mem::replace(&mut self.told[at], news) != news {
                 out.news.push(GroupNews {

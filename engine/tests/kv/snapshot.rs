@@ -116,6 +116,7 @@ fn history(seed: u64, next: impl Fn(&mut BatchBuilder, &mut Random, u64, bool)) 
     let begun = format!("seed {seed}: the state it began with");
     one.snapshot_begin();
     let (hash, keys) = (one.hash(), one.keys());
+    let held = one.held_bytes();
     let (mut chunks, mut since) = (Vec::new(), Vec::new());
     let growing = random.below(3) > 0;
     let patience = 1 + random.below(8);
@@ -137,6 +138,7 @@ fn history(seed: u64, next: impl Fn(&mut BatchBuilder, &mut Random, u64, bool)) 
 
     let mut back = restored(EVERY_SLOT, &chunks).expect("chunks as they were made");
     assert_eq!((back.hash(), back.keys()), (hash, keys), "{begun}");
+    assert_eq!(back.held_bytes(), held, "what is counted is what there is");
     for payload in &since {
         apply(&mut back, payload);
     }

@@ -34,6 +34,7 @@ pub(crate) fn options(id: u32) -> Options {
         window_bytes_max: 1 << 22,
         window_messages_max: 256,
         pending_bytes_max: 1 << 16,
+        data_bytes_max: 0,
         cache_bytes: 1 << 20,
         snapshots: SnapshotPolicy::BY_HAND,
         seed: 7,
@@ -65,11 +66,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A cluster whose preferred node, the first, leads.
     pub(crate) fn new() -> Self {
-        Self::with(SnapshotPolicy::BY_HAND)
+        Self::with(|_| {})
     }
 
-    /// The same, with snapshots that are taken when due.
-    pub(crate) fn with(snapshots: SnapshotPolicy) -> Self {
+    /// The same, with other options.
+    pub(crate) fn with(change: impl Fn(&mut Options)) -> Self {
         let member = |id| Member {
             replica: ReplicaId::from_raw(id),
             node: node(id),
@@ -85,10 +86,8 @@ impl Cluster {
                 recovered: RecoveredLog::default(),
                 snapshot: None,
             };
-            let options = Options {
-                snapshots,
-                ..options(id)
-            };
+            let mut options = options(id);
+            change(&mut options);
             Shard::new(
                 options,
                 Clock::default(),

@@ -114,9 +114,11 @@ fn what_nobody_commits_is_written_anew_when_the_log_is_to_be_released() {
 
 #[test]
 fn a_snapshot_is_due_when_the_log_has_outgrown_the_state() {
-    let mut cluster = Cluster::with(SnapshotPolicy {
-        bytes: 1000,
-        ..SnapshotPolicy::BY_HAND
+    let mut cluster = Cluster::with(|options| {
+        options.snapshots = SnapshotPolicy {
+            bytes: 1000,
+            ..SnapshotPolicy::BY_HAND
+        };
     });
     let value = [7; 500];
     let mut taken = vec![];

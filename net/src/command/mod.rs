@@ -113,6 +113,14 @@ pub enum Command<'a> {
 }
 
 impl Command<'_> {
+    /// Whether the data may take more memory after it.
+    pub fn may_grow(&self) -> bool {
+        matches!(
+            self,
+            Self::Set { .. } | Self::Increment { .. } | Self::Append { .. } | Self::MultiSet { .. }
+        )
+    }
+
     /// Whether it can change data, and so must go through the log.
     pub fn is_write(&self) -> bool {
         match self {

@@ -151,6 +151,7 @@ fn encode_error(error: &ErrorReply, to: &mut Vec<u8>) {
         ErrorReply::Loading => 11,
         ErrorReply::DiskFailed => 12,
         ErrorReply::DiskFull => 13,
+        ErrorReply::DataFull => 14,
         ErrorReply::InvalidExpire { command } => {
             if let Some(at) = COMMANDS.iter().position(|known| known == command) {
                 to.push(20);
@@ -190,6 +191,7 @@ fn read_error(reader: &mut Reader<'_>) -> Option<ErrorReply> {
         11 => ErrorReply::Loading,
         12 => ErrorReply::DiskFailed,
         13 => ErrorReply::DiskFull,
+        14 => ErrorReply::DataFull,
         20 => ErrorReply::InvalidExpire {
             command: COMMANDS.get(usize::from(reader.u8()?))?,
         },
@@ -216,6 +218,7 @@ mod tests {
             ErrorReply::WrongType,
             ErrorReply::DiskFailed,
             ErrorReply::DiskFull,
+            ErrorReply::DataFull,
             ErrorReply::InvalidExpire { command: "set" },
             ErrorReply::Moved {
                 slot: 7,

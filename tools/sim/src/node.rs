@@ -494,6 +494,7 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         window_bytes_max: plan.window_bytes_max,
         window_messages_max: plan.window_messages_max,
         pending_bytes_max: plan.pending_bytes_max,
+        data_bytes_max: 0,
         cache_bytes: plan.cache_bytes,
         snapshots: SnapshotPolicy {
             entries: plan.snapshot_entries,
