@@ -58,6 +58,8 @@ impl Server {
             leader: Some(1),
             term: 7,
             keys: 5,
+            floor: 2,
+            snapshot: 3,
             ..GroupFacts::default()
         };
         let raft = RaftFacts {
@@ -468,6 +470,7 @@ fn info_has_the_fields_that_tools_look_for() {
         "raft_num_voting_nodes:3",
         "raft_node1:id=2,state=connected,voting=yes,addr=10.0.0.2,port=7379",
         "raft_group4:role=leader,leader=1,term=7,",
+        "keys=5,floor=2,snapshot=3,fetching=0\r\n",
     ] {
         assert!(all.contains(&format!("\n{field}")), "{field} in {all}");
     }

@@ -1,20 +1,19 @@
 //! The admin port: status and health over HTTP, on the first shard's thread.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use glommio::net::TcpListener;
-use glommio::timer::{Timer, sleep, timeout};
+use glommio::timer::{sleep, timeout};
 use net::http::{Request, RequestError, Response};
 
 use crate::shard::DiskState;
 
 use super::executor::Executor;
+use super::gathered::Gathered;
 use super::mailbox::Letter;
+use super::snapshot_admin;
 use super::socket::Socket;
 use super::status::{self, ShardStatus, disk_name};
 
@@ -92,6 +91,9 @@ async fn serve(executor: &Executor, socket: &Socket) -> std::io::Result<()> {
 }
 
 async fn respond(executor: &Executor, request: &Request) -> Response {
+    if request.path == "/v1/snapshots" {
+        return snapshot_admin::respond(executor, request).await;
+    }
     if request.method != "GET" {
         return Response::text(405, "only GET is answered here\n");
     }
@@ -106,7 +108,10 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
                 status::json(&config.cluster.id, config.node(), &shards) + "\n",
             )
         }
-        _ => Response::text(404, "not found; try /healthz, /readyz, /v1/status\n"),
+        _ => Response::text(
+            404,
+            "not found; try /healthz, /readyz, /v1/status, /v1/snapshots\n",
+        ),
     }
 }
 
@@ -153,39 +158,16 @@ fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
     Response::text(if well { 200 } else { 503 }, lines)
 }
 
-#[derive(Default)]
-struct Gathering {
-    shards: Vec<ShardStatus>,
-    waiter: Option<Waker>,
-}
-
 /// The status of all shards that answer in time.
 async fn gather(executor: &Executor) -> Vec<ShardStatus> {
-    let gathering = Arc::new(Mutex::new(Gathering::default()));
+    let gathered = Gathered::new(executor.mailboxes.len());
     for mailbox in executor.mailboxes.iter() {
-        let gathering = gathering.clone();
-        let inspect = move |status| {
-            let mut inside = gathering.lock().unwrap_or_else(PoisonError::into_inner);
-            inside.shards.push(status);
-            if let Some(waker) = inside.waiter.take() {
-                waker.wake();
-            }
-        };
+        let gathered = gathered.clone();
+        let inspect = move |status| gathered.put(status);
         // A shard that has ended is missing from the answer.
         drop(mailbox.post(Letter::Inspect(Box::new(inspect))));
     }
-    let wanted = executor.mailboxes.len();
-    let mut timer = Timer::new(GATHER_MAX);
-    poll_fn(|context| {
-        let mut inside = gathering.lock().unwrap_or_else(PoisonError::into_inner);
-        let late = std::pin::Pin::new(&mut timer);
-        if inside.shards.len() == wanted || Future::poll(late, context).is_ready() {
-            let mut shards = std::mem::take(&mut inside.shards);
-            shards.sort_by_key(|status| status.shard);
-            return Poll::Ready(shards);
-        }
-        inside.waiter = Some(context.waker().clone());
-        Poll::Pending
-    })
-    .await
+    let mut shards = gathered.wait(GATHER_MAX).await;
+    shards.sort_by_key(|status| status.shard);
+    shards
 }

@@ -486,6 +486,7 @@ impl Executor {
                 }
             }
             Letter::Snapshot { group, answer } => self.ask_for_snapshot(group, answer),
+            Letter::ListSnapshots(answer) => answer(self.snapshots.files()),
             Letter::Inspect(answer) => answer(self.status()),
             Letter::Stop => {
                 if !self.stopping.replace(true) {

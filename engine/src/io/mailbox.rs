@@ -11,6 +11,7 @@ use wal::GroupId;
 use crate::shard::{Outcome, Token};
 
 use super::handle::{Commands, Completion};
+use super::snapshots::SnapshotFile;
 use super::status::ShardStatus;
 use super::taker::SnapshotAnswer;
 
@@ -31,6 +32,8 @@ pub(super) enum Letter {
         group: GroupId,
         answer: SnapshotAnswer,
     },
+    /// Asks which files of snapshots there are.
+    ListSnapshots(Box<dyn FnOnce(Vec<SnapshotFile>) + Send>),
     /// Asks how the shard is.
     Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
     /// Finish and end.
@@ -62,6 +65,7 @@ impl Letter {
             Self::Commands { commands, .. } => commands.bytes(),
             Self::Answers(_)
             | Self::Snapshot { .. }
+            | Self::ListSnapshots(_)
             | Self::Inspect(_)
             | Self::Stop
             | Self::Abort => 0,
@@ -76,6 +80,7 @@ impl fmt::Debug for Letter {
             Self::Answers(_) => "Answers",
             Self::Commands { .. } => "Commands",
             Self::Snapshot { .. } => "Snapshot",
+            Self::ListSnapshots(_) => "ListSnapshots",
             Self::Inspect(_) => "Inspect",
             Self::Stop => "Stop",
             Self::Abort => "Abort",

@@ -100,6 +100,9 @@ pub(super) fn raft(executor: &Executor) -> RaftFacts {
             last: status.last.to_raw(),
             persisted: status.persisted.to_raw(),
             keys: status.keys,
+            floor: status.floor.to_raw(),
+            snapshot: status.snapshot.to_raw(),
+            fetching: status.fetching.is_some(),
         });
     RaftFacts {
         node: u64::from(own.to_raw()),

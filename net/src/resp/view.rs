@@ -163,6 +163,12 @@ pub struct GroupFacts {
     pub last: u64,
     pub persisted: u64,
     pub keys: u64,
+    /// The log starts behind this.
+    pub floor: u64,
+    /// The last entry of the newest snapshot; zero without one.
+    pub snapshot: u64,
+    /// A peer's snapshot is on its way.
+    pub fetching: bool,
 }
 
 /// What `INFO raft` shows.

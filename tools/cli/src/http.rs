@@ -9,6 +9,16 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// The body of the answer to `GET path`.
 pub(crate) fn get(endpoint: &str, path: &str) -> Result<String, String> {
+    ask("GET", endpoint, path, PATIENCE)
+}
+
+/// The body of the answer to a request, waited for so long.
+pub(crate) fn ask(
+    method: &str,
+    endpoint: &str,
+    path: &str,
+    patience: Duration,
+) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
     let address = endpoint
         .to_socket_addrs()
@@ -16,9 +26,10 @@ pub(crate) fn get(endpoint: &str, path: &str) -> Result<String, String> {
         .next()
         .ok_or("it has no address")?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(text)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+    stream.set_read_timeout(Some(patience)).map_err(text)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(text)?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = String::new();
     stream

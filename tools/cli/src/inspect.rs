@@ -1,4 +1,4 @@
-//! `drakkar inspect`: what the logs of a data directory hold, and whether all of it is sound. Only
+//! `drakkar inspect`: what the logs and snapshots of a data directory hold, and whether all of it is sound. Only
 //! reads; the node does not run, unless `--live` says that it may.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use wal::survey::{
 };
 
 use crate::exit;
+use crate::snapshot_files::{self, Finding};
 use crate::status::columns;
 
 /// How often a log is read again that looks damaged while its node writes it.
@@ -28,7 +29,15 @@ pub(crate) enum Verb {
         #[arg(long)]
         flushes: bool,
     },
-    /// Says whether the logs are sound: exit code 65 and the places if they are not.
+    /// Shows what snapshots are of, and whether they are whole: exit code 65 if one is not.
+    Snapshot {
+        /// A snapshot, or a directory with some.
+        path: PathBuf,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether the logs and snapshots are sound: exit code 65 and the places if they are not.
     Verify {
         #[command(flatten)]
         options: Options,
@@ -62,10 +71,16 @@ struct Report {
     shards: Vec<Shard>,
     /// Shards that the identity names and that have none.
     missing: Vec<u16>,
+    snapshots: Vec<Finding>,
 }
 
 pub(crate) fn run(verb: &Verb) -> ExitCode {
-    let (Verb::Log { options, .. } | Verb::Verify { options }) = verb;
+    let (Verb::Log { options, .. } | Verb::Verify { options }) = verb else {
+        let Verb::Snapshot { path, json } = verb else {
+            unreachable!("there is no other verb")
+        };
+        return run_snapshots(path, *json);
+    };
     let report = match survey(&options.directory, options.live) {
         Ok(report) => report,
         Err(error) => {
@@ -81,12 +96,48 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Verb::Log { flushes, .. } if options.json => println!("{}", report.json(*flushes)),
         Verb::Log { flushes, .. } => print!("{}", report.text(*flushes)),
         Verb::Verify { .. } if options.json => println!("{}", report.verdict_json()),
-        Verb::Verify { .. } => print!("{}", report.verdict()),
+        _ => print!("{}", report.verdict()),
     }
     match verb {
         Verb::Verify { .. } if !report.is_sound() => ExitCode::from(exit::CORRUPT),
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn run_snapshots(path: &Path, as_json: bool) -> ExitCode {
+    let findings = match snapshot_files::find(path) {
+        Ok(findings) => findings,
+        Err(error) => {
+            let complaint = format!("cannot look at {}: {error}", path.display());
+            return exit::complain(exit::ERROR, &complaint);
+        }
+    };
+    if findings.is_empty() {
+        let complaint = format!("there are no snapshots in {}", path.display());
+        return exit::complain(exit::NOT_FOUND, &complaint);
+    }
+    if as_json {
+        let list: Vec<Value> = findings.iter().map(Finding::json).collect();
+        println!("{}", Value::from(list));
+    } else {
+        print!("{}", snapshot_files::table(&findings));
+    }
+    if findings.iter().all(Finding::is_sound) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::CORRUPT)
+    }
+}
+
+/// The snapshots of a data directory. Those of a running node may be replaced meanwhile.
+fn survey_snapshots(directory: &Path, live: bool) -> Result<Vec<Finding>, ViewError> {
+    let found = snapshot_files::find(directory).map_err(|error| ViewError::Io {
+        what: "list the snapshots in",
+        path: directory.to_owned(),
+        error,
+    })?;
+    let is_there = |finding: &Finding| !live || finding.path.exists();
+    Ok(found.into_iter().filter(is_there).collect())
 }
 
 fn survey(directory: &Path, live: bool) -> Result<Report, ViewError> {
@@ -112,6 +163,7 @@ fn survey(directory: &Path, live: bool) -> Result<Report, ViewError> {
         identity,
         missing: (0..named).filter(|shard| !has(shard)).collect(),
         shards,
+        snapshots: survey_snapshots(directory, live)?,
     })
 }
 
@@ -154,7 +206,10 @@ fn survey_shard(
 
 impl Report {
     fn is_sound(&self) -> bool {
-        self.identity.is_ok() && self.missing.is_empty() && self.shards.iter().all(Shard::is_sound)
+        self.identity.is_ok()
+            && self.missing.is_empty()
+            && self.shards.iter().all(Shard::is_sound)
+            && self.snapshots.iter().all(Finding::is_sound)
     }
 
     /// Every place that is not sound, in words.
@@ -167,7 +222,9 @@ impl Report {
             let line = |(_, _, what)| format!("shard {}: {what}", shard.number);
             damage.into_iter().map(line).collect::<Vec<_>>()
         });
-        identity.into_iter().chain(missing).chain(shards).collect()
+        let snapshots = self.snapshots.iter().filter_map(Finding::damage);
+        let logs = identity.into_iter().chain(missing).chain(shards);
+        logs.chain(snapshots).collect()
     }
 
     fn verdict(&self) -> String {
@@ -183,9 +240,9 @@ impl Report {
         if self.is_sound() {
             let segments: usize = self.shards.iter().map(|shard| shard.segments.len()).sum();
             let flushes: usize = self.shards.iter().map(Shard::flushes).sum();
-            let shards = self.shards.len();
+            let (shards, snapshots) = (self.shards.len(), self.snapshots.len());
             text.push_str(&format!(
-                "sound: {shards} logs, {segments} segments, {flushes} flushes\n"
+                "sound: {shards} logs, {segments} segments, {flushes} flushes, {snapshots} snapshots\n"
             ));
         }
         text
@@ -200,6 +257,7 @@ impl Report {
             "sound": self.is_sound(),
             "identity_error": self.identity.as_ref().err().map(ToString::to_string),
             "missing_shards": self.missing,
+            "snapshots": self.snapshots.iter().map(Finding::json).collect::<Vec<_>>(),
             "shards": self.shards.iter().map(list).collect::<Vec<_>>(),
         })
     }
@@ -237,6 +295,7 @@ impl Report {
             "identity": identity,
             "identity_error": self.identity.as_ref().err().map(ToString::to_string),
             "missing_shards": self.missing,
+            "snapshots": self.snapshots.iter().map(Finding::json).collect::<Vec<_>>(),
             "shards": shards.collect::<Vec<_>>(),
         })
     }

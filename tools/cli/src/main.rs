@@ -6,6 +6,8 @@ mod exit;
 mod http;
 mod inspect;
 mod serve;
+mod snapshot;
+mod snapshot_files;
 mod status;
 
 use std::path::PathBuf;
@@ -45,7 +47,10 @@ enum Verb {
     Demo(demo::Options),
     /// Shows nodes, groups, leaders, terms and how far each has got.
     Status(status::Options),
-    /// Looks at the logs in a data directory without changing them.
+    /// Shows the snapshots of running nodes, or has some taken.
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
+    /// Looks at the logs and snapshots in a data directory without changing them.
     #[command(subcommand)]
     Inspect(inspect::Verb),
 }
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         },
         Verb::Demo(options) => demo::run(&options),
         Verb::Status(options) => status::run(&options),
+        Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
     }
 }

@@ -55,8 +55,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-const NODES: [&str; 6] = ["NODE", "ENDPOINT", "STATE", "LEADS", "GROUPS", "CLIENTS"];
-const GROUPS: [&str; 7] = ["GROUP", "NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "KEYS"];
+const NODES: [&str; 7] = [
+    "NODE", "ENDPOINT", "STATE", "LEADS", "GROUPS", "CLIENTS", "LOG",
+];
+const GROUPS: [&str; 9] = [
+    "GROUP", "NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "KEYS", "FLOOR", "SNAPSHOT",
+];
 
 fn table(answers: &[(&String, Result<Value, String>)]) -> String {
     let mut nodes = vec![NODES.map(str::to_owned).to_vec()];
@@ -86,6 +90,7 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
             leads,
             count,
             clients,
+            size(log_bytes(status)),
         ]);
         for group in &list {
             let field = |name: &str| text(&group[name]);
@@ -105,6 +110,8 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
                     None => format!("{}, repairing", row[0]),
                 };
             }
+            let mut row = row.to_vec();
+            row.extend([field("floor"), snapshot(group)]);
             let number = group["group"].as_u64().unwrap_or_default();
             groups.push((number, node.clone(), row));
         }
@@ -128,6 +135,36 @@ fn state(status: &Value) -> String {
         .iter()
         .find(|state| is(state));
     worst.map_or("up", |state| state).to_owned()
+}
+
+/// Of the logs of all shards.
+fn log_bytes(status: &Value) -> u64 {
+    let disks = status["disks"].as_array().into_iter().flatten();
+    disks.filter_map(|disk| disk["log_bytes"].as_u64()).sum()
+}
+
+/// Bytes for people: `64 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut shown = bytes;
+    while shown >= 10 * 1024 && unit + 1 < units.len() {
+        shown /= 1024;
+        unit += 1;
+    }
+    format!("{shown} {}", units[unit])
+}
+
+/// The entry that the newest snapshot of a group is of, and its size; or that one is on its way.
+fn snapshot(group: &Value) -> String {
+    if let Some(index) = group["fetching"].as_u64() {
+        return format!("fetching {index}");
+    }
+    let newest = &group["snapshot"];
+    match (newest["index"].as_u64(), newest["bytes"].as_u64()) {
+        (Some(index), Some(bytes)) => format!("{index} ({})", size(bytes)),
+        _ => "-".to_owned(),
+    }
 }
 
 fn text(value: &Value) -> String {
@@ -166,8 +203,14 @@ mod tests {
     #[test]
     fn the_table_shows_nodes_that_are_up_and_those_that_are_not() {
         let status = json!({
-            "node": 1, "connections": 2, "disks": [{ "shard": 0, "state": "ok" }],
-            "groups": [{ "group": 0, "role": "leader", "term": 3, "commit": 9, "applied": 9, "keys": 4 }],
+            "node": 1, "connections": 2,
+            "disks": [{ "shard": 0, "state": "ok", "log_bytes": 64 << 20 }],
+            "groups": [
+                { "group": 0, "role": "leader", "term": 3, "commit": 9, "applied": 9, "keys": 4,
+                  "floor": 5, "snapshot": { "index": 7, "bytes": 20480 }, "fetching": null },
+                { "group": 1, "role": "follower", "term": 3, "commit": 9, "applied": 0, "keys": 0,
+                  "floor": 0, "snapshot": null, "fetching": 8 },
+            ],
         });
         let failing = json!({
             "node": 3, "connections": 0, "groups": [],
@@ -177,13 +220,14 @@ mod tests {
         let refused = Err("refused".to_owned());
         let text = table(&[(&up, Ok(status)), (&down, refused), (&sick, Ok(failing))]);
         let expected = "\
-NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS
-1     127.0.0.1:9001  up             1      1       2
+NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS  LOG
+1     127.0.0.1:9001  up             1      2       2        64 MiB
 ?     127.0.0.1:9002  down: refused
-3     127.0.0.1:9003  disk-failed    0      0       0
+3     127.0.0.1:9003  disk-failed    0      0       0        0 B
 
-GROUP  NODE  ROLE    TERM  COMMIT  APPLIED  KEYS
-0      1     leader  3     9       9        4
+GROUP  NODE  ROLE      TERM  COMMIT  APPLIED  KEYS  FLOOR  SNAPSHOT
+0      1     leader    3     9       9        4     5      7 (20 KiB)
+1      1     follower  3     9       0        0     0      fetching 8
 ";
         assert_eq!(text, expected);
     }

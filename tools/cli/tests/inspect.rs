@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Node {
     directory: PathBuf,
     port: u16,
+    admin_port: u16,
     child: Option<Child>,
 }
 
@@ -33,11 +34,12 @@ impl Node {
         let name = format!("drakkar-inspect-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        let (a, b) = (free_port(), free_port());
+        let (a, b, c) = (free_port(), free_port(), free_port());
         let config = format!(
             "[node]\nid = 1\ndata_dir = \"{}\"\n[cluster]\nid = \"inspect\"\nshards = 1\ngroups = 2\n\
              election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n[log]\nsegment_size = \"32MB\"\n\
-             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {a}\npeer_port = {b}\n",
+             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {a}\npeer_port = {b}\n\
+             admin_port = {c}\n",
             directory.join("data").display()
         );
         let file = directory.join("node.toml");
@@ -53,6 +55,7 @@ impl Node {
         Self {
             directory,
             port: a,
+            admin_port: c,
             child: Some(child),
         }
     }
@@ -245,4 +248,53 @@ fn what_is_no_data_directory_is_said() {
     fs::remove_dir(&directory).unwrap();
     assert_eq!(output.status.code(), Some(6));
     assert!(String::from_utf8_lossy(&output.stderr).contains("shard-0"));
+}
+
+#[test]
+fn snapshots_are_created_listed_and_inspected_and_their_damage_is_found() {
+    let mut node = Node::start("snapshots");
+    node.write(20);
+    let endpoint = format!("127.0.0.1:{}", node.admin_port);
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+        command
+            .args(arguments)
+            .args(["--json", "--endpoint", &endpoint]);
+        let output = command.output().unwrap();
+        (
+            json(&output)[0]["answer"]["snapshots"].clone(),
+            output.status.code(),
+        )
+    };
+    let (created, code) = ask(&["snapshot", "create"]);
+    assert_eq!(code, Some(0), "{created}");
+    assert_eq!(created.as_array().unwrap().len(), 2, "one for each group");
+    let index = created[1]["index"].clone();
+    let (created, _) = ask(&["snapshot", "create", "--group", "1"]);
+    let again = serde_json::json!([{ "group": 1, "index": index }]);
+    assert_eq!(created, again, "nothing has changed since");
+    let (listed, _) = ask(&["snapshot", "list"]);
+    assert_eq!(listed[1]["index"], index, "{listed}");
+    assert_eq!(listed[1]["refused"], false);
+    let (refused, code) = ask(&["snapshot", "create", "--group", "9"]);
+    assert_eq!((refused, code), (Value::Null, Some(6)));
+
+    node.stop();
+    let found = node.inspect(&["inspect", "snapshot", "--json"]);
+    assert_eq!(found.status.code(), Some(0));
+    let found = json(&found);
+    let last = found.as_array().unwrap().last().unwrap();
+    assert_eq!(last["cluster"], "inspect");
+    let (verdict, code) = node.verify();
+    assert_eq!((&verdict["sound"], code), (&Value::Bool(true), Some(0)));
+
+    let path = Path::new(last["path"].as_str().unwrap());
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 3], 90).unwrap();
+    assert_eq!(run(&["inspect", "snapshot"], path).status.code(), Some(65));
+    let (verdict, code) = node.verify();
+    assert_eq!((&verdict["sound"], code), (&Value::Bool(false), Some(65)));
+    let text = String::from_utf8(node.inspect(&["inspect", "verify"]).stdout).unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(text.contains(name) && text.contains("crc"), "{text}");
 }

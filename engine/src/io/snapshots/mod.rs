@@ -102,6 +102,19 @@ impl Name {
     }
 }
 
+/// The file of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    pub group: GroupId,
+    pub index: LogIndex,
+    pub term: Term,
+    pub bytes: u64,
+    /// When it was written here, Unix milliseconds.
+    pub unix_ms: u64,
+    /// It was found to be damaged.
+    pub refused: bool,
+}
+
 impl Snapshots {
     /// Opens the directory, makes it if there is none, and removes what was begun and not finished.
     ///
@@ -171,12 +184,28 @@ impl Snapshots {
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
+        self.files().iter().map(|file| file.bytes).sum()
+    }
+
+    /// All files that are there.
+    pub fn files(&self) -> Vec<SnapshotFile> {
         let state = self.0.state.borrow();
-        let sizes = state.files.keys().map(|&name| {
+        let files = state.files.iter().filter_map(|(&name, &condition)| {
             // One that cannot be looked at is found out when it is read.
-            std::fs::metadata(self.0.path(name)).map_or(0, |found| found.len())
+            let found = std::fs::metadata(self.0.path(name)).ok()?;
+            let modified = found.modified().ok()?;
+            let since = modified.duration_since(std::time::UNIX_EPOCH);
+            let unix_ms = since.map_or(0, |since| since.as_millis());
+            Some(SnapshotFile {
+                group: name.group,
+                index: name.index,
+                term: name.term,
+                bytes: found.len(),
+                unix_ms: u64::try_from(unix_ms).unwrap_or(0),
+                refused: condition == Condition::Refused,
+            })
         });
-        sizes.sum()
+        files.collect()
     }
 
     /// The groups that have snapshots.

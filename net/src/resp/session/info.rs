@@ -229,7 +229,9 @@ fn raft(view: &ServerView<'_>, to: &mut String) -> fmt::Result {
         write!(to, "leader={},term={},", Known(group.leader), group.term)?;
         write!(to, "commit={},applied={},", group.commit, group.applied)?;
         write!(to, "last={},persisted={},", group.last, group.persisted)?;
-        write!(to, "keys={}\r\n", group.keys)?;
+        write!(to, "keys={},floor={},", group.keys, group.floor)?;
+        let (snapshot, fetching) = (group.snapshot, u8::from(group.fetching));
+        write!(to, "snapshot={snapshot},fetching={fetching}\r\n")?;
     }
     Ok(())
 }

@@ -1,0 +1,97 @@
+//! Snapshots over the admin port: which there are, and to take some now.
+
+use std::time::Duration;
+
+use net::http::{Request, Response};
+use wal::GroupId;
+
+use super::executor::Executor;
+use super::gathered::Gathered;
+use super::mailbox::Letter;
+use super::snapshots::SnapshotFile;
+use super::status::quote;
+
+/// Less than a connection may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Answers a request for `/v1/snapshots`.
+pub(super) async fn respond(executor: &Executor, request: &Request) -> Response {
+    match request.method.as_str() {
+        "GET" => list(executor).await,
+        "POST" => match groups(executor, &request.query) {
+            Some(groups) => take(executor, &groups).await,
+            None => Response::text(
+                400,
+                "use ?group=N with a group of this cluster, or nothing\n",
+            ),
+        },
+        _ => Response::text(405, "only GET and POST are answered here\n"),
+    }
+}
+
+/// The group of a query, or all of them.
+fn groups(executor: &Executor, query: &str) -> Option<Vec<GroupId>> {
+    let count = executor.config.cluster.groups;
+    if query.is_empty() {
+        return Some((0..count).map(GroupId::from_raw).collect());
+    }
+    let group: u32 = query.strip_prefix("group=")?.parse().ok()?;
+    (group < count).then(|| vec![GroupId::from_raw(group)])
+}
+
+async fn list(executor: &Executor) -> Response {
+    let gathered = Gathered::new(executor.mailboxes.len());
+    for mailbox in executor.mailboxes.iter() {
+        let gathered = gathered.clone();
+        let answer = move |files: Vec<SnapshotFile>| gathered.put(files);
+        // A shard that has ended is missing from the answer.
+        drop(mailbox.post(Letter::ListSnapshots(Box::new(answer))));
+    }
+    let mut files: Vec<_> = gathered
+        .wait(PATIENCE)
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    files.sort_by_key(|file| (file.group, file.index));
+    let list: Vec<String> = files.iter().map(file_json).collect();
+    Response::json(200, format!("{{\"snapshots\":[{}]}}\n", list.join(",")))
+}
+
+fn file_json(file: &SnapshotFile) -> String {
+    format!(
+        "{{\"group\":{},\"index\":{},\"term\":{},\"bytes\":{},\"unix_ms\":{},\"refused\":{}}}",
+        file.group, file.index, file.term, file.bytes, file.unix_ms, file.refused,
+    )
+}
+
+async fn take(executor: &Executor, groups: &[GroupId]) -> Response {
+    let gathered = Gathered::new(groups.len());
+    for &group in groups {
+        let shard = usize::from(executor.config.shard_of_group(group));
+        let gathered = gathered.clone();
+        let answer = Box::new(move |outcome| gathered.put((group, outcome)));
+        // As above.
+        drop(executor.mailboxes[shard].post(Letter::Snapshot { group, answer }));
+    }
+    let mut taken = gathered.wait(PATIENCE).await;
+    taken.sort_by_key(|(group, _)| *group);
+    let late = groups
+        .iter()
+        .filter(|group| taken.iter().all(|(of, _)| of != *group));
+    let late: Vec<String> = late
+        .map(|group| {
+            let what = "it is not there yet and goes on: look at the list";
+            format!("{{\"group\":{group},\"error\":{}}}", quote(what))
+        })
+        .collect();
+    let list = taken.iter().map(|(group, outcome)| match outcome {
+        Ok(index) => format!("{{\"group\":{group},\"index\":{index}}}"),
+        Err(error) => format!(
+            "{{\"group\":{group},\"error\":{}}}",
+            quote(&error.to_string())
+        ),
+    });
+    let list: Vec<String> = list.chain(late).collect();
+    Response::json(200, format!("{{\"snapshots\":[{}]}}\n", list.join(",")))
+}

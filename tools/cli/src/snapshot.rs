@@ -1,0 +1,165 @@
+//! `drakkar snapshot`: the snapshots of running nodes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use crate::status::{columns, size};
+use crate::{exit, http};
+
+/// Longer than a node waits itself.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Has the nodes take snapshots now, and prints the last entry of each.
+    Create {
+        #[command(flatten)]
+        options: Options,
+        /// Of this group alone.
+        #[arg(long)]
+        group: Option<u32>,
+    },
+    /// Shows the snapshots that the nodes keep.
+    List {
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Admin endpoints of the nodes (host:port).
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
+    )]
+    endpoint: Vec<String>,
+    /// Prints JSON: a list of endpoints with the answer or the error of each.
+    #[arg(long)]
+    json: bool,
+}
+
+type Answers<'a> = Vec<(&'a String, Result<Value, String>)>;
+
+pub(crate) fn run(verb: &Verb) -> ExitCode {
+    let (method, path, options) = match verb {
+        Verb::Create { options, group } => {
+            let path = group.map_or_else(
+                || "/v1/snapshots".to_owned(),
+                |group| format!("/v1/snapshots?group={group}"),
+            );
+            ("POST", path, options)
+        }
+        Verb::List { options } => ("GET", "/v1/snapshots".to_owned(), options),
+    };
+    let ask = |endpoint: &String| {
+        let body = http::ask(method, endpoint, &path, PATIENCE)?;
+        serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
+    };
+    let answers: Answers<'_> = options.endpoint.iter().map(|it| (it, ask(it))).collect();
+    if options.json {
+        let list = answers.iter().map(|(endpoint, answer)| match answer {
+            Ok(answer) => serde_json::json!({ "endpoint": endpoint, "answer": answer }),
+            Err(error) => serde_json::json!({ "endpoint": endpoint, "error": error }),
+        });
+        println!("{}", Value::from(list.collect::<Vec<_>>()));
+    } else {
+        print!("{}", table(verb, &answers));
+    }
+    let failed = |answer: &Value| rows(answer).iter().any(|row| row["error"].is_string());
+    if answers.iter().all(|(_, answer)| answer.is_err()) {
+        exit::complain(
+            exit::NOT_FOUND,
+            &"no node did as asked: name their admin ports with --endpoint",
+        )
+    } else if answers.iter().any(|(_, it)| it.as_ref().is_ok_and(failed)) {
+        ExitCode::from(exit::ERROR)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn rows(answer: &Value) -> &[Value] {
+    answer["snapshots"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn table(verb: &Verb, answers: &Answers<'_>) -> String {
+    let mut lines = vec![match verb {
+        Verb::Create { .. } => ["ENDPOINT", "GROUP", "SNAPSHOT"]
+            .map(str::to_owned)
+            .to_vec(),
+        Verb::List { .. } => ["ENDPOINT", "GROUP", "INDEX", "TERM", "SIZE", "CONDITION"]
+            .map(str::to_owned)
+            .to_vec(),
+    }];
+    for (endpoint, answer) in answers {
+        let endpoint = (*endpoint).clone();
+        match answer {
+            Err(error) => lines.push(vec![endpoint, format!("down: {error}")]),
+            Ok(answer) => {
+                let row = |row: &Value| {
+                    let mut line = vec![endpoint.clone()];
+                    line.extend(cells(verb, row));
+                    line
+                };
+                lines.extend(rows(answer).iter().map(row));
+            }
+        }
+    }
+    columns(&lines)
+}
+
+fn cells(verb: &Verb, row: &Value) -> Vec<String> {
+    let number = |name: &str| row[name].to_string();
+    match verb {
+        Verb::Create { .. } => {
+            let failed = row["error"]
+                .as_str()
+                .map(|error| format!("failed: {error}"));
+            vec![number("group"), failed.unwrap_or_else(|| number("index"))]
+        }
+        Verb::List { .. } => {
+            let refused = row["refused"] == true;
+            vec![
+                number("group"),
+                number("index"),
+                number("term"),
+                size(row["bytes"].as_u64().unwrap_or_default()),
+                if refused { "damaged" } else { "usable" }.to_owned(),
+            ]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_says_what_was_taken_and_what_was_not() {
+        let options = Options {
+            endpoint: Vec::new(),
+            json: false,
+        };
+        let verb = Verb::Create {
+            options,
+            group: None,
+        };
+        let answer = json!({ "snapshots": [
+            { "group": 0, "index": 12 }, { "group": 1, "error": "no space" },
+        ] });
+        let endpoint = "127.0.0.1:9001".to_owned();
+        let text = table(&verb, &vec![(&endpoint, Ok(answer))]);
+        let expected = "\
+ENDPOINT        GROUP  SNAPSHOT
+127.0.0.1:9001  0      12
+127.0.0.1:9001  1      failed: no space
+";
+        assert_eq!(text, expected);
+    }
+}

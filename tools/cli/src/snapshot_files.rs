@@ -1,0 +1,179 @@
+//! What the files of snapshots hold, and whether they are whole. Only reads.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use engine::snapshot::{ALIGNMENT, Compression, Header, SnapshotError, Summary, Verifier};
+use serde_json::{Value, json};
+
+use crate::status::{columns, size};
+
+const PIECE: usize = 1 << 20;
+
+/// One file, and what it is.
+pub(crate) struct Finding {
+    pub(crate) path: PathBuf,
+    outcome: Result<(Header, Summary), Flaw>,
+}
+
+/// Why a file is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Flaw {
+    #[error("cannot read it: {0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Damaged(#[from] SnapshotError),
+    #[error("it is {bytes} bytes long, which is no multiple of {ALIGNMENT}")]
+    Length { bytes: u64 },
+    #[error(
+        "it has the name of another snapshot: it is of group {group}, index {index}, term {term}"
+    )]
+    Misnamed { group: u32, index: u64, term: u64 },
+}
+
+/// The snapshots at a path: a file, or all below a directory.
+pub(crate) fn find(path: &Path) -> io::Result<Vec<Finding>> {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        gather(path, &mut files)?;
+        files.sort();
+    } else {
+        files.push(path.to_owned());
+    }
+    let finding = |path: PathBuf| Finding {
+        outcome: verify(&path),
+        path,
+    };
+    Ok(files.into_iter().map(finding).collect())
+}
+
+/// Shards and the directories of their snapshots lie no deeper.
+const DEPTH_MAX: usize = 3;
+
+fn gather(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut directories = vec![(directory.to_owned(), 0)];
+    while let Some((directory, depth)) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                if depth < DEPTH_MAX {
+                    directories.push((path, depth + 1));
+                }
+            } else if path.extension().is_some_and(|it| it == "snap") {
+                files.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn verify(path: &Path) -> Result<(Header, Summary), Flaw> {
+    let mut file = File::open(path)?;
+    let mut verifier = Verifier::new();
+    let mut piece = vec![0; PIECE];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            break;
+        }
+        bytes += read as u64;
+        verifier.push(&piece[..read])?;
+    }
+    let header = verifier.header().cloned();
+    let summary = verifier.finish()?;
+    let header = header.expect("a whole snapshot has one");
+    if !bytes.is_multiple_of(ALIGNMENT as u64) {
+        return Err(Flaw::Length { bytes });
+    }
+    let (index, term) = (header.index.to_raw(), header.term.to_raw());
+    let name = format!("{}-{index:016x}-{term:016x}", header.group);
+    if path.file_stem().is_none_or(|stem| stem != name.as_str()) {
+        let group = header.group.to_raw();
+        return Err(Flaw::Misnamed { group, index, term });
+    }
+    Ok((header, summary))
+}
+
+impl Finding {
+    pub(crate) fn is_sound(&self) -> bool {
+        self.outcome.is_ok()
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let flaw = self.outcome.as_ref().err()?;
+        Some(format!("snapshot {}: {flaw}", self.path.display()))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let path = self.path.display().to_string();
+        match &self.outcome {
+            Err(flaw) => json!({ "path": path, "sound": false, "what": flaw.to_string() }),
+            Ok((header, summary)) => json!({
+                "path": path,
+                "sound": true,
+                "cluster": header.cluster,
+                "instance": format!("{:016x}", header.instance),
+                "group": header.group.to_raw(),
+                "index": header.index.to_raw(),
+                "term": header.term.to_raw(),
+                "items": header.items,
+                "created_unix_ms": header.created_unix_ms,
+                "compression": compression(header),
+                "members": header.membership.members.iter().map(|it| it.node.to_raw()).collect::<Vec<_>>(),
+                "bytes": summary.bytes,
+                "state_bytes": summary.chunk_bytes,
+                "chunks": summary.chunks,
+                "crc": format!("{:08x}", summary.crc),
+            }),
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let name = self.path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        match &self.outcome {
+            Err(flaw) => vec![name, format!("damaged: {flaw}")],
+            Ok((header, summary)) => vec![
+                name,
+                header.group.to_string(),
+                header.index.to_string(),
+                header.term.to_string(),
+                header.items.to_string(),
+                size(summary.bytes),
+                size(summary.chunk_bytes),
+                compression(header).to_owned(),
+                header.cluster.clone(),
+            ],
+        }
+    }
+}
+
+fn compression(header: &Header) -> &'static str {
+    match header.compression {
+        Compression::None => "none",
+        Compression::Lz4 => "lz4",
+    }
+}
+
+const COLUMNS: [&str; 9] = [
+    "FILE",
+    "GROUP",
+    "INDEX",
+    "TERM",
+    "ITEMS",
+    "SIZE",
+    "STATE",
+    "COMPRESSION",
+    "CLUSTER",
+];
+
+/// A line for each.
+pub(crate) fn table(findings: &[Finding]) -> String {
+    let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
+    rows.extend(findings.iter().map(Finding::row));
+    columns(&rows)
+}
