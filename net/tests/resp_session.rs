@@ -469,8 +469,8 @@ fn info_has_the_fields_that_tools_look_for() {
         "raft_current_term:7",
         "raft_num_voting_nodes:3",
         "raft_node1:id=2,state=connected,voting=yes,addr=10.0.0.2,port=7379",
-        "raft_group4:role=leader,leader=1,term=7,",
-        "keys=5,floor=2,snapshot=3,fetching=0\r\n",
+        "raft_group4:role=leader,leader=1,term=7,commit=0,applied=0,last=0,persisted=0,keys=5,\
+         floor=2,snapshot=3,fetching=0",
     ] {
         assert!(all.contains(&format!("\n{field}")), "{field} in {all}");
     }
