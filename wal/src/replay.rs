@@ -317,8 +317,11 @@ impl Replay {
             from > place && sighting.number >= expected && !dead || itself
         });
         // Wherever it stands now, it was written after this one was durable. Segments are taken from the
-        // log only when the first flush of the one that becomes its oldest is durable.
+        // log only when the first flush of the one that becomes its oldest is durable. The file of a
+        // segment is made only when the first flush of the segment before is.
+        let opened_behind = if stop.itself { 1 } else { 2 };
         let proven = self.headless
+            || self.parts.len() > stop.part + opened_behind
             || sightings
                 .iter()
                 .any(|sighting| sighting.durable >= expected);
@@ -540,14 +543,14 @@ impl Replay {
         // What lies behind a cut is no longer part of the log.
         let unsynced = end.map(|link| link.segment).into_iter().collect();
         let alive = |segment: SegmentId| end.is_some_and(|link| segment <= link.segment);
-        let behind = self.parts.iter().map(|part| part.id);
-        let behind = behind.filter(|&id| !alive(id));
-        let mut given_up = Vec::new();
-        if self.cut.is_some() || self.lost.is_empty() {
-            self.dead.extend(behind);
-        } else {
-            given_up.extend(behind);
+        let behind = self.parts.iter().filter(|part| !alive(part.id));
+        let mut behind: Vec<_> = behind.map(|part| (part.id, part.unwritten)).collect();
+        // A newest file that was never used holds nothing either.
+        let all = self.cut.is_some() || self.lost.is_empty();
+        while let Some((segment, _)) = behind.pop_if(|(_, unwritten)| all || *unwritten) {
+            self.dead.push(segment);
         }
+        let given_up = behind.into_iter().map(|(segment, _)| segment).collect();
         let mut index = Index::default();
         let mut groups = BTreeMap::new();
         let mut standings = BTreeMap::new();

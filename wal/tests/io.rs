@@ -223,6 +223,27 @@ fn what_could_not_be_read_once_is_kept_until_the_loss_is_noted() {
     assert!(files.iter().all(|file| !file.exists()));
 }
 
+#[test]
+fn a_newest_segment_that_decayed_to_zeroes_is_missed() {
+    let scratch = Scratch::new("zeroes");
+    let path = scratch.0.join("shard-0");
+    let opened = path.clone();
+    run(async move {
+        let (log, found) = Log::open(&opened, OPTIONS, 0).await.unwrap();
+        fill(&log, found.next_flush, 80).await;
+        log.close().await;
+    });
+    // The one behind it was made, and never used.
+    std::fs::write(path.join("00000004.seg"), vec![0; 256 << 10]).unwrap();
+    assert!(path.join("00000005.seg").exists());
+    let found = run(async move {
+        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        log.close().await;
+        found
+    });
+    assert!(!found.lost.is_empty() && found.groups[&GROUP].damage.is_some());
+}
+
 fn damage(file: &Path, at: usize) {
     let mut bytes = std::fs::read(file).unwrap();
     bytes[at] ^= 0x40;

@@ -410,6 +410,7 @@ impl Cluster {
         self.oracle.durable(node, durable);
         self.fold(durable.to_raw());
         self.arrive(node, Arrival::Written { flush: durable });
+        self.make_room(node);
     }
 
     fn send(&mut self, from: usize, to: NodeId, group: GroupId, message: Message) {

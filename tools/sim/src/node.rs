@@ -54,6 +54,8 @@ pub(crate) struct Process {
     pub(crate) stalled: Vec<Stalled>,
     /// Segments that are to be made when there is space.
     wanted: Vec<SegmentId>,
+    /// Segments that are wanted once these flushes and all before them are durable.
+    wanted_behind: Vec<(FlushNumber, SegmentId)>,
     /// Files that are deleted once a flush is durable.
     given_up: Vec<SegmentId>,
     /// Segments that left the log, oldest first: their files can be recycled.
@@ -247,6 +249,7 @@ impl Node {
             durable: FlushNumber::from_raw(next_flush.to_raw() - 1),
             stalled: Vec::new(),
             wanted: vec![recovered.writer.next_segment()],
+            wanted_behind: Vec::new(),
             given_up: recovered.given_up,
             free: VecDeque::new(),
             part: None,
@@ -367,7 +370,8 @@ impl Node {
             .writer
             .encode(&placement, &flush.records, &mut bytes);
         if placement.opens_segment {
-            process.wanted.push(process.writer.next_segment());
+            let next = process.writer.next_segment();
+            process.wanted_behind.push((flush.number, next));
         }
         let has_space = self.disk.has(&placement);
         if has_space {
@@ -411,6 +415,11 @@ impl Node {
     pub(crate) fn written(&mut self, number: FlushNumber, counters: &mut Counters) -> FlushNumber {
         let process = self.process.as_mut().expect("only a running node is told");
         process.durable = process.writer.written(number);
+        let durable = process.durable;
+        let behind = process
+            .wanted_behind
+            .extract_if(.., |(opened_by, _)| *opened_by <= durable);
+        process.wanted.extend(behind.map(|(_, segment)| segment));
         if process.durable >= number {
             for segment in process.given_up.drain(..) {
                 self.disk.delete(segment);

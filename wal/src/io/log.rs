@@ -87,6 +87,9 @@ pub struct Log {
     reading: Cell<usize>,
     /// Files to be removed, in this order.
     useless: RefCell<VecDeque<SegmentId>>,
+    /// Segments to be made ready, each once this flush and all before it are durable: a file that is there
+    /// says so of the segment before, whatever is left of that.
+    wanted: RefCell<VecDeque<(FlushNumber, SegmentId)>>,
     /// Files that become useless once this log's first flush is durable.
     given_up: RefCell<Vec<SegmentId>>,
 }
@@ -119,11 +122,12 @@ impl Log {
         }
         let recovered = replay.finish();
         for &segment in &recovered.unsynced {
-            segments.sync(segment).await?;
+            segments.sync_segment(segment).await?;
         }
         for &segment in &recovered.dead {
             segments.remove(segment)?;
         }
+        segments.sync().await?;
         found.retain(|segment| !recovered.dead.contains(segment));
         let next = recovered.writer.next_segment();
         let full = match (segments.prepare(next).await, found.last()) {
@@ -152,6 +156,7 @@ impl Log {
             failed: Cell::new(false),
             reading: Cell::new(0),
             useless: RefCell::default(),
+            wanted: RefCell::default(),
             given_up: RefCell::new(recovered.given_up),
         });
         if full {
@@ -173,10 +178,9 @@ impl Log {
             let placement = writer.place(number, records);
             let mut buffer = self.segments.buffer(placement.bytes);
             writer.encode(&placement, records, buffer.as_bytes_mut());
-            let next = placement.opens_segment.then(|| writer.next_segment());
-            drop(writer);
-            if let Some(next) = next {
-                self.prepare(next);
+            if placement.opens_segment {
+                let wanted = (number, writer.next_segment());
+                self.wanted.borrow_mut().push_back(wanted);
             }
             (placement, buffer)
         });
@@ -198,6 +202,7 @@ impl Log {
             };
             if let Err(error) = result.await {
                 log.failed.set(true);
+                log.segments.stop();
                 return Err(error);
             }
             if log.failed.get() {
@@ -205,9 +210,20 @@ impl Log {
             }
             let durable = log.writer.borrow_mut().written(number);
             if durable >= number {
+                log.prepare_wanted(durable);
                 log.reclaim();
             }
             Ok(durable)
+        }
+    }
+
+    fn prepare_wanted(self: &Rc<Self>, durable: FlushNumber) {
+        let next = || {
+            let mut wanted = self.wanted.borrow_mut();
+            wanted.pop_front_if(|(opened_by, _)| *opened_by <= durable)
+        };
+        while let Some((_, segment)) = next() {
+            self.prepare(segment);
         }
     }
 

@@ -51,6 +51,8 @@ struct State {
     waiting: Vec<Waker>,
     full: bool,
     closed: bool,
+    /// Nothing is written any more, so that no segment need be waited for.
+    stopped: bool,
 }
 
 impl Segments {
@@ -93,7 +95,7 @@ impl Segments {
     }
 
     /// Makes durable what was written to a segment before this process began.
-    pub(super) async fn sync(&self, segment: SegmentId) -> Result<(), LogError> {
+    pub(super) async fn sync_segment(&self, segment: SegmentId) -> Result<(), LogError> {
         let file = self.existing(segment).await?;
         let synced = file.fdatasync().await;
         synced.map_err(|error| LogError::io("sync", &self.path(segment), error))
@@ -181,6 +183,13 @@ impl Segments {
         }
     }
 
+    /// Segments that are not ready will not be written.
+    pub(super) fn stop(&self) {
+        let mut state = self.state.borrow_mut();
+        state.stopped = true;
+        state.waiting.drain(..).for_each(Waker::wake);
+    }
+
     /// Nobody need wait for a segment any more.
     fn closed(&self) -> LogError {
         let mut state = self.state.borrow_mut();
@@ -209,6 +218,12 @@ impl Segments {
         }
         std::fs::rename(self.path(from), self.path(to))?;
         self.sync_directory().await
+    }
+
+    /// What was made and removed stays so after a crash.
+    pub(super) async fn sync(&self) -> Result<(), LogError> {
+        let synced = self.sync_directory().await;
+        synced.map_err(|error| LogError::io("sync", &self.directory, error))
     }
 
     async fn sync_directory(&self) -> Result<(), glommio::GlommioError<()>> {
@@ -319,7 +334,7 @@ impl Segments {
             if let Some(file) = state.open.get(&segment) {
                 return Poll::Ready(Ok(file.clone()));
             }
-            if state.failure.is_some() {
+            if state.failure.is_some() || state.stopped {
                 return Poll::Ready(Err(LogError::Failed));
             }
             state.waiting.push(context.waker().clone());
