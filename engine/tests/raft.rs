@@ -6,6 +6,8 @@
 
 #[path = "raft/cluster.rs"]
 mod cluster;
+#[path = "raft/cut.rs"]
+mod cut;
 #[path = "raft/forgetful.rs"]
 mod forgetful;
 #[path = "raft/matrix.rs"]

@@ -313,8 +313,17 @@ impl Raft {
 
     /// The range that peers' questions need from the disk.
     pub(super) fn question_wanted(&self) -> Option<(LogIndex, LogIndex)> {
-        let question = self.questions.first()?;
-        Some((question.after.next(), self.log.persisted())).filter(|(from, to)| from <= to)
+        let durable = self.log.persisted();
+        let mut firsts = self.questions.iter().map(|it| it.after.next());
+        let first = firsts.find(|&first| first <= durable)?;
+        Some((first, durable))
+    }
+
+    /// The log begins later: nobody can read for a peer what has left it. Who asks again is offered
+    /// the snapshot.
+    pub(super) fn forget_questions(&mut self) {
+        let floor = self.log.floor().0;
+        self.questions.retain(|question| question.after >= floor);
     }
 
     /// Entries that were fetched from the disk answer the question that asked for them.

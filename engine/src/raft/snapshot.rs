@@ -63,6 +63,7 @@ impl Raft {
             .min(kept.unwrap_or(index));
         if index > self.log.floor().0 {
             self.log.compact(index);
+            self.forget_questions();
         }
     }
 
@@ -144,6 +145,7 @@ impl Raft {
         if self.log.term(index) != Some(term) {
             self.log.begin_behind(index, term);
             self.fit_to_snapshot();
+            self.forget_questions();
         }
         self.snapshot = (index, term);
         self.verified = self.verified.max(index);
