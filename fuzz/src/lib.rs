@@ -8,6 +8,8 @@
 //!
 //! An input that broke something is put into `corpus/TARGET` under a name that says what it is.
 
+use std::collections::BTreeMap;
+
 use engine::batch::Batch;
 use engine::kv::Kv;
 use engine::snapshot::{Decoder, Event, Verifier};
@@ -180,20 +182,38 @@ pub fn batch(bytes: &[u8]) {
     }
 }
 
-/// A log of one segment.
+/// Bytes of a segment of the logs below.
+pub const SEGMENT_BYTES: usize = 8 * BLOCK;
+
+/// The segments of a log, one behind the other; what is missing of the last are zeroes.
+fn segments(bytes: &[u8]) -> BTreeMap<SegmentId, Vec<u8>> {
+    let count = bytes.len().div_ceil(SEGMENT_BYTES).clamp(1, 4);
+    let mut bytes = bytes.to_vec();
+    bytes.resize(count * SEGMENT_BYTES, 0);
+    let segments = bytes.chunks_exact(SEGMENT_BYTES).map(<[u8]>::to_vec);
+    (1..).map(SegmentId::from_raw).zip(segments).collect()
+}
+
+/// The first block of each segment.
+fn firsts(segments: &BTreeMap<SegmentId, Vec<u8>>) -> impl Iterator<Item = (SegmentId, &[u8])> {
+    segments.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]))
+}
+
+/// A log.
 pub fn wal_replay(bytes: &[u8]) {
+    replay(&segments(bytes));
+}
+
+fn replay(segments: &BTreeMap<SegmentId, Vec<u8>>) {
     let options = Options {
-        segment_bytes: 8 * BLOCK as u64,
+        segment_bytes: SEGMENT_BYTES as u64,
         instance: 1,
     };
-    let mut segment = bytes.to_vec();
-    segment.resize(8 * BLOCK, 0);
-    let firsts = [(SegmentId::from_raw(1), &segment[..BLOCK])];
-    let Ok(mut replay) = Replay::new(options, 4096, firsts) else {
+    let Ok(mut replay) = Replay::new(options, 4096, firsts(segments)) else {
         return;
     };
-    while replay.next_segment().is_some() {
-        if replay.segment(&segment).is_err() {
+    while let Some(id) = replay.next_segment() {
+        if replay.segment(&segments[&id]).is_err() {
             return;
         }
     }
@@ -202,28 +222,37 @@ pub fn wal_replay(bytes: &[u8]) {
 
 /// The same log, looked at without stopping at what is wrong.
 pub fn wal_survey(bytes: &[u8]) {
-    let mut segment = bytes.to_vec();
-    segment.resize(8 * BLOCK, 0);
+    survey(&segments(bytes));
+}
+
+fn survey(segments: &BTreeMap<SegmentId, Vec<u8>>) {
     for instance in [Some(1), None] {
-        let firsts = [(SegmentId::from_raw(1), &segment[..BLOCK])];
-        let mut survey = Survey::new(instance, firsts);
+        let mut survey = Survey::new(instance, firsts(segments));
         let found = survey.segments().to_vec();
         for one in found.iter().filter(|one| one.role != Role::Dead) {
-            survey.witness(one.segment, &segment);
+            survey.witness(one.segment, &segments[&one.segment]);
         }
         for one in found.iter().filter(|one| one.role == Role::Live) {
-            std::hint::black_box(survey.segment(one.segment, &segment));
+            std::hint::black_box(survey.segment(one.segment, &segments[&one.segment]));
         }
         std::hint::black_box(survey.finish());
     }
 }
 
-/// A log of one segment that passes its checks whatever it says: a checksum keeps rot out, not a build
-/// that wrote something else.
+/// A log that passes its checks whatever it says: a checksum keeps rot out, not a build that wrote
+/// something else.
 pub fn wal_sealed(bytes: &[u8]) {
-    let mut segment = bytes.to_vec();
-    segment.resize(8 * BLOCK, 0);
-    seal(&mut segment[..64]);
+    let mut segments = segments(bytes);
+    segments.values_mut().for_each(|segment| seal_log(segment));
+    replay(&segments);
+    survey(&segments);
+}
+
+/// Makes all checksums of a segment right.
+fn seal_log(segment: &mut [u8]) {
+    if segment.starts_with(b"DKSG") {
+        seal(&mut segment[..64]);
+    }
     let mut rest = &mut segment[BLOCK..];
     while !rest.is_empty() {
         let mut blocks = 1;
@@ -234,8 +263,6 @@ pub fn wal_sealed(bytes: &[u8]) {
         }
         rest = &mut rest[blocks * BLOCK..];
     }
-    wal_replay(&segment);
-    wal_survey(&segment);
 }
 
 /// Makes all checksums of a flush right: of its records, its sectors, its table and its header.

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use drakkar_fuzz::TARGETS;
+use drakkar_fuzz::{SEGMENT_BYTES, TARGETS};
 use engine::batch::{Batch, BatchBuilder};
 use engine::kv::Kv;
 use engine::snapshot::{Compression, Encoder, Header, Member, MemberRole, Membership, machine};
@@ -215,7 +215,7 @@ fn log() -> Vec<u8> {
             },
         ]
     };
-    segment((1..4).map(flush))
+    segments((1..4).map(flush))
 }
 
 /// A log with records of every kind, and a flush of several blocks.
@@ -238,7 +238,7 @@ fn mixed_log() -> Vec<u8> {
         entry: entry(2, 4, 20),
     };
     let (index, term) = (LogIndex::from_raw(2), Term::from_raw(1));
-    segment([
+    segments([
         vec![
             hard_state(1, 1),
             of(1, entry(1, 1, 30)),
@@ -264,6 +264,8 @@ fn mixed_log() -> Vec<u8> {
                 index,
                 term,
             },
+        ],
+        vec![
             Record::Floor {
                 group: group(1),
                 index,
@@ -271,6 +273,7 @@ fn mixed_log() -> Vec<u8> {
             },
             of(2, entry(3, 3, 0)),
         ],
+        vec![of(1, entry(3, 3, 7)), of(2, entry(3, 4, 7))],
     ])
 }
 
@@ -299,22 +302,25 @@ fn hard_state(of: u32, term: u64) -> Record {
     }
 }
 
-/// The segment that holds these flushes.
-fn segment(flushes: impl IntoIterator<Item = Vec<Record>>) -> Vec<u8> {
+/// The segments that hold these flushes, one behind the other.
+fn segments(flushes: impl IntoIterator<Item = Vec<Record>>) -> Vec<u8> {
     let options = Options {
-        segment_bytes: 8 * wal::BLOCK as u64,
+        segment_bytes: SEGMENT_BYTES as u64,
         instance: 1,
     };
     let replay = Replay::new(options, 0, []).expect("an empty log is sound");
     let mut writer = replay.finish().writer;
-    let mut segment = Vec::new();
+    let mut log = Vec::new();
     for records in flushes {
         let placement = writer.place(writer.next_flush(), &records);
-        let mut flush = vec![0; placement.bytes];
-        writer.encode(&placement, &records, &mut flush);
-        segment.extend(flush);
+        let before = (placement.segment.to_raw() - 1) as usize * SEGMENT_BYTES;
+        log.resize(before + placement.offset as usize, 0);
+        let start = log.len();
+        log.resize(start + placement.bytes, 0);
+        writer.encode(&placement, &records, &mut log[start..]);
+        writer.written(placement.number);
     }
-    segment
+    log
 }
 
 /// The chunks of a small state.
