@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::LocalExecutorBuilder;
 use glommio::timer::sleep;
+use glommio::{LocalExecutorBuilder, spawn_local};
 use wal::io::{DataDirectory, DirectoryError, Identity, Log};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record, Term,
@@ -42,7 +42,7 @@ impl Drop for Scratch {
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
     LocalExecutorBuilder::default().make().unwrap().run(async {
         // glommio may sleep over ready tasks when it is preempted before the first; a timer wakes it.
-        let pulse = glommio::spawn_local(async {
+        let pulse = spawn_local(async {
             loop {
                 sleep(Duration::from_millis(1)).await;
             }
@@ -221,6 +221,28 @@ fn what_could_not_be_read_once_is_kept_until_the_loss_is_noted() {
     }
     open(&path, 0, true);
     assert!(files.iter().all(|file| !file.exists()));
+}
+
+#[test]
+fn a_flush_that_waits_for_a_segment_ends_when_the_log_is_closed() {
+    let scratch = Scratch::new("close");
+    let path = scratch.0.join("shard-0");
+    run(async move {
+        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        // Each needs a segment of its own; the files are made one after the other.
+        let (mut number, mut under_way) = (found.next_flush, Vec::new());
+        for _ in 0..4 {
+            let append = log.append(number, &[entry(number.to_raw(), 200_000)]);
+            under_way.push(spawn_local(append));
+            number = number.next();
+        }
+        log.close().await;
+        let mut failed = 0;
+        for append in under_way {
+            failed += usize::from(append.await.is_err());
+        }
+        assert!(failed > 0, "the last had no file yet");
+    });
 }
 
 #[test]

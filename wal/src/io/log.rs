@@ -217,7 +217,12 @@ impl Log {
         }
     }
 
+    /// Makes the segments ready whose time has come. None once the log was closed: the files are
+    /// another's then.
     fn prepare_wanted(self: &Rc<Self>, durable: FlushNumber) {
+        if self.segments.is_stopped() {
+            return;
+        }
         let next = || {
             let mut wanted = self.wanted.borrow_mut();
             wanted.pop_front_if(|(opened_by, _)| *opened_by <= durable)

@@ -183,6 +183,12 @@ impl Segments {
         }
     }
 
+    /// Whether nothing is written any more.
+    pub(super) fn is_stopped(&self) -> bool {
+        let state = self.state.borrow();
+        state.stopped || state.closed
+    }
+
     /// Segments that are not ready will not be written.
     pub(super) fn stop(&self) {
         let mut state = self.state.borrow_mut();
@@ -389,6 +395,7 @@ impl Segments {
     /// Closes the files that nobody uses any more.
     pub(super) async fn close(&self) {
         self.state.borrow_mut().closed = true;
+        self.stop();
         let (open, free) = {
             let mut state = self.state.borrow_mut();
             (
