@@ -434,6 +434,11 @@ impl Shard {
         self.groups.iter().map(Group::status).collect()
     }
 
+    /// What there is to know about one group; `None` if it is not here.
+    pub fn group_status(&self, group: GroupId) -> Option<GroupStatus> {
+        Some(self.groups[self.position(group)?].status())
+    }
+
     /// What there is to know about the disk.
     pub fn disk(&self) -> DiskStatus {
         self.disk.status(self.clock.now)

@@ -248,16 +248,17 @@ impl Cluster {
     }
 
     fn observe(&mut self, node: usize) -> Result<(), Broken> {
-        let process = self.nodes[node].process.as_ref().expect("it runs");
-        let groups = process.shard.status();
-        for status in &groups {
+        for group in (0..self.plan.groups).map(GroupId::from_raw) {
+            let process = self.nodes[node].process.as_ref().expect("it runs");
+            let status = &process.shard.group_status(group).expect("all are here");
             self.digest = mix(self.digest ^ status.applied.to_raw() ^ status.commit.to_raw());
             self.oracle.observe(node, status, &mut self.counters)?;
             if status.applied.to_raw().is_multiple_of(HASHED_EVERY) {
                 self.compare(node, status)?;
             }
+            self.watch_duty(node, status)?;
         }
-        self.watch_disk(node, &groups)
+        self.watch_disk(node)
     }
 
     /// Compares a state with those of others at the same index, unless it has not moved since.
@@ -338,8 +339,7 @@ impl Cluster {
             return Ok(());
         };
         let process = self.nodes[node].process.as_ref().expect("it runs");
-        let groups = process.shard.status();
-        let applied = groups.iter().find(|status| status.group == group);
+        let applied = process.shard.group_status(group);
         let applied = applied.map_or(LogIndex::ZERO, |status| status.applied);
         let read = matches!(outcome, Outcome::Reply(reply) if !matches!(reply, Reply::Error(_)));
         if read && applied < committed {

@@ -319,14 +319,11 @@ impl Disk {
             instance: INSTANCE,
         };
         let segments = self.platter.segments();
-        let firsts: Vec<_> = segments
-            .iter()
-            .map(|&segment| (segment, self.platter.replayed(segment, BLOCK)))
-            .collect();
-        let firsts = firsts.iter().map(|(segment, bytes)| (*segment, &**bytes));
+        let firsts = segments.iter();
+        let firsts = firsts.map(|&segment| (segment, self.platter.replayed(segment, BLOCK)));
         let mut replay = Replay::new(options, cache_bytes, firsts)?;
         while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.platter.replayed(segment, self.segment_bytes))?;
+            replay.segment(self.platter.replayed(segment, self.segment_bytes))?;
         }
         Ok(replay.finish())
     }

@@ -95,37 +95,39 @@ impl Cluster {
     }
 
     /// A node whose disk failed leads no more, one whose disk is full proposes nothing.
-    pub(crate) fn watch_disk(&mut self, node: usize, groups: &[GroupStatus]) -> Result<(), Broken> {
+    pub(crate) fn watch_duty(&mut self, node: usize, status: &GroupStatus) -> Result<(), Broken> {
         // Clocks run up to a tenth slower, and turns come late.
         let patience = 3 * self.election();
         let process = self.nodes[node].process.as_mut().expect("it runs");
         let watch = &mut process.watch;
-        if !watch.full {
-            watch.ends.clear();
+        let (group, leads) = (status.group, status.role == Role::Leader);
+        let late = |since| self.now > since + patience;
+        if leads && watch.failed_since.is_some_and(late) {
+            return Err(format!(
+                "node {} still leads group {group} although its disk failed",
+                node + 1
+            ));
         }
-        for status in groups {
-            let (group, leads) = (status.group, status.role == Role::Leader);
-            let late = |since| self.now > since + patience;
-            if leads && watch.failed_since.is_some_and(late) {
-                return Err(format!(
-                    "node {} still leads group {group} although its disk failed",
-                    node + 1
-                ));
-            }
-            if watch.full && leads {
-                let now = (status.term, status.last);
-                let before = watch.ends.insert(group, now).unwrap_or(now);
-                if before.0 == now.0 && before.1 != now.1 {
-                    return Err(format!(
-                        "node {} knows that its disk is full and proposes entry {} of group {group}",
-                        node + 1,
-                        status.last
-                    ));
-                }
-            } else {
-                watch.ends.remove(&group);
-            }
+        if !(watch.full && leads) {
+            watch.ends.remove(&group);
+            return Ok(());
         }
+        let now = (status.term, status.last);
+        let before = watch.ends.insert(group, now).unwrap_or(now);
+        if before.0 == now.0 && before.1 != now.1 {
+            return Err(format!(
+                "node {} knows that its disk is full and proposes entry {} of group {group}",
+                node + 1,
+                status.last
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node hands over for slowness only if its disk was slow.
+    pub(crate) fn watch_disk(&mut self, node: usize) -> Result<(), Broken> {
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        let watch = &mut process.watch;
         let disk = process.shard.disk();
         let news = disk.handovers - std::mem::replace(&mut watch.handovers, disk.handovers);
         if disk.state == DiskState::Slow {

@@ -1,6 +1,6 @@
 //! What happens when: a queue of events in virtual time.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
@@ -111,17 +111,15 @@ pub(crate) enum Event {
     Inspect,
 }
 
-struct Scheduled {
-    at: u64,
-    /// Keeps the order of what happens at the same moment.
-    sequence: u64,
-    event: Event,
-}
+/// When something happens, what keeps the order at the same moment, and the place of the event.
+type Scheduled = (u64, u64, usize);
 
-/// What is going to happen.
+/// What is going to happen. Events stay in their places: they are larger than what has to be sorted.
 #[derive(Default)]
 pub(crate) struct Queue {
     heap: BinaryHeap<Reverse<Scheduled>>,
+    places: Vec<Option<Event>>,
+    free: Vec<usize>,
     sequence: u64,
 }
 
@@ -129,42 +127,26 @@ impl Queue {
     /// Plans an event.
     pub(crate) fn plan_at(&mut self, at: u64, event: Event) {
         let sequence = self.moment();
-        self.heap.push(Reverse(Scheduled {
-            at,
-            sequence,
-            event,
-        }));
+        let place = self.free.pop().unwrap_or(self.places.len());
+        if place == self.places.len() {
+            self.places.push(Some(event));
+        } else {
+            self.places[place] = Some(event);
+        }
+        self.heap.push(Reverse((at, sequence, place)));
     }
 
     /// The next event and when it happens.
     pub(crate) fn next(&mut self) -> Option<(u64, Event)> {
-        let Reverse(Scheduled { at, event, .. }) = self.heap.pop()?;
-        Some((at, event))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        let event = self.places[place].take();
+        Some((at, event.expect("planned once")))
     }
 
     /// A moment that orders events planned for the same time, and the calls and returns of clients.
     pub(crate) fn moment(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }

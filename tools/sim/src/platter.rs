@@ -1,6 +1,5 @@
 //! What is on a disk: segment files, bytes that decay, blocks that cannot be read any more.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
@@ -51,14 +50,9 @@ impl Platter {
         (!fails).then(|| &self.segments[&segment][range])
     }
 
-    /// The first bytes of a segment as a start reads them.
-    pub(crate) fn replayed(&self, segment: SegmentId, bytes: usize) -> Cow<'_, [u8]> {
-        let mut read = Cow::Borrowed(&self.segments[&segment][..bytes]);
-        let blocks = (segment, 0)..(segment, bytes / BLOCK);
-        for &(_, block) in self.unreadable.range(blocks) {
-            read.to_mut()[block * BLOCK..][..BLOCK].fill(UNREADABLE);
-        }
-        read
+    /// The first bytes of a segment as a start reads them: [`UNREADABLE`] where the device gives none.
+    pub(crate) fn replayed(&self, segment: SegmentId, bytes: usize) -> &[u8] {
+        &self.segments[&segment][..bytes]
     }
 
     /// Deletes a segment file.
@@ -111,6 +105,9 @@ impl Platter {
             let first = rng.index(blocks);
             (first, (first + rng.index(3)).min(blocks - 1))
         };
+        let file = self.segments.get_mut(&segment).expect("just picked");
+        let lost = first * BLOCK..((last + 1) * BLOCK).min(file.len());
+        Rc::make_mut(file)[lost].fill(UNREADABLE);
         self.unreadable
             .extend((first..=last).map(|block| (segment, block)));
         true
