@@ -91,6 +91,9 @@ async fn serve(executor: &Executor, socket: &Socket) -> std::io::Result<()> {
 }
 
 async fn respond(executor: &Executor, request: &Request) -> Response {
+    if request.path == "/v1/snapshots/file" && request.method == "GET" {
+        return snapshot_admin::read(executor, &request.query).await;
+    }
     if request.path == "/v1/snapshots" {
         return snapshot_admin::respond(executor, request).await;
     }
@@ -110,7 +113,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         }
         _ => Response::text(
             404,
-            "not found; try /healthz, /readyz, /v1/status, /v1/snapshots\n",
+            "not found; try /healthz, /readyz, /v1/status, /v1/snapshots, /v1/snapshots/file\n",
         ),
     }
 }

@@ -24,7 +24,7 @@ use super::client::Clients;
 use super::clock::Origin;
 use super::fetcher::Fetcher;
 use super::handle::Batch;
-use super::mailbox::{Carried, Letter, Mailbox};
+use super::mailbox::{Carried, Letter, Mailbox, SnapshotPlace};
 use super::node::{Fate, NodeError};
 use super::parked::Parked;
 use super::peer::Link;
@@ -487,6 +487,21 @@ impl Executor {
             }
             Letter::Snapshot { group, answer } => self.ask_for_snapshot(group, answer),
             Letter::ListSnapshots(answer) => answer(self.snapshots.files()),
+            Letter::ReadSnapshot { place, answer } => {
+                let snapshots = self.snapshots.clone();
+                glommio::spawn_local(async move {
+                    let SnapshotPlace {
+                        group,
+                        index,
+                        term,
+                        offset,
+                        bytes,
+                    } = place;
+                    let read = snapshots.read(group, index, term, offset, bytes).await;
+                    answer(read.map_err(|error| error.to_string()));
+                })
+                .detach();
+            }
             Letter::Inspect(answer) => answer(self.status()),
             Letter::Stop => {
                 if !self.stopping.replace(true) {

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use wal::GroupId;
+use wal::{GroupId, LogIndex, Term};
 
 use crate::shard::{Outcome, Token};
 
@@ -34,12 +34,27 @@ pub(super) enum Letter {
     },
     /// Asks which files of snapshots there are.
     ListSnapshots(Box<dyn FnOnce(Vec<SnapshotFile>) + Send>),
+    /// Asks for bytes of a snapshot's file, as they are.
+    ReadSnapshot {
+        place: SnapshotPlace,
+        answer: Box<dyn FnOnce(Result<Vec<u8>, String>) + Send>,
+    },
     /// Asks how the shard is.
     Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
     /// Finish and end.
     Stop,
     /// End at once: another shard failed.
     Abort,
+}
+
+/// A part of a snapshot's file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SnapshotPlace {
+    pub(super) group: GroupId,
+    pub(super) index: LogIndex,
+    pub(super) term: Term,
+    pub(super) offset: u64,
+    pub(super) bytes: usize,
 }
 
 /// A request on its way between two shards.
@@ -66,6 +81,7 @@ impl Letter {
             Self::Answers(_)
             | Self::Snapshot { .. }
             | Self::ListSnapshots(_)
+            | Self::ReadSnapshot { .. }
             | Self::Inspect(_)
             | Self::Stop
             | Self::Abort => 0,
@@ -81,6 +97,7 @@ impl fmt::Debug for Letter {
             Self::Commands { .. } => "Commands",
             Self::Snapshot { .. } => "Snapshot",
             Self::ListSnapshots(_) => "ListSnapshots",
+            Self::ReadSnapshot { .. } => "ReadSnapshot",
             Self::Inspect(_) => "Inspect",
             Self::Stop => "Stop",
             Self::Abort => "Abort",

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use net::http::{Request, Response};
-use wal::GroupId;
+use wal::{GroupId, LogIndex, Term};
 
 use super::executor::Executor;
 use super::gathered::Gathered;
-use super::mailbox::Letter;
+use super::mailbox::{Letter, SnapshotPlace};
 use super::snapshots::SnapshotFile;
 use super::status::quote;
 
 /// Less than a connection may take.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// One answer holds so much of a file.
+const PIECE_BYTES: usize = 1 << 20;
+const ALIGNMENT: u64 = 4096;
 
 /// Answers a request for `/v1/snapshots`.
 pub(super) async fn respond(executor: &Executor, request: &Request) -> Response {
@@ -26,6 +30,42 @@ pub(super) async fn respond(executor: &Executor, request: &Request) -> Response 
             ),
         },
         _ => Response::text(405, "only GET and POST are answered here\n"),
+    }
+}
+
+/// Answers a request for `/v1/snapshots/file`: some of a snapshot's bytes, as they are in the file.
+/// Fewer where it ends.
+pub(super) async fn read(executor: &Executor, query: &str) -> Response {
+    let field = |name: &str| {
+        let mut fields = query.split('&').filter_map(|field| field.split_once('='));
+        let (_, value) = fields.find(|(found, _)| *found == name)?;
+        value.parse::<u64>().ok()
+    };
+    let place = || {
+        let group = u32::try_from(field("group")?).ok()?;
+        (group < executor.config.cluster.groups).then_some(())?;
+        Some(SnapshotPlace {
+            group: GroupId::from_raw(group),
+            index: LogIndex::from_raw(field("index")?),
+            term: Term::from_raw(field("term")?),
+            offset: field("offset")?,
+            bytes: PIECE_BYTES,
+        })
+    };
+    let Some(place) = place().filter(|place| place.offset.is_multiple_of(ALIGNMENT)) else {
+        let help = "use ?group=N&index=N&term=N&offset=N, the offset a multiple of 4096\n";
+        return Response::text(400, help);
+    };
+    let shard = usize::from(executor.config.shard_of_group(place.group));
+    let gathered = Gathered::new(1);
+    let answered = gathered.clone();
+    let answer = Box::new(move |outcome| answered.put(outcome));
+    // A shard that has ended does not answer.
+    drop(executor.mailboxes[shard].post(Letter::ReadSnapshot { place, answer }));
+    match gathered.wait(PATIENCE).await.pop() {
+        Some(Ok(bytes)) => Response::bytes(200, bytes),
+        Some(Err(reason)) => Response::text(404, reason + "\n"),
+        None => Response::text(503, "the shard does not answer\n"),
     }
 }
 

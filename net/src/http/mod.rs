@@ -105,6 +105,15 @@ impl Response {
         }
     }
 
+    /// Bytes as they are.
+    pub fn bytes(status: u16, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            content_type: "application/octet-stream",
+            body,
+        }
+    }
+
     /// JSON that is already text.
     pub fn json(status: u16, body: impl Into<String>) -> Self {
         Self {

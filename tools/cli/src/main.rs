@@ -1,5 +1,6 @@
 //! The program `drakkar`: one node, a cluster to try, and what an operator asks of them.
 
+mod backup;
 mod check_disk;
 mod demo;
 mod exit;
@@ -50,6 +51,9 @@ enum Verb {
     /// Shows the snapshots of running nodes, or has some taken.
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Copies a cluster's data while it serves, checks such copies, and writes them to other clusters.
+    #[command(subcommand)]
+    Backup(backup::Verb),
     /// Looks at the logs and snapshots in a data directory without changing them.
     #[command(subcommand)]
     Inspect(inspect::Verb),
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Status(options) => status::run(&options),
         Verb::Snapshot(verb) => snapshot::run(&verb),
+        Verb::Backup(verb) => backup::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
     }
 }

@@ -69,7 +69,7 @@ fn gather(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn verify(path: &Path) -> Result<(Header, Summary), Flaw> {
+pub(crate) fn verify(path: &Path) -> Result<(Header, Summary), Flaw> {
     let mut file = File::open(path)?;
     let mut verifier = Verifier::new();
     let mut piece = vec![0; PIECE];

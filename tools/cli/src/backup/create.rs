@@ -1,0 +1,170 @@
+//! From the leaders' snapshots to files.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use engine::snapshot::Verifier;
+use serde_json::Value;
+
+use super::BackupError;
+use super::manifest::{File, Manifest};
+use crate::http;
+
+/// Longer than a node waits itself.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// A snapshot that takes longer than one request is asked for again.
+const ATTEMPTS: usize = 60;
+
+/// Where a group can be had.
+struct Source {
+    group: u64,
+    endpoint: String,
+    keys: u64,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a backup says when it was made")]
+pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupError> {
+    let io = |error| BackupError::Io {
+        path: to.to_owned(),
+        error,
+    };
+    fs::create_dir_all(to).map_err(io)?;
+    if fs::read_dir(to).map_err(io)?.next().is_some() {
+        let path = to.to_owned();
+        return Err(BackupError::NotEmpty { path });
+    }
+    let (cluster, sources) = leaders(endpoints)?;
+    let mut files = Vec::new();
+    for source in &sources {
+        files.push(copy(source, to)?);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let manifest = Manifest {
+        cluster,
+        created_unix_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+        files,
+    };
+    manifest.write(to).map_err(io)?;
+    Ok(manifest.told(&format!("is in {}", to.display())))
+}
+
+/// The leader of each group, as the one with the newest term says: another may not know yet that it
+/// was deposed.
+fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
+    let (mut cluster, mut reason) = (None, String::new());
+    let mut newest: Vec<Option<(u64, Source)>> = Vec::new();
+    for endpoint in endpoints {
+        let status = http::get(endpoint, "/v1/status")
+            .and_then(|text| serde_json::from_str::<Value>(&text).map_err(|it| it.to_string()));
+        let status = match status {
+            Ok(status) => status,
+            Err(error) => {
+                reason = format!("{endpoint}: {error}");
+                continue;
+            }
+        };
+        cluster = status["cluster"].as_str().map(str::to_owned);
+        for found in status["groups"].as_array().into_iter().flatten() {
+            let number = |name: &str| found[name].as_u64().unwrap_or_default();
+            let (group, term) = (number("group"), number("term"));
+            let at = usize::try_from(group).unwrap_or(usize::MAX);
+            if at >= newest.len() {
+                newest.resize_with(at.saturating_add(1).min(1 << 20), || None);
+            }
+            let known = newest[at].as_ref().is_some_and(|(known, _)| *known >= term);
+            if found["role"] == "leader" && !known {
+                let source = Source {
+                    group,
+                    endpoint: endpoint.clone(),
+                    keys: number("keys"),
+                };
+                newest[at] = Some((term, source));
+            }
+        }
+    }
+    let Some(cluster) = cluster else {
+        return Err(BackupError::Unreachable { reason });
+    };
+    let sources = newest.into_iter().zip(0u64..).map(|(found, group)| {
+        let found = found.map(|(_, source)| source);
+        found.ok_or(BackupError::NoLeader { group })
+    });
+    Ok((cluster, sources.collect::<Result<_, _>>()?))
+}
+
+/// Has a group's leader take a snapshot, and copies it.
+fn copy(source: &Source, to: &Path) -> Result<File, BackupError> {
+    let failed = |reason: String| BackupError::Group {
+        group: source.group,
+        endpoint: source.endpoint.clone(),
+        reason,
+    };
+    let (index, term) = take(source).map_err(failed)?;
+    let name = format!("{}-{index:016x}-{term:016x}.snap", source.group);
+    let path = to.join(&name);
+    let io = |error| BackupError::Io {
+        path: path.clone(),
+        error,
+    };
+    let part = to.join(format!("{name}.part"));
+    let mut file = fs::File::create(&part).map_err(io)?;
+    let (mut verifier, mut offset) = (Verifier::new(), 0);
+    loop {
+        let query = format!(
+            "group={}&index={index}&term={term}&offset={offset}",
+            source.group
+        );
+        let path = format!("/v1/snapshots/file?{query}");
+        let bytes = http::get_bytes(&source.endpoint, &path).map_err(failed)?;
+        verifier.push(&bytes).map_err(|it| failed(it.to_string()))?;
+        file.write_all(&bytes).map_err(io)?;
+        offset += bytes.len();
+        // Only the last piece can be of another length.
+        if bytes.is_empty() || !bytes.len().is_multiple_of(1 << 20) {
+            break;
+        }
+    }
+    let items = verifier.header().map_or(source.keys, |header| header.items);
+    let summary = verifier.finish().map_err(|it| failed(it.to_string()))?;
+    file.sync_all().map_err(io)?;
+    fs::rename(&part, &path).map_err(io)?;
+    Ok(File {
+        name,
+        group: source.group,
+        bytes: summary.bytes,
+        crc: u64::from(summary.crc),
+        keys: items,
+    })
+}
+
+/// Has the leader take a snapshot of the group as it is now; gives its last entry.
+fn take(source: &Source) -> Result<(u64, u64), String> {
+    let Source {
+        group, endpoint, ..
+    } = source;
+    let path = format!("/v1/snapshots?group={group}");
+    let parse = |text: String| serde_json::from_str::<Value>(&text).map_err(|it| it.to_string());
+    let mut reason = String::new();
+    for _ in 0..ATTEMPTS {
+        let taken = http::ask("POST", endpoint, &path, PATIENCE).and_then(parse)?;
+        let taken = &taken["snapshots"][0];
+        let Some(index) = taken["index"].as_u64() else {
+            reason = taken["error"].to_string();
+            continue;
+        };
+        let list = http::get(endpoint, "/v1/snapshots").and_then(parse)?;
+        let files = list["snapshots"].as_array().into_iter().flatten();
+        let newest = files
+            .filter(|file| file["group"] == *group && file["refused"] != true)
+            .filter_map(|file| Some((file["index"].as_u64()?, file["term"].as_u64()?)));
+        // A newer one is as good.
+        return match newest.max().filter(|newest| newest.0 >= index) {
+            Some(newest) => Ok(newest),
+            None if index == 0 => Err("nothing was ever written to it".into()),
+            None => Err(format!("its snapshot up to {index} is gone again")),
+        };
+    }
+    Err(format!("it takes no snapshot: {reason}"))
+}

@@ -1,0 +1,102 @@
+//! A backup of a cluster that serves, and what comes back of it in another.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod demo;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use demo::Demo;
+use redis::Commands;
+use redis::cluster::{ClusterClient, ClusterConnection};
+
+const KEYS: usize = 500;
+
+fn drakkar(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_drakkar");
+    let mut command = Command::new("timeout");
+    command.args(["120", program]).args(arguments);
+    command.output().unwrap()
+}
+
+fn connect(demo: &Demo) -> ClusterConnection {
+    let client = ClusterClient::new([format!("redis://127.0.0.1:{}", demo.port)]).unwrap();
+    client.get_connection().unwrap()
+}
+
+fn admin(demo: &Demo) -> String {
+    let port = |node| format!("127.0.0.1:{}", demo.port + 2000 + node);
+    [0, 1, 2].map(port).join(",")
+}
+
+fn value(key: usize) -> Vec<u8> {
+    vec![u8::try_from(key % 251).unwrap(); key * 7 % 900]
+}
+
+fn ends_with(output: &Output, code: i32, words: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let shown = format!("{said}{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(code), "{shown}");
+    assert!(shown.contains(words), "{shown}");
+}
+
+fn damage(directory: &Path) {
+    let mut files = fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let file = files.find(|file| file.extension().is_some_and(|it| it == "snap"));
+    let file = file.unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_backup_comes_back_in_a_cluster_of_another_shape() {
+    let source = Demo::start(&[]);
+    let mut client = connect(&source);
+    for key in 0..KEYS {
+        let _: () = client.set(format!("key {key}"), value(key)).unwrap();
+    }
+    let _: () = client.set_ex("passing", "value", 3600).unwrap();
+    let backup = source.directory.join("backup");
+    let place = backup.to_str().unwrap();
+    let endpoints = admin(&source);
+    let create = ["backup", "create", "--endpoint", &endpoints, "--to", place];
+    ends_with(&drakkar(&create), 0, "501 keys");
+    ends_with(&drakkar(&create), 4, "not empty");
+    ends_with(
+        &drakkar(&["backup", "verify", "--from", place]),
+        0,
+        "is sound",
+    );
+
+    let target = Demo::start(&["--shards", "2", "--groups", "5"]);
+    let to = format!("127.0.0.1:{}", target.port);
+    let restore = ["backup", "restore", "--from", place, "--to", &to];
+    ends_with(&drakkar(&restore), 0, "501 keys were written");
+    ends_with(&drakkar(&restore), 4, "--over");
+    let mut restored = connect(&target);
+    for key in 0..KEYS {
+        let found: Vec<u8> = restored.get(format!("key {key}")).unwrap();
+        assert_eq!(found, value(key), "key {key}");
+    }
+    let left: i64 = restored.ttl("passing").unwrap();
+    assert!((1..=3600).contains(&left), "{left} s are left");
+    target.stop();
+
+    damage(&backup);
+    ends_with(
+        &drakkar(&["backup", "verify", "--from", place]),
+        65,
+        ".snap",
+    );
+    ends_with(
+        &drakkar(&["backup", "verify", "--from", "/nonexistent"]),
+        66,
+        "no backup",
+    );
+    source.stop();
+}
