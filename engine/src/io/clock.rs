@@ -20,6 +20,11 @@ impl Origin {
         Time::from_nanos(u64::try_from(nanos).expect("a node runs less than 580 years"))
     }
 
+    /// Milliseconds since then, for people.
+    pub(super) fn millis_since(self, then: Time) -> u64 {
+        u64::try_from(self.time().since(then).as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn clock(self) -> Clock {
         Clock {
             now: self.time(),

@@ -662,6 +662,7 @@ impl Executor {
             disk: shard.disk(),
             free_bytes: self.log.free_bytes(),
             snapshots: self.taker.newest(),
+            received: self.fetcher.under_way(),
             log_segments: self.log.segments(),
             log_bytes: self.log_bytes(),
         }

@@ -21,7 +21,7 @@ use super::sender::PART_BYTES_MAX;
 use super::snapshots::{Receiver, Restored, SnapshotFileError};
 use super::socket::Socket;
 use super::start::CHUNK_BYTES_MAX;
-use super::status::NewestSnapshot;
+use super::status::{NewestSnapshot, Received};
 
 /// Snapshots that a shard fetches at once; each takes a few MiB, and memory for its state.
 const FETCHES_MAX: u64 = 2;
@@ -63,14 +63,6 @@ pub(super) struct Fetcher {
     fetches: Cell<u64>,
 }
 
-/// How far a fetch is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Received {
-    pub(super) bytes: u64,
-    /// Zero until it is known.
-    pub(super) total_bytes: u64,
-}
-
 impl Default for Fetcher {
     fn default() -> Self {
         Self {
@@ -84,6 +76,11 @@ impl Default for Fetcher {
 }
 
 impl Fetcher {
+    /// How far each fetch is that has begun.
+    pub(super) fn under_way(&self) -> BTreeMap<GroupId, Received> {
+        self.under_way.borrow().clone()
+    }
+
     fn note(&self, group: GroupId, bytes: u64, total_bytes: u64) {
         let received = Received { bytes, total_bytes };
         self.under_way.borrow_mut().insert(group, received);
@@ -113,7 +110,7 @@ async fn run(executor: Rc<Executor>, fetch: FetchSnapshot) {
     tracing::info!(event = "snapshot.fetching", shard, %group, peer, index);
     let fetched = executor.fetch(fetch).await;
     executor.fetcher.under_way.borrow_mut().remove(&group);
-    let ms = executor.origin.time().since(started).as_millis();
+    let ms = executor.origin.millis_since(started);
     let input = match fetched {
         Ok((snapshot, newest)) => {
             let bytes = newest.bytes;

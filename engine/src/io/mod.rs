@@ -30,5 +30,5 @@ mod view;
 pub use handle::{Commands, Handle, Rejected};
 pub use node::{Node, NodeError, OpenError};
 pub use preflight::PreflightError;
-pub use status::{NewestSnapshot, PeerStatus, ShardStatus, role_name};
+pub use status::{NewestSnapshot, PeerStatus, Received, ShardStatus, role_name};
 pub use taker::NoSnapshot;

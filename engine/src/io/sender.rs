@@ -3,6 +3,7 @@
 use net::peer::{FrameKind, Part, PartRequest, frame};
 use wal::{GroupId, LogIndex, Term};
 
+use crate::shard::{GroupStatus, Input};
 use crate::snapshot::Verifier;
 
 use super::executor::Executor;
@@ -53,6 +54,11 @@ impl Sender {
             Err(error) => {
                 let (shard, index) = (executor.index, name.1.to_raw());
                 tracing::warn!(event = "snapshot.not_sent", shard, %group, index, reason = %error);
+                let statuses = executor.group_statuses();
+                let offers = |it: &GroupStatus| it.group == group && it.snapshot == name.1;
+                if statuses.iter().any(offers) {
+                    executor.step(executor.clock(), Input::SnapshotLost { group });
+                }
                 Part::Gone
             }
         };

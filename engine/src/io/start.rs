@@ -149,7 +149,7 @@ async fn load(
     }
     progress.cancel().await;
     if !groups.is_empty() {
-        let ms = shared.origin.time().since(begun).as_millis();
+        let ms = shared.origin.millis_since(begun);
         tracing::info!(
             event = "snapshots.loaded",
             shard = index,
@@ -183,7 +183,7 @@ async fn open_log(
         shard = index,
         segments = log.segments(),
         entries = found.groups.values().map(entries).sum::<u64>(),
-        ms = shared.origin.time().since(begun).as_millis(),
+        ms = shared.origin.millis_since(begun),
     );
     tell_losses(index, &found);
     Ok((log, found))

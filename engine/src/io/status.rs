@@ -16,6 +16,8 @@ pub struct ShardStatus {
     pub groups: Vec<(GroupStatus, (LogIndex, u64))>,
     /// The newest good snapshot of each group that has one.
     pub snapshots: BTreeMap<GroupId, NewestSnapshot>,
+    /// Snapshots that are coming from peers.
+    pub received: BTreeMap<GroupId, Received>,
     pub peers: Vec<PeerStatus>,
     pub connections: usize,
     /// Requests that have not been answered yet.
@@ -26,6 +28,13 @@ pub struct ShardStatus {
     pub log_segments: usize,
     /// Of all segments; those that wait to be used again do not count.
     pub log_bytes: u64,
+}
+
+/// How far a snapshot has come from a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    pub bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// The newest snapshot of a group.
@@ -82,7 +91,8 @@ pub(super) fn json(cluster: &str, node: NodeId, shards: &[ShardStatus]) -> Strin
         let number = shard.shard;
         shard.groups.iter().map(move |(status, hash)| {
             let newest = shard.snapshots.get(&status.group);
-            group_json(number, status, *hash, newest)
+            let received = shard.received.get(&status.group).copied();
+            group_json(number, status, *hash, newest, received.unwrap_or_default())
         })
     });
     let mut groups: Vec<(u32, String)> = groups.collect();
@@ -131,6 +141,7 @@ fn group_json(
     status: &GroupStatus,
     hash: (LogIndex, u64),
     newest: Option<&NewestSnapshot>,
+    received: Received,
 ) -> (u32, String) {
     let snapshot = newest.map_or_else(
         || "null".to_owned(),
@@ -139,7 +150,10 @@ fn group_json(
             format!("{{\"index\":{index},\"bytes\":{bytes},\"unix_ms\":{unix_ms}}}")
         },
     );
-    let fetching = status.fetching.map(|index| index.to_string());
+    let fetching = status.fetching.map(|index| {
+        let Received { bytes, total_bytes } = received;
+        format!("{{\"index\":{index},\"bytes\":{bytes},\"total_bytes\":{total_bytes}}}")
+    });
     let fetching = fetching.unwrap_or_else(|| "null".to_owned());
     let leader = status
         .leader

@@ -20,8 +20,9 @@ use super::executor::Executor;
 use super::snapshots::SnapshotFileError;
 use super::status::NewestSnapshot;
 
-/// What is taken from a state at once; the shard waits for no more.
-const CHUNK_BYTES: usize = 256 << 10;
+/// What is taken from a state at once: the shard waits for no more, which is about as long as its tasks
+/// run before they yield.
+const CHUNK_BYTES: usize = 64 << 10;
 /// How often it is looked whether the log is too long.
 const PRESSURE_INTERVAL: Duration = Duration::from_millis(200);
 /// How soon a group is asked again for the sake of the log.
@@ -209,7 +210,7 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
     let started = executor.origin.time();
     tracing::info!(event = "snapshot.begun", shard, %group, index = index.to_raw(), keys = begun.keys);
     let outcome = write(&executor, begun).await;
-    let ms = executor.origin.time().since(started).as_millis();
+    let ms = executor.origin.millis_since(started);
     let input = match outcome {
         Ok(newest) => {
             let bytes = newest.bytes;

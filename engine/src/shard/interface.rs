@@ -56,6 +56,8 @@ pub enum Input<'a> {
     /// Takes a snapshot of a group soon. With `release`, all that it holds leaves the log, too: the
     /// snapshot before it is of no use then.
     TakeSnapshot { group: GroupId, release: bool },
+    /// The newest snapshot of a group turned out to be of no use: another is taken soon.
+    SnapshotLost { group: GroupId },
     /// [`Output::wake_at`] has come.
     Wake,
     /// Hands over the leadership of a group; to the most up-to-date replica if `to` is `None`.

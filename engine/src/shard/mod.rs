@@ -186,6 +186,12 @@ impl Shard {
                     self.dirty.insert(at);
                 }
             }
+            Input::SnapshotLost { group } => {
+                if let Some(at) = self.position(group) {
+                    self.groups[at].snapshot_lost();
+                    self.dirty.insert(at);
+                }
+            }
             Input::Wake => {
                 while let Some(&(time, at)) = self.timers.first() {
                     if time > clock.now {

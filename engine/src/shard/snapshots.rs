@@ -24,6 +24,8 @@ pub(super) struct Snapshots {
     retry_at: Time,
     /// Somebody wants one now.
     asked: bool,
+    /// Nobody can take the newest.
+    lost: bool,
     /// All that the newest holds is to leave the log.
     release: bool,
     /// From where to where what the log still holds is to be written anew, so that the segments that
@@ -100,6 +102,10 @@ impl Group {
         self.snapshots.carry.is_some()
     }
 
+    pub(super) fn snapshot_lost(&mut self) {
+        (self.snapshots.asked, self.snapshots.lost) = (true, true);
+    }
+
     /// Whether a snapshot is to be taken now.
     pub(super) fn is_snapshot_due(&mut self, policy: &SnapshotPolicy, clock: Clock) -> bool {
         let Snapshots {
@@ -120,7 +126,8 @@ impl Group {
                 .due_at(policy)
                 .is_some_and(|at| at <= clock.now);
         // One that a follower is taking would leave before it has it.
-        let free = self.snapshots.taking.is_none() && !self.raft.is_serving_snapshot();
+        let served = self.raft.is_serving_snapshot() && !self.snapshots.lost;
+        let free = self.snapshots.taking.is_none() && !served;
         due && news && free && clock.now >= retry_at && !self.duty.retired && !self.duty.full
     }
 

@@ -325,3 +325,28 @@ fn groups_that_keep_old_segments_let_them_go_when_the_log_is_too_long() {
     let mut client = cluster.connect(2);
     client.ask("DBSIZE", ":101\r\n");
 }
+
+#[test]
+fn a_snapshot_that_rotted_is_not_sent_and_another_is_taken_in_its_place() {
+    let mut cluster = Cluster::start_with("rotten", 1, true, by_hand);
+    let mut client = cluster.connect(1);
+    fill(&mut client, 1);
+    cluster.await_equal_states();
+    cluster.stop(3);
+    fill(&mut client, 2);
+    snapshot_all(&cluster);
+    fill(&mut client, 3);
+    let second = snapshot_all(&cluster);
+    for (group, id) in groups().flat_map(|group| [(group, 1), (group, 2)]) {
+        let newest = files(&cluster, id, group).pop().unwrap();
+        flip_a_byte(&newest, 300);
+    }
+    fill(&mut client, 4);
+    cluster.start_node(3);
+    cluster.await_equal_states();
+    for (group, &second) in groups().zip(&second) {
+        let (status, _) = cluster.status(3, group);
+        assert!(status.snapshot > second, "group {group}: {status:?}");
+    }
+    expect_filled(&mut cluster.connect(3), 4);
+}

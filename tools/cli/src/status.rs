@@ -157,8 +157,11 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// The entry that the newest snapshot of a group is of, and its size; or that one is on its way.
 fn snapshot(group: &Value) -> String {
-    if let Some(index) = group["fetching"].as_u64() {
-        return format!("fetching {index}");
+    let fetching = &group["fetching"];
+    if let Some(index) = fetching["index"].as_u64() {
+        let part = |name: &str| fetching[name].as_u64().unwrap_or_default();
+        let share = (part("bytes") * 100).checked_div(part("total_bytes"));
+        return format!("fetching {index} ({} %)", share.unwrap_or_default());
     }
     let newest = &group["snapshot"];
     match (newest["index"].as_u64(), newest["bytes"].as_u64()) {
@@ -209,7 +212,8 @@ mod tests {
                 { "group": 0, "role": "leader", "term": 3, "commit": 9, "applied": 9, "keys": 4,
                   "floor": 5, "snapshot": { "index": 7, "bytes": 20480 }, "fetching": null },
                 { "group": 1, "role": "follower", "term": 3, "commit": 9, "applied": 0, "keys": 0,
-                  "floor": 0, "snapshot": null, "fetching": 8 },
+                  "floor": 0, "snapshot": null,
+                  "fetching": { "index": 8, "bytes": 25, "total_bytes": 100 } },
             ],
         });
         let failing = json!({
@@ -227,7 +231,7 @@ NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS  LOG
 
 GROUP  NODE  ROLE      TERM  COMMIT  APPLIED  KEYS  FLOOR  SNAPSHOT
 0      1     leader    3     9       9        4     5      7 (20 KiB)
-1      1     follower  3     9       0        0     0      fetching 8
+1      1     follower  3     9       0        0     0      fetching 8 (25 %)
 ";
         assert_eq!(text, expected);
     }
