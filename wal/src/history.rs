@@ -224,6 +224,8 @@ impl History {
     fn reach_back(&mut self, floor: LogIndex) {
         if self.start() > floor {
             self.positions.set_floor(floor);
+            // What was known is the term of a position that is inside the log now.
+            self.floor_term = Term::ZERO;
         }
         self.beheaded = self.start() > LogIndex::ZERO;
     }

@@ -603,22 +603,22 @@ fn a_lost_flush_of_entries_that_were_put_back_takes_those_behind_the_end_with_it
     assert_eq!(last_of(&recovered), 3);
 }
 
+/// Votes until the next segment is begun. Segments that nothing needs go.
+fn roll(scribe: &mut Scribe) {
+    let segment = scribe.flushes.last().unwrap().0.segment;
+    while scribe.flushes.last().unwrap().0.segment == segment {
+        scribe.flush(&[vote(2)]);
+        for gone in scribe.writer.reclaim() {
+            scribe.disk.0.remove(&gone);
+        }
+    }
+}
+
 #[test]
 fn an_entry_that_was_written_anew_outlives_the_segment_it_came_from() {
     let mut scribe = Scribe::new();
     scribe.entries(&[8, 8, 8]);
     let first = scribe.flushes[0].0.segment;
-    let mut term = 1;
-    let mut roll = |scribe: &mut Scribe| {
-        let segment = scribe.flushes.last().unwrap().0.segment;
-        while scribe.flushes.last().unwrap().0.segment == segment {
-            term += 1;
-            scribe.flush(&[vote(term)]);
-            for gone in scribe.writer.reclaim() {
-                scribe.disk.0.remove(&gone);
-            }
-        }
-    };
     roll(&mut scribe);
     let group = GroupId::from_raw(1);
     let floor = |index| Record::Floor {
@@ -639,6 +639,30 @@ fn an_entry_that_was_written_anew_outlives_the_segment_it_came_from() {
     let log = scribe.disk.replay().unwrap().groups.remove(&group).unwrap();
     assert_eq!((log.floor.0.to_raw(), log.last.to_raw()), (2, 3));
     assert_eq!((log.damage, log.tail.len()), (None, 1));
+}
+
+/// Without a snapshot, a log that was written anew starts where every log does.
+#[test]
+fn a_log_that_was_written_anew_as_a_whole_has_no_entry_before_its_first() {
+    let mut scribe = Scribe::new();
+    scribe.entries(&[8, 8, 8]);
+    let first = scribe.flushes[0].0.segment;
+    roll(&mut scribe);
+    let group = GroupId::from_raw(1);
+    let anew = [1, 2, 3].map(|index| {
+        let Record::Entry { entry, .. } = entry(index, 1, 8) else {
+            unreachable!()
+        };
+        Record::Patch { group, entry }
+    });
+    scribe.flush(&anew);
+    roll(&mut scribe);
+    roll(&mut scribe);
+    assert!(!scribe.disk.0.contains_key(&first), "nothing needs it");
+
+    let log = scribe.disk.replay().unwrap().groups.remove(&group).unwrap();
+    assert_eq!(log.floor, (LogIndex::ZERO, Term::ZERO));
+    assert_eq!((log.last.to_raw(), log.damage), (3, None));
 }
 
 #[test]
