@@ -183,6 +183,10 @@ impl Raft {
             if voters.contains(replica) {
                 heard += usize::from(progress.active);
             }
+            if !progress.active {
+                // It is gone: nothing is kept for it.
+                progress.offered = LogIndex::ZERO;
+            }
             progress.active = false;
         }
         heard >= majority(voters.len())

@@ -55,7 +55,7 @@ impl Raft {
     /// snapshot that a replica is taking from this leader stays: it needs that next.
     pub fn compact(&mut self, index: LogIndex) {
         let taking = self.progress.iter().map(|(_, progress)| progress);
-        let taking = taking.filter(|progress| progress.active && progress.offered > LogIndex::ZERO);
+        let taking = taking.filter(|progress| progress.offered > LogIndex::ZERO);
         let kept = taking.map(|progress| progress.offered).min();
         let index = index
             .min(self.snapshot.0)
@@ -75,7 +75,7 @@ impl Raft {
     /// Whether another replica takes a snapshot from this leader.
     pub fn is_serving_snapshot(&self) -> bool {
         let mut others = self.progress.iter();
-        others.any(|(_, progress)| progress.active && progress.offered > LogIndex::ZERO)
+        others.any(|(_, progress)| progress.offered > LogIndex::ZERO)
     }
 
     /// A follower needs what has left the log.

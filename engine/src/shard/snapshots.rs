@@ -10,6 +10,9 @@ use super::{BegunSnapshot, FetchSnapshot, Output, Snapshot, SnapshotChunk, Snaps
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
+/// While a follower takes a snapshot, the next one is due after so many times as much as else.
+const PATIENCE: u64 = 4;
+
 /// What a group knows of its snapshots.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
@@ -24,8 +27,6 @@ pub(super) struct Snapshots {
     retry_at: Time,
     /// Somebody wants one now.
     asked: bool,
-    /// Nobody can take the newest.
-    lost: bool,
     /// All that the newest holds is to leave the log.
     release: bool,
     /// From where to where what the log still holds is to be written anew, so that the segments that
@@ -103,7 +104,7 @@ impl Group {
     }
 
     pub(super) fn snapshot_lost(&mut self) {
-        (self.snapshots.asked, self.snapshots.lost) = (true, true);
+        self.snapshots.asked = true;
     }
 
     /// Whether a snapshot is to be taken now.
@@ -125,9 +126,14 @@ impl Group {
                 .snapshots
                 .due_at(policy)
                 .is_some_and(|at| at <= clock.now);
-        // One that a follower is taking would leave before it has it.
-        let served = self.raft.is_serving_snapshot() && !self.snapshots.lost;
-        let free = self.snapshots.taking.is_none() && !served;
+        // One that a follower is taking would leave before it has it. But it may never have it: the file
+        // may have rotted.
+        let outgrown = reached(entries / PATIENCE, policy.entries)
+            || reached(bytes / PATIENCE, policy.bytes)
+                && bytes / PATIENCE / 2 >= self.snapshots.size;
+        let free = self.snapshots.taking.is_none();
+        let wanted = outgrown || self.snapshots.asked;
+        let free = free && (wanted || !self.raft.is_serving_snapshot());
         due && news && free && clock.now >= retry_at && !self.duty.retired && !self.duty.full
     }
 

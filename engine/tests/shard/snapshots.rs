@@ -131,3 +131,23 @@ fn a_snapshot_is_due_when_the_log_has_outgrown_the_state() {
     // The first when the least is reached, the next after twice as many bytes as that had.
     assert_eq!(taken, [0, 1, 1, 1, 1, 2, 2, 2]);
 }
+
+#[test]
+fn a_follower_that_cannot_take_the_snapshot_it_is_offered_gets_a_later_one() {
+    let mut cluster = Cluster::with(|options| {
+        options.snapshots = SnapshotPolicy {
+            entries: 5,
+            keeps_previous: false,
+            ..SnapshotPolicy::BY_HAND
+        };
+    });
+    cluster.cut_off = vec![3];
+    write(&mut cluster, 1, 0..12);
+    cluster.files.clear();
+    cluster.cut_off.clear();
+    write(&mut cluster, 1, 12..18);
+    assert_eq!(cluster.keys_on(3), 0, "the snapshot that it needs is gone");
+    write(&mut cluster, 1, 18..40);
+    cluster.run(1000);
+    assert_eq!(cluster.keys_on(3), 40);
+}
