@@ -77,6 +77,8 @@ pub(crate) struct Recorded {
     pub(crate) first_error: Option<String>,
     /// Good answers of the warm-up as well.
     pub(crate) answered_in_all: u64,
+    /// How late an open loop made requests that were due in the measured time.
+    pub(crate) lateness: Latencies,
 }
 
 impl Recorded {
@@ -86,6 +88,7 @@ impl Recorded {
             errors: 0,
             first_error: None,
             answered_in_all: 0,
+            lateness: Latencies::new(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Recorded {
         }
         self.errors += other.errors;
         self.answered_in_all += other.answered_in_all;
+        self.lateness.add(&other.lateness);
         if self.first_error.is_none() {
             self.first_error.clone_from(&other.first_error);
         }

@@ -79,33 +79,48 @@ pub(crate) fn write_and_round_trips(
     let (buffer, start) = aligned(BLOCK);
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let mut peer = TcpStream::connect(address).map_err(failed)?;
+    let (stream, _) = listener.accept().map_err(failed)?;
+    for end in [&peer, &stream] {
+        end.set_nodelay(true).map_err(failed)?;
+    }
+    // Each on a core of its own, as nodes are: the first two.
     std::thread::scope(|scope| {
-        scope.spawn(move || echo(&listener));
-        let mut peer = TcpStream::connect(address).map_err(failed)?;
-        peer.set_nodelay(true).map_err(failed)?;
-        let mut message = [0; MESSAGE_BYTES];
-        let mut latencies = Latencies::new();
-        let end = now() + length;
-        while now() < end {
-            let begun = now();
-            file.write(&buffer[start..start + BLOCK]).map_err(failed)?;
-            for _ in 0..2 {
-                peer.write_all(&message).map_err(failed)?;
-                peer.read_exact(&mut message).map_err(failed)?;
+        scope.spawn(move || {
+            pin(1);
+            echo(stream);
+        });
+        let client = scope.spawn(move || {
+            pin(0);
+            let mut message = [0; MESSAGE_BYTES];
+            let mut latencies = Latencies::new();
+            let end = now() + length;
+            while now() < end {
+                let begun = now();
+                file.write(&buffer[start..start + BLOCK])?;
+                for _ in 0..2 {
+                    peer.write_all(&message)?;
+                    peer.read_exact(&mut message)?;
+                }
+                latencies.record_many(begun.elapsed(), 1);
             }
-            latencies.record_many(begun.elapsed(), 1);
-        }
-        Ok(latencies)
+            Ok(latencies)
+        });
+        let measured = client
+            .join()
+            .map_err(|_| "the yardstick panicked".to_owned())?;
+        measured.map_err(failed)
     })
 }
 
-/// Answers one connection until it is closed.
-fn echo(listener: &TcpListener) {
-    let Ok((mut stream, _)) = listener.accept() else {
-        return;
-    };
-    // Without it round trips take longer, and nothing else.
-    drop(stream.set_nodelay(true));
+fn pin(core: usize) {
+    if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().get(core) {
+        core_affinity::set_for_current(*core);
+    }
+}
+
+/// Answers until the connection is closed.
+fn echo(mut stream: TcpStream) {
     let mut message = [0; MESSAGE_BYTES];
     while stream.read_exact(&mut message).is_ok() {
         if stream.write_all(&message).is_err() {

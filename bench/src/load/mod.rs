@@ -175,6 +175,9 @@ impl<'a> Driver<'a> {
             while next <= time {
                 let at = turn % self.connections.len();
                 self.connections[at].request(&self.load.mix, next);
+                if self.window.interval_of(next).is_some() {
+                    self.recorded.lateness.record_many(time - next, 1);
+                }
                 turn += 1;
                 next += gap;
             }

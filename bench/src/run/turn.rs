@@ -275,6 +275,11 @@ fn turn(recorded: &Recorded, used: &Used, window: Window) -> Turn {
             figure("operations_per_cpu_second", operations / cpu);
         }
     }
+    if recorded.lateness.count() > 0 {
+        let late = |percent| recorded.lateness.percentile(percent).as_secs_f64() * 1e6;
+        figure("offered_late_p50_micros", late(50.0));
+        figure("offered_late_p99_micros", late(99.0));
+    }
     figure(
         "cpu_servers_user_cores",
         used.servers.user_seconds / seconds,
