@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::api;
 use crate::cluster::{Cluster, Shape};
 use crate::histogram::{HistogramLog, Recorded, Window, wall_clock};
-use crate::load::{self, Keys, Topology, now};
+use crate::load::{self, Crew, Keys, Topology, now};
 use crate::options::{Options, View};
 use crate::run::default_directory;
 
@@ -49,11 +49,12 @@ fn sockets(options: &Options, endpoints: &[String]) -> Result<(), String> {
     if load.mix.reads_at_all() {
         load::fill(&load, &keys)?;
     }
+    let crew = Crew::connect(&load, &keys)?;
     let window = Window {
         start: now() + options.warm_up(),
         measured: options.measured(),
     };
-    let recorded = load::run(&load, &keys, window)?;
+    let recorded = crew.run(window)?;
     if let Some(error) = &recorded.first_error {
         eprintln!("{} errors, the first: {error}", recorded.errors);
     }

@@ -14,6 +14,8 @@ use serde_json::Value;
 /// A directory of its own for each test, below `target`: on a disk.
 fn directory(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // What an earlier run left.
+    drop(std::fs::remove_dir_all(&directory));
     std::fs::create_dir_all(&directory).unwrap();
     directory
 }
@@ -87,8 +89,10 @@ fn check_load(measurement: &Value) {
     assert_eq!(turn["intervals"].as_array().unwrap().len(), 20, "{name}");
     // Leaders may move meanwhile, and a client is told so.
     assert!(turn["errors"].is_u64(), "{name}");
-    assert!(median(measurement, "flush_bytes") >= 4096.0, "{name}");
-    assert!(median(measurement, "operations_per_entry") >= 0.5, "{name}");
+    if name != "W3" && name != "ycsb-c" {
+        assert!(median(measurement, "flush_bytes") >= 4096.0, "{name}");
+        assert!(median(measurement, "operations_per_entry") >= 0.5, "{name}");
+    }
 }
 
 #[test]

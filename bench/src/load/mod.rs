@@ -56,27 +56,37 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Makes the load until the window ends, in threads on the last cores: nodes take the first ones.
-pub(crate) fn run(load: &Load, keys: &Keys, window: Window) -> Result<Recorded, String> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..load.threads)
-            .map(|thread| {
-                let core = cores.iter().rev().nth(thread).copied();
-                scope.spawn(move || {
-                    if let Some(core) = core {
-                        core_affinity::set_for_current(core);
-                    }
-                    Driver::connect(load, keys, thread, window)?.run()
+/// The threads of a load, connected and ready to begin.
+pub(crate) struct Crew<'a>(Vec<Driver<'a>>);
+
+impl<'a> Crew<'a> {
+    pub(crate) fn connect(load: &'a Load, keys: &Keys) -> Result<Self, String> {
+        let drivers = (0..load.threads).map(|thread| Driver::connect(load, keys, thread));
+        drivers.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Makes the load until the window ends, on the last cores: nodes take the first ones.
+    pub(crate) fn run(self, window: Window) -> Result<Recorded, String> {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (self.0.into_iter().enumerate())
+                .map(|(thread, driver)| {
+                    let core = cores.iter().rev().nth(thread).copied();
+                    scope.spawn(move || {
+                        if let Some(core) = core {
+                            core_affinity::set_for_current(core);
+                        }
+                        driver.run(window)
+                    })
                 })
-            })
-            .collect();
-        let mut all = Recorded::new();
-        for thread in threads {
-            all.add(&thread.join().map_err(|_| "a load thread panicked")??);
-        }
-        Ok(all)
-    })
+                .collect();
+            let mut all = Recorded::new();
+            for thread in threads {
+                all.add(&thread.join().map_err(|_| "a load thread panicked")??);
+            }
+            Ok(all)
+        })
+    }
 }
 
 /// Writes every key once.
@@ -125,7 +135,7 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn connect(load: &'a Load, keys: &Keys, thread: usize, window: Window) -> Result<Self, String> {
+    fn connect(load: &'a Load, keys: &Keys, thread: usize) -> Result<Self, String> {
         let leaders: Vec<SocketAddr> = keys.by_leader().iter().map(|(leader, _)| *leader).collect();
         let mine = (0..load.connections).filter(|number| number % load.threads == thread);
         let connect = |number: usize| {
@@ -135,13 +145,17 @@ impl<'a> Driver<'a> {
         Ok(Self {
             load,
             connections: mine.map(connect).collect::<Result<_, _>>()?,
-            window,
+            window: Window {
+                start: now(),
+                measured: Duration::ZERO,
+            },
             input: vec![0; 256 << 10],
             recorded: Recorded::new(),
         })
     }
 
-    fn run(mut self) -> Result<Recorded, String> {
+    fn run(mut self, window: Window) -> Result<Recorded, String> {
+        self.window = window;
         match self.load.rate {
             None => self.closed()?,
             Some(rate) => self.open(rate / self.load.threads as f64)?,

@@ -13,7 +13,7 @@ use crate::api;
 use crate::cluster::{Cluster, Shape};
 use crate::flushes::Flushes;
 use crate::histogram::{Recorded, Window};
-use crate::load::{self, Keys, Topology, now};
+use crate::load::{self, Crew, Keys, Topology, now};
 use crate::peers::Peer;
 use crate::results::Turn;
 use crate::usage::{Usage, free_bytes};
@@ -62,21 +62,14 @@ pub(crate) fn drakkar(
         dir: directory.clone(),
     };
     let mut cluster = Cluster::start(&shape)?;
+    let load = load::Load {
+        rate,
+        ..spec.load.clone()
+    };
+    let keys = filled(&load, &|| Topology::ask(&cluster.endpoints))?;
     let before = (entries(&cluster), Flushes::of_all(&cluster.data()));
     let (recorded, used, window) = match spec.way {
-        Way::Sockets => {
-            let endpoints = cluster.endpoints.clone();
-            let topology = || Topology::ask(&endpoints);
-            sockets(
-                spec,
-                rate,
-                plan,
-                &topology,
-                &cluster.pids(),
-                &directory,
-                started,
-            )?
-        }
+        Way::Sockets => sockets(&load, &keys, plan, &cluster.pids(), &directory, started)?,
         Way::Api { in_flight } => through_api(spec, in_flight, plan, &mut cluster, started)?,
         Way::Idle => idle(plan, &cluster.pids(), &directory, started)?,
     };
@@ -105,46 +98,31 @@ pub(crate) fn peer(
     let servers = peer
         .start(&directory)
         .map_err(|error| format!("{}: {error}", peer.name()))?;
-    let topology = || Ok(Topology::shared(&servers.addresses));
-    let spec = Spec {
-        load: load::Load {
-            protocol: peer.protocol(),
-            ..spec.load.clone()
-        },
-        ..spec.clone()
+    let load = load::Load {
+        protocol: peer.protocol(),
+        rate,
+        ..spec.load.clone()
     };
     let pids = servers.pids();
-    let loaded = sockets(
-        &spec,
-        rate,
-        plan,
-        &topology,
-        &pids,
-        &directory,
-        &mut |_, _| Ok(()),
-    );
+    let loaded = filled(&load, &|| Ok(Topology::shared(&servers.addresses)))
+        .and_then(|keys| sockets(&load, &keys, plan, &pids, &directory, &mut |_, _| Ok(())));
     let (recorded, used, window) = loaded.map_err(|error| format!("{}: {error}", peer.name()))?;
     Ok((turn(&recorded, &used, window), recorded))
 }
 
-/// Makes the load on servers that speak the Redis protocol, keys first.
+/// Makes the load through sockets.
 fn sockets(
-    spec: &Spec,
-    rate: Option<f64>,
+    load: &load::Load,
+    keys: &Keys,
     plan: &Plan,
-    topology: &dyn Fn() -> Result<Topology, String>,
     pids: &[u32],
     directory: &Path,
     started: Started<'_>,
 ) -> Result<(Recorded, Used, Window), String> {
-    let load = load::Load {
-        rate,
-        ..spec.load.clone()
-    };
-    let keys = filled(&load, topology)?;
+    let crew = Crew::connect(load, keys)?;
     let window = window(plan);
     let (recorded, used) = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| load::run(&load, &keys, window));
+        let thread = scope.spawn(move || crew.run(window));
         let used = watch(pids, window, directory, started);
         let recorded = thread.join().map_err(|_| "the load panicked".to_owned())?;
         // If the watch broke off, the load's complaint is only what followed from it.
