@@ -246,7 +246,10 @@ fn open_directory(config: &Config) -> Result<DataDirectory, OpenError> {
         address: format!("{}:{}", address.host, address.peer_port),
         shards: config.cluster.shards,
     };
-    Ok(DataDirectory::open(Path::new(&config.data_dir), &identity)?)
+    // The directory above it is opened, too, and a plain name has none.
+    let path = Path::new(&config.data_dir);
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok(DataDirectory::open(&path, &identity)?)
 }
 
 /// The core a shard is pinned to; nodes that share a machine start at different ones.

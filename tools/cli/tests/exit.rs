@@ -151,6 +151,26 @@ fn what_was_damaged_ends_with_65() {
 }
 
 #[test]
+fn a_data_directory_may_be_named_from_where_the_node_starts() {
+    let place = Place::new();
+    let config = place.config("toml", 1, 1);
+    let text = fs::read_to_string(&config).unwrap();
+    let absolute = place.data().display().to_string();
+    fs::write(&config, text.replace(&absolute, "data")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
+        .args(["serve", "--config", "toml"])
+        .current_dir(&place.directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    place.until_it_serves(&mut child);
+    assert!(place.data().join("identity").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_configuration_that_is_not_there_ends_with_66() {
     let place = Place::new();
     place.ends_with(&place.directory.join("toml"), 66, "cannot read");
