@@ -128,7 +128,8 @@ impl Replay {
         })
     }
 
-    /// Entries that a snapshot holds are not needed: it ends at this position of the group's log.
+    /// Entries that a snapshot holds are not needed: it ends at this position of the group's log. The
+    /// floor is then in what replay finds, and not on the disk: whoever relies on it writes it first.
     #[must_use]
     pub fn with_snapshot(mut self, group: GroupId, index: LogIndex, term: Term) -> Self {
         self.snapshots.insert(group, (index, term));
