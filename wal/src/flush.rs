@@ -18,9 +18,10 @@
 //! ```
 
 use crate::bytes::{read_u16, read_u32, read_u64, write};
+use crate::codec::{RecordError, Stamp, decode_record, stamp};
 use crate::coordinates::COUNT_MAX;
 use crate::segment::{BLOCK, FORMAT, SECTOR, SegmentId};
-use crate::{FlushNumber, checksum, codec};
+use crate::{FlushNumber, Record, checksum, codec};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKFL");
 pub(crate) const HEADER: usize = 64;
@@ -205,6 +206,27 @@ impl FlushHeader {
     pub(crate) fn body<'a>(&self, flush: &'a [u8]) -> &'a [u8] {
         &flush[self.body_offset()..][..self.body_bytes as usize]
     }
+}
+
+/// The records of a flush: where each lies in the body, and what it is, its bytes and its stamp.
+pub(crate) fn records_of<'a>(
+    header: &'a FlushHeader,
+    flush: &'a [u8],
+) -> impl Iterator<Item = (usize, Result<(Record, usize, Stamp), RecordError>)> + 'a {
+    let body = header.body(flush);
+    let mut at = 0;
+    (0..header.records + header.copies).map_while(move |position| {
+        if position == header.records {
+            at = header.copies_at as usize;
+        }
+        let place = at;
+        let bytes = body.get(at..).unwrap_or_default();
+        let decoded = decode_record(bytes).map(|(record, length)| {
+            at += length;
+            (record, length, stamp(bytes))
+        });
+        Some((place, decoded))
+    })
 }
 
 /// The checksum of each sector of the body of a flush that was sealed.

@@ -21,6 +21,7 @@ mod replay;
 mod residue;
 mod segment;
 mod standing;
+mod stop;
 pub mod survey;
 mod writer;
 

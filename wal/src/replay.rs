@@ -11,26 +11,19 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::chain::{Before, Chain, Part};
-use crate::codec::{RecordError, Role, Stamp, decode_record, stamp};
+use crate::codec::Role;
+use crate::codec::Stamp;
 use crate::damage::{Claim, Damage};
-use crate::flush::{Body, FlushHeader, Start};
+use crate::flush::{Body, FlushHeader, Start, records_of};
 use crate::history::{Gap, History};
 use crate::index::{Index, Location};
 use crate::recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
 use crate::residue::Area;
 use crate::segment::{BLOCK, Link};
 use crate::standing::Standings;
+use crate::stop::{Sighting, Stop, flushes_of};
 use crate::writer::{Left, Options, Writer};
 use crate::{FlushNumber, GroupId, LogIndex, Record, SegmentId, Term};
-
-/// A flush whose header is sound, somewhere behind one that is not whole.
-#[derive(Clone, Copy, Debug)]
-struct Sighting {
-    part: usize,
-    offset: usize,
-    number: FlushNumber,
-    durable: FlushNumber,
-}
 
 /// What replay does with the next segment.
 #[derive(Debug, Clone, Copy)]
@@ -39,19 +32,6 @@ enum Stage {
     Follow(usize),
     /// Only notes where later flushes are, to judge the one at which following stopped.
     Look(Stop),
-}
-
-/// Where a flush was expected that is not whole.
-#[derive(Debug, Clone, Copy)]
-struct Stop {
-    part: usize,
-    offset: usize,
-    /// Some sector of it is neither right nor what it was before.
-    rotten: bool,
-    /// It may be whole although its segment's header is not.
-    itself: bool,
-    /// Something of it was written.
-    torn: bool,
 }
 
 /// A replay under way.
@@ -158,6 +138,9 @@ impl Replay {
         } = self.parts[part];
         let area = Area::new(id, made.map_or(bytes.len() as u64, u64::from), bytes);
         let area = area.up_to(end.unwrap_or(u64::MAX));
+        if self.parts[part].unwritten {
+            self.parts[part].unwritten = area.may_be_new();
+        }
         match self.stage {
             Stage::Look(stop) => {
                 self.look(part, area.bytes);
@@ -180,7 +163,11 @@ impl Replay {
                         self.given += 1;
                         self.stage = Stage::Follow(BLOCK);
                     }
-                    Some(stop) => self.stop(stop, area.bytes),
+                    Some(mut stop) => {
+                        let from = stop.offset.min(area.bytes.len());
+                        stop.rotten |= area.has_unreadable(from);
+                        self.stop(stop, area.bytes);
+                    }
                 }
             }
         }
@@ -267,7 +254,13 @@ impl Replay {
                 end: offset as u64,
             });
         }
-        Ok(None)
+        Ok(area.is_cut_off().then_some(Stop {
+            part,
+            offset,
+            rotten: true,
+            itself: false,
+            torn: true,
+        }))
     }
 
     /// A flush is not whole: looks at all that follows before judging it.
@@ -320,7 +313,8 @@ impl Replay {
         // Wherever it stands now, it was written after this one was durable. Segments are taken from the
         // log only when the first flush of the one that becomes its oldest is durable. The file of a
         // segment is made only when the first flush of the segment before is.
-        let opened_behind = if stop.itself { 1 } else { 2 };
+        let begins = stop.itself || stop.offset == BLOCK;
+        let opened_behind = if begins { 1 } else { 2 };
         let proven = self.headless
             || self.parts.len() > stop.part + opened_behind
             || sightings
@@ -340,8 +334,10 @@ impl Replay {
                 number: expected,
                 torn: stop.torn,
             });
-            // A segment whose header was never written is no part of the log.
-            if !stop.itself {
+            // A segment of which only the header was written is no part of the log, unless that tells of a
+            // loss: the file of the next one would say that there had been more in it.
+            let none = stop.offset == BLOCK && self.lost.is_empty();
+            if !(stop.itself || none) {
                 self.end = Some(Link {
                     segment,
                     end: stop.offset as u64,
@@ -621,39 +617,4 @@ fn fingerprint(lost: &[Lost]) -> u64 {
         }
     }
     hash
-}
-
-/// The records of a flush: where each lies in the body, and what it is, its bytes and its stamp.
-fn records_of<'a>(
-    header: &'a FlushHeader,
-    flush: &'a [u8],
-) -> impl Iterator<Item = (usize, Result<(Record, usize, Stamp), RecordError>)> + 'a {
-    let body = header.body(flush);
-    let mut at = 0;
-    (0..header.records + header.copies).map_while(move |position| {
-        if position == header.records {
-            at = header.copies_at as usize;
-        }
-        let place = at;
-        let bytes = body.get(at..).unwrap_or_default();
-        let decoded = decode_record(bytes).map(|(record, length)| {
-            at += length;
-            (record, length, stamp(bytes))
-        });
-        Some((place, decoded))
-    })
-}
-
-/// The headers of flushes in a segment and their offsets, wherever a block starts with one.
-fn flushes_of(
-    segment: SegmentId,
-    instance: u64,
-    bytes: &[u8],
-) -> impl Iterator<Item = (usize, FlushHeader)> {
-    let blocks = bytes.chunks_exact(BLOCK).zip((0..).step_by(BLOCK));
-    blocks.filter_map(move |(block, offset)| {
-        let header = FlushHeader::decode(block)?;
-        let ours = header.generation == segment && header.instance == instance;
-        ours.then_some((offset, header))
-    })
 }

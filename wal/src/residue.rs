@@ -19,10 +19,13 @@ use alloc::vec::Vec;
 
 use crate::bytes::{read_u32, write};
 use crate::flush::{Body, FlushHeader, Start, head_sectors, table};
-use crate::segment::{BLOCK, SECTOR, SegmentId};
+use crate::segment::{BLOCK, SECTOR, SegmentId, UNREADABLE};
 
 /// Checksums that one sector of the table holds.
 const PER_SECTOR: usize = (SECTOR - 8) / 4;
+
+/// A table of which fewer bytes are not zero was never written: some bit of it flipped.
+const FEW: usize = 8;
 
 /// Where the flushes of a segment of this size end at the latest: the table is behind them.
 pub(crate) const fn room(segment_bytes: u64) -> u64 {
@@ -38,6 +41,18 @@ pub(crate) struct Area<'a> {
     /// From the start of the segment on, in whole blocks.
     pub(crate) bytes: &'a [u8],
     table: &'a [u8],
+    /// The file is shorter than it was made.
+    shortened: bool,
+    /// And ends where flushes may have been.
+    cut_off: bool,
+}
+
+/// What is known of a sector before its segment was taken into use.
+enum Known {
+    Zeroes,
+    Sum(u32),
+    /// The table that says so has rotted, or is gone.
+    Nothing,
 }
 
 impl<'a> Area<'a> {
@@ -49,15 +64,18 @@ impl<'a> Area<'a> {
             generation,
             bytes: &bytes[..whole.min(room)],
             table: bytes.get(room..).unwrap_or_default(),
+            shortened: (bytes.len() as u64) < segment_bytes,
+            cut_off: bytes.len() < room,
         }
     }
 
     /// The same, but nothing from `end` on is looked at.
     pub(crate) fn up_to(self, end: u64) -> Self {
         let end = usize::try_from(end).unwrap_or(usize::MAX);
-        let end = end.min(self.bytes.len());
+        let there = end.min(self.bytes.len());
         Self {
-            bytes: &self.bytes[..end - end % BLOCK],
+            bytes: &self.bytes[..there - there % BLOCK],
+            cut_off: self.cut_off && end > there,
             ..self
         }
     }
@@ -81,19 +99,63 @@ impl<'a> Area<'a> {
     pub(crate) fn is_unwritten(&self, offset: usize) -> bool {
         let sector = &self.bytes[offset..][..SECTOR];
         match self.before(offset / SECTOR) {
-            Some(crc) => crc32c::crc32c(sector) == crc,
-            None => sector.iter().all(|&byte| byte == 0),
+            Known::Sum(crc) => crc32c::crc32c(sector) == crc,
+            Known::Zeroes => is_zero(sector),
+            Known::Nothing => false,
         }
     }
 
-    /// The checksum of what a sector held before, if the segment is a recycled one.
-    fn before(&self, sector: usize) -> Option<u32> {
-        let at = sector / PER_SECTOR * SECTOR;
-        let known = self.table.get(at..at + SECTOR)?;
-        let sound = read_u32(known, 4) == self.generation.to_raw()
-            && crc32c::crc32c(&known[4..]) == read_u32(known, 0);
-        sound.then(|| read_u32(known, 8 + sector % PER_SECTOR * 4))
+    /// Whether the file ends where flushes may have been: no crash does that to one that was in use.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off
     }
+
+    /// Whether the device does not give some block from an offset on.
+    pub(crate) fn has_unreadable(&self, offset: usize) -> bool {
+        let mut blocks = self.bytes[offset..].chunks_exact(BLOCK);
+        blocks.any(|block| block.iter().all(|&byte| byte == UNREADABLE))
+    }
+
+    /// Whether this may be a segment that was never begun, or of which the first write was torn: what its
+    /// header's place holds is what it held before, and so is the start of its first flush, or it is whole.
+    pub(crate) fn may_be_new(&self) -> bool {
+        let Some(block) = self.bytes.get(..BLOCK) else {
+            return true;
+        };
+        let header = match self.before(0) {
+            Known::Sum(crc) => crc32c::crc32c(&block[..SECTOR]) == crc,
+            Known::Zeroes => is_zero(&block[..SECTOR]),
+            // A table that rots in a file that is not used yet is no reason to miss anything.
+            Known::Nothing => true,
+        };
+        let begun = self.bytes.len() > BLOCK;
+        header && !self.has_unreadable(0) && !(begun && self.start(BLOCK) == Start::Rotten)
+    }
+
+    /// What a sector held before.
+    fn before(&self, sector: usize) -> Known {
+        let at = sector / PER_SECTOR * SECTOR;
+        let Some(table) = self.table.get(at..at + SECTOR) else {
+            return if self.shortened {
+                Known::Nothing
+            } else {
+                Known::Zeroes
+            };
+        };
+        let sound = read_u32(table, 4) == self.generation.to_raw()
+            && crc32c::crc32c(&table[4..]) == read_u32(table, 0);
+        if sound {
+            Known::Sum(read_u32(table, 8 + sector % PER_SECTOR * 4))
+        } else if table.iter().filter(|&&byte| byte != 0).count() <= FEW {
+            Known::Zeroes
+        } else {
+            Known::Nothing
+        }
+    }
+}
+
+fn is_zero(sector: &[u8]) -> bool {
+    sector.iter().all(|&byte| byte == 0)
 }
 
 /// Memory for checksums. A segment that is begun when they would take more is not recycled.

@@ -83,7 +83,7 @@ impl Platter {
     }
 
     /// Some blocks in a row of what is written cannot be read any more: anywhere, or the newest, which
-    /// hold the promises that count, but never all of a segment. Says whether anything is.
+    /// hold the promises that count: a few of a segment, or all. Says whether anything is.
     pub(crate) fn fade(&mut self, rng: &mut Rng, newest: bool) -> bool {
         let picked = if newest {
             let segments = self.segments();
@@ -96,10 +96,8 @@ impl Platter {
         };
         let blocks = written.div_ceil(BLOCK);
         let (first, last) = if newest {
-            let first = blocks.saturating_sub(1 + rng.index(12)).max(1);
-            if first == blocks {
-                return false;
-            }
+            let few = blocks.saturating_sub(1 + rng.index(12));
+            let first = if rng.chance(500_000) { 0 } else { few };
             (first, blocks - 1)
         } else {
             let first = rng.index(blocks);
