@@ -318,8 +318,9 @@ fn a_data_directory_has_one_owner_and_one_identity() {
             address: "127.0.0.1:9".to_owned(),
             ..own.clone()
         }),
-        "data dir belongs to 127.0.0.1:7379, config says 127.0.0.1:9: restore the old address, \
-         or replace the node under a new id"
+        "data dir belongs to 127.0.0.1:7379, config says 127.0.0.1:9: restore the old address; \
+         or, if the node has moved, run drakkar repair moved --config FILE on it and change its address in \
+         the configurations of all nodes"
     );
     assert_eq!(
         refused(Identity {
@@ -329,6 +330,14 @@ fn a_data_directory_has_one_owner_and_one_identity() {
         "data dir has 2 shards, config says 3: the number of shards cannot be changed while there \
          is data"
     );
+    let moved = Identity {
+        address: "127.0.0.1:9".to_owned(),
+        ..own.clone()
+    };
+    let readdressed = DataDirectory::readdress(&path, &moved).unwrap();
+    assert_eq!(readdressed.instance(), instance);
+    drop(readdressed);
+    assert!(refused(own.clone()).starts_with("data dir belongs to 127.0.0.1:9, config says"));
     damage(&path.join("identity"), 12);
     assert!(refused(own.clone()).contains("does not pass its check"));
     std::fs::remove_file(path.join("identity")).unwrap();

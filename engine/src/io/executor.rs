@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 use net::Command;
-use net::peer::{Hello, Refusal, VERSION};
+use net::peer::{Hello, Refusal, Refused, VERSION};
 use wal::io::{Log, LogError};
 use wal::{GroupId, NodeId};
 
@@ -24,6 +24,7 @@ use super::client::Clients;
 use super::clock::Origin;
 use super::fetcher::Fetcher;
 use super::handle::Batch;
+use super::identity::{Caller, Presence, Register};
 use super::mailbox::{Carried, Letter, Mailbox, SnapshotPlace};
 use super::node::{Fate, NodeError};
 use super::parked::Parked;
@@ -71,8 +72,7 @@ pub(super) struct Executor {
     groups: Vec<GroupId>,
     /// Groups whose repair was told.
     repairing: RefCell<BTreeSet<GroupId>>,
-    /// Instances of the peers that called since the start.
-    instances: RefCell<BTreeMap<u32, u64>>,
+    pub(super) register: Arc<Register>,
     /// Connections that peers have dialled.
     dialled: RefCell<Vec<Weak<Socket>>>,
     random: Cell<u64>,
@@ -94,6 +94,7 @@ pub(super) struct Disk {
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) instance: u64,
+    pub(super) register: Arc<Register>,
     pub(super) origin: Origin,
     pub(super) routes: Arc<Routes>,
     pub(super) mailboxes: Arc<[Mailbox]>,
@@ -137,7 +138,7 @@ impl Executor {
             carried: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             answers: RefCell::new((0..shards).map(|_| Vec::new()).collect()),
             repairing: RefCell::default(),
-            instances: RefCell::default(),
+            register: shared.register,
             dialled: RefCell::default(),
             random: Cell::new(seed | 1),
             stopping: Cell::new(false),
@@ -679,27 +680,49 @@ impl Executor {
             version_max: VERSION,
             instance: self.instance,
             fingerprint: self.config.fingerprint(),
+            start: self.register.start,
+            manner: self.register.manner(),
+            standing: self.register.standing(),
         }
     }
 
     /// Whether a peer that dialled is let in, and the format both speak.
-    pub(super) fn admit(&self, hello: &Hello) -> Result<u16, Refusal> {
+    pub(super) fn admit(&self, hello: &Hello) -> Result<(u16, Arc<Presence>), Refusal> {
         let here = self.hello(NodeId::from_raw(hello.from));
-        let nodes: Vec<u32> = self
-            .config
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| node.id)
-            .collect();
-        let version = hello.admit(&here, &nodes)?;
-        let mut instances = self.instances.borrow_mut();
-        match instances.insert(hello.from, hello.instance) {
-            Some(known) if known != hello.instance => {
-                instances.insert(hello.from, known);
-                Err(Refusal::Instance { caller: hello.from })
-            }
-            _ => Ok(version),
+        let version = hello.admit(&here, &self.register.removed())?;
+        let caller = Caller {
+            node: hello.from,
+            instance: hello.instance,
+            start: hello.start,
+            manner: hello.manner,
+        };
+        let silence_max = super::peer::silence_max(self);
+        let presence = self
+            .register
+            .admit(caller, self.origin.time(), silence_max)?;
+        Ok((version, presence))
+    }
+
+    /// What a caller is told that is not let in.
+    pub(super) fn refuse(&self, caller: u32, refusal: &Refusal) -> Refused {
+        Refused {
+            cause: refusal.cause(),
+            standing: self.register.standing(),
+            known: self.register.known(caller),
+            reason: refusal.to_string(),
+        }
+    }
+
+    /// A peer does not let this node in: it ends if it must not go on as what it is.
+    pub(super) fn refused(&self, peer: NodeId, refused: &Refused) {
+        let Some(reason) = self.register.verdict(refused) else {
+            return;
+        };
+        let peer = peer.to_raw();
+        self.fate.fail(NodeError::Refused { peer, reason });
+        for mailbox in self.mailboxes.iter() {
+            // A shard that has ended already is what is wanted.
+            drop(mailbox.post(Letter::Abort));
         }
     }
 

@@ -9,6 +9,7 @@ mod executor;
 mod fetcher;
 mod gathered;
 mod handle;
+pub mod identity;
 mod mailbox;
 mod node;
 mod parked;

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use wal::GroupId;
-use wal::io::{DataDirectory, DirectoryError, Identity, LogError};
+use wal::io::{DataDirectory, DirectoryError, LogError};
 
 use crate::config::Config;
 
-use super::clock::Origin;
+use super::clock::{Origin, unix_micros};
 use super::executor::Shared;
 use super::handle::Handle;
+use super::identity::{self, IdentityError, Register};
 use super::mailbox::{Letter, Mailbox};
 use super::preflight::{self, PreflightError};
 use super::routes::Routes;
@@ -34,6 +35,9 @@ pub enum OpenError {
     /// The data directory belongs to somebody else, or cannot be used.
     #[error(transparent)]
     DataDirectory(#[from] DirectoryError),
+    /// The data directory is not the one that the configuration means.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The log cannot be opened, or not be replayed without losing something.
     #[error("shard {shard}: {error}")]
     Log { shard: u16, error: LogError },
@@ -65,6 +69,9 @@ pub enum NodeError {
     Disk { shard: u16, reason: String },
     #[error("shard {shard}: its thread ended: {reason}")]
     Thread { shard: u16, reason: String },
+    /// It must not go on under this id with this data directory.
+    #[error("refused by node {peer}: {reason}")]
+    Refused { peer: u32, reason: String },
 }
 
 /// The first failure of any shard.
@@ -116,6 +123,9 @@ impl Node {
         if !config.any_file_system {
             preflight::check_file_system(Path::new(&config.data_dir))?;
         }
+        // Whose data it is comes before what else is in the way: a copy must not run anywhere.
+        let (identity::Holding { directory, record }, config) = identity::open(config)?;
+        let instance = directory.instance();
         let address = config.own_address().clone();
         let ip = preflight::listen_address(&address.host, config.listen)?;
         let mut listeners = Vec::new();
@@ -128,8 +138,9 @@ impl Node {
             0 => None,
             port => Some(preflight::listen("admin port", ip, port)?),
         };
-        let directory = open_directory(&config)?;
-        let instance = directory.instance();
+        let start = unix_micros().rotate_left(16) ^ u64::from(std::process::id());
+        let path = directory.path().to_owned();
+        let register = Register::new(config.node_id, path, record, start);
 
         let limits = &config.limits;
         let mailboxes: Vec<Mailbox> = (0..shards)
@@ -137,6 +148,7 @@ impl Node {
             .collect();
         let shared = Shared {
             instance,
+            register: Arc::new(register),
             origin: Origin::now(),
             routes: Arc::new(Routes::new(config.cluster.groups)),
             mailboxes: mailboxes.into(),
@@ -236,20 +248,6 @@ impl Drop for Node {
         // Whoever wanted to know how it ended has waited.
         drop(self.wait());
     }
-}
-
-fn open_directory(config: &Config) -> Result<DataDirectory, OpenError> {
-    let address = config.own_address();
-    let identity = Identity {
-        cluster_id: config.cluster.id.clone(),
-        node: config.node(),
-        address: format!("{}:{}", address.host, address.peer_port),
-        shards: config.cluster.shards,
-    };
-    // The directory above it is opened, too, and a plain name has none.
-    let path = Path::new(&config.data_dir);
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Ok(DataDirectory::open(&path, &identity)?)
 }
 
 /// The core a shard is pinned to; nodes that share a machine start at different ones.

@@ -5,14 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::{sleep, timeout};
 use net::peer::{
     Answers, Forward, Forwards, FrameError, FrameKind, FrameReader, Hello, HelloError, HelloReply,
-    Messages, MessagesError, Outgoing, PartError, PartRequest, RecordError, Refusal, VERSION,
-    Verdict, frame, push_answer, push_forward,
+    Messages, MessagesError, Outgoing, PartError, PartRequest, RecordError, Refusal, Refused,
+    VERSION, Verdict, frame, push_answer, push_forward,
 };
 use wal::{GroupId, NodeId};
 
@@ -23,6 +24,7 @@ use crate::shard::{Input, Outcome, Token};
 use crate::wire;
 
 use super::executor::Executor;
+use super::identity::{Caller, Presence};
 use super::requests::Asker;
 use super::sender::Sender;
 use super::signal::Signal;
@@ -49,8 +51,8 @@ pub(super) enum PeerError {
     Record(#[from] RecordError),
     #[error("{0}")]
     Part(#[from] PartError),
-    #[error("refused by the peer: {reason}")]
-    Refused { reason: String },
+    #[error("refused by the peer: {}", .0.reason)]
+    Refused(Box<Refused>),
     #[error("refused: {0}")]
     Refusal(#[from] Refusal),
     #[error("the peer closed the connection")]
@@ -247,8 +249,28 @@ impl Link {
         })
         .await??;
         match reply {
-            HelloReply::Welcome { .. } => Ok((socket, frames)),
-            HelloReply::Refused { reason } => Err(PeerError::Refused { reason }),
+            HelloReply::Welcome {
+                instance,
+                start,
+                manner,
+                ..
+            } => {
+                let callee = Caller {
+                    node: self.node.to_raw(),
+                    instance,
+                    start,
+                    manner,
+                };
+                let now = executor.origin.time();
+                let register = &executor.register;
+                register.meet(&callee, now, silence_max(executor))?;
+                register.welcomed()?;
+                Ok((socket, frames))
+            }
+            HelloReply::Refused(refused) => {
+                executor.refused(self.node, &refused);
+                Err(PeerError::Refused(Box::new(refused)))
+            }
         }
     }
 
@@ -464,7 +486,7 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
 }
 
 /// How long a peer may acknowledge nothing before its connection is given up.
-fn silence_max(executor: &Executor) -> Duration {
+pub(super) fn silence_max(executor: &Executor) -> Duration {
     SILENCE_MIN.max(executor.config.cluster.election_timeout * 2)
 }
 
@@ -474,9 +496,9 @@ async fn serve(executor: Rc<Executor>, socket: Socket) {
     executor.dialled(&socket);
     let inbound = Rc::new(Inbound::default());
     let error = match welcome(&executor, &socket).await {
-        Ok((from, frames)) => {
+        Ok((from, presence, frames)) => {
             let writer = glommio::spawn_local(write_answers(inbound.clone(), socket.clone()));
-            let ended = listen(&executor, &inbound, from, &socket, frames).await;
+            let ended = listen(&executor, &inbound, (from, &presence), &socket, frames).await;
             inbound.closed.set(true);
             writer.cancel().await;
             ended
@@ -485,7 +507,7 @@ async fn serve(executor: Rc<Executor>, socket: Socket) {
     };
     socket.close();
     match error {
-        Err(PeerError::Closed) | Ok(()) => {}
+        Err(PeerError::Closed | PeerError::Refusal(Refusal::Asked)) | Ok(()) => {}
         Err(error) => {
             tracing::warn!(event = "peer.rejected", shard = executor.index, from = socket.peer(), reason = %error);
         }
@@ -493,7 +515,10 @@ async fn serve(executor: Rc<Executor>, socket: Socket) {
 }
 
 /// The handshake of the side that was dialled: the peer's node, and what it said since.
-async fn welcome(executor: &Executor, socket: &Socket) -> Result<(NodeId, FrameReader), PeerError> {
+async fn welcome(
+    executor: &Executor,
+    socket: &Socket,
+) -> Result<(NodeId, Arc<Presence>, FrameReader), PeerError> {
     let mut frames = FrameReader::new(executor.config.limits.frame_bytes_max);
     let hello: Hello = timeout(HANDSHAKE_TIMEOUT, async {
         Ok(handshake(socket, &mut frames, FrameKind::Hello, Hello::decode).await)
@@ -501,33 +526,34 @@ async fn welcome(executor: &Executor, socket: &Socket) -> Result<(NodeId, FrameR
     .await??;
     let admitted = executor.admit(&hello);
     let reply = match &admitted {
-        Ok(version) => HelloReply::Welcome {
+        Ok((version, _)) => HelloReply::Welcome {
             version: *version,
             instance: executor.instance,
+            start: executor.register.start,
+            manner: executor.register.manner(),
         },
-        Err(refusal) => HelloReply::Refused {
-            reason: refusal.to_string(),
-        },
+        Err(refusal) => HelloReply::Refused(executor.refuse(hello.from, refusal)),
     };
     let mut bytes = Vec::new();
     frame(FrameKind::HelloReply, &mut bytes, |to| reply.encode(to));
     socket.write_all(&bytes).await?;
-    let version = admitted?;
+    let (version, presence) = admitted?;
     assert!(version <= VERSION, "admitted a format this build lacks");
-    Ok((NodeId::from_raw(hello.from), frames))
+    Ok((NodeId::from_raw(hello.from), presence, frames))
 }
 
 /// Takes in what a peer says, until it ends.
 async fn listen(
     executor: &Rc<Executor>,
     inbound: &Rc<Inbound>,
-    from: NodeId,
+    (from, presence): (NodeId, &Presence),
     socket: &Socket,
     mut frames: FrameReader,
 ) -> Result<(), PeerError> {
     let mut sender = Sender::default();
     loop {
         let mut clock = executor.clock();
+        presence.hear(clock.now);
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
                 FrameKind::Messages => {

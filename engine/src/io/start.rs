@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use wal::io::{Found, Log};
-use wal::{GroupId, NodeId};
+use wal::{Claim, Damage, GroupId, LogIndex, NodeId, RecoveredLog, Term};
 
 use crate::config::Config;
 use crate::kv::Kv;
@@ -57,12 +57,13 @@ pub(super) async fn open_shard(
     let (log, mut found) = open_log(&shared, index, directory).await?;
     let groups = own.iter().map(|&group| {
         let recovered = found.groups.remove(&group);
+        let recovered = recovered.unwrap_or_else(|| unmentioned(&shared, &found));
         GroupOptions {
             group,
             members: config.members(),
             slots: config.slots_of_group(group),
             preferred: Some(config.preferred_leader(group)),
-            recovered: recovered.unwrap_or_else(|| found.unmentioned.clone()),
+            recovered: since_repair(recovered, shared.register.newest(group)),
             snapshot: loaded.remove(&group),
         }
     });
@@ -83,6 +84,46 @@ pub(super) async fn open_shard(
         newest,
     };
     Ok(Executor::new(shared, index, shard, disk, seed))
+}
+
+/// A group that the log does not mention. The first flush that does says what is missing, so it is all
+/// lost until then if the directory replaces one that was lost.
+fn unmentioned(shared: &Shared, found: &Found) -> RecoveredLog {
+    if !shared.register.rejoined() {
+        return found.unmentioned.clone();
+    }
+    RecoveredLog {
+        damage: Some(Damage {
+            claim: Some(Claim {
+                index: None,
+                term: Term::ZERO,
+            }),
+            promises_lost: true,
+            ..Damage::default()
+        }),
+        ..RecoveredLog::default()
+    }
+}
+
+/// A survivor of a lost quorum misses what another survivor held, until it has that: as if it had
+/// acknowledged the newest entry that any of them held.
+fn since_repair(mut log: RecoveredLog, newest: Option<(LogIndex, Term)>) -> RecoveredLog {
+    let last_term = log.terms.last().map_or(log.floor.1, |&(_, term)| term);
+    let Some((index, term)) = newest.filter(|&(index, term)| (term, index) > (last_term, log.last))
+    else {
+        return log;
+    };
+    let damage = log.damage.get_or_insert_default();
+    let known = damage.claim.is_some_and(|claim| {
+        let claimed = claim.index.unwrap_or(LogIndex::from_raw(u64::MAX));
+        (claim.term, claimed) >= (term, index)
+    });
+    if !known {
+        let index = Some(index);
+        damage.claim = Some(Claim { index, term });
+        damage.named = false;
+    }
+    log
 }
 
 async fn open_snapshots(config: &Config, directory: &Path) -> Result<Snapshots, SnapshotFileError> {
@@ -176,8 +217,7 @@ async fn open_log(
         shard: index,
         error,
     })?;
-    let entries =
-        |group: &wal::RecoveredLog| group.floor.0.entries_until(group.last.max(group.floor.0));
+    let entries = |group: &RecoveredLog| group.floor.0.entries_until(group.last.max(group.floor.0));
     tracing::info!(
         event = "log.replayed",
         shard = index,

@@ -4,6 +4,21 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::reader::{Reader, push_blob};
+use super::refusal::{Refusal, Refused, Standing};
+
+/// In which state the dialling side comes.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It has been let in before, by some peer.
+    Usual = 0,
+    /// Its data directory is new, and nobody has let it in yet.
+    Fresh = 1,
+    /// Its data was lost: it comes as a replica that lost everything, votes too, of every group.
+    Rejoins = 2,
+    /// It is no node: it wants to know who is there, and how the node that it names is known.
+    Asks = 3,
+}
 
 /// What the dialling side says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +37,10 @@ pub struct Hello {
     pub instance: u64,
     /// Hash of the options that must be equal on all nodes of a cluster.
     pub fingerprint: u64,
+    /// Drawn when the process started.
+    pub start: u64,
+    pub manner: Manner,
+    pub standing: Standing,
 }
 
 /// What the other side answers.
@@ -31,48 +50,11 @@ pub enum HelloReply {
         /// The format both will speak.
         version: u16,
         instance: u64,
+        start: u64,
+        manner: Manner,
     },
     /// Close, log the reason, try again much later.
-    Refused { reason: String },
-}
-
-/// Why a peer is not let in. Both sides log the text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    #[error(
-        "cluster id is '{here}' here, the caller says '{caller}': one of them has the wrong address or the wrong cluster.id"
-    )]
-    Cluster { here: String, caller: String },
-    #[error(
-        "this is node {here}, the caller wanted node {wanted}: check the nodes' hosts and peer ports"
-    )]
-    WrongNode { here: u32, wanted: u32 },
-    #[error("node {caller} is not in this node's list of nodes")]
-    UnknownNode { caller: u32 },
-    #[error("a node with this node's own id {id} is calling: two nodes have the same node.id")]
-    OwnId { id: u32 },
-    #[error(
-        "this is shard {here}, the caller wanted shard {wanted}: check cluster.shards and the peer ports"
-    )]
-    WrongShard { here: u32, wanted: u32 },
-    #[error(
-        "the caller speaks formats {min}-{max}, this build {here_min}-{here_max}: upgrade one release at a time"
-    )]
-    Version {
-        min: u16,
-        max: u16,
-        here_min: u16,
-        here_max: u16,
-    },
-    #[error(
-        "options that must be the same on all nodes differ: compare the [cluster] sections of node {here} and node {caller}"
-    )]
-    Fingerprint { here: u32, caller: u32 },
-    #[error(
-        "node {caller} was seen with another data directory since this node started: a copy of it is running, or its data was lost and must not vote again under the same id"
-    )]
-    Instance { caller: u32 },
+    Refused(Refused),
 }
 
 /// A handshake whose bytes cannot be read.
@@ -82,7 +64,20 @@ pub struct HelloError {
     pub what: &'static str,
 }
 
-const TEXT_BYTES_MAX: usize = 4096;
+/// Texts of a handshake are no longer.
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
+
+impl Manner {
+    fn decode(raw: u8) -> Option<Self> {
+        Some(match raw {
+            0 => Self::Usual,
+            1 => Self::Fresh,
+            2 => Self::Rejoins,
+            3 => Self::Asks,
+            _ => return None,
+        })
+    }
+}
 
 impl Hello {
     /// Appends the body of a frame.
@@ -95,6 +90,9 @@ impl Hello {
         to.extend_from_slice(&self.instance.to_le_bytes());
         to.extend_from_slice(&self.fingerprint.to_le_bytes());
         push_blob(to, self.cluster.as_bytes());
+        to.extend_from_slice(&self.start.to_le_bytes());
+        to.push(self.manner as u8);
+        self.standing.encode(to);
     }
 
     /// Reads the body of a frame.
@@ -114,16 +112,19 @@ impl Hello {
             instance: reader.u64().ok_or(missing("the instance"))?,
             fingerprint: reader.u64().ok_or(missing("the fingerprint"))?,
             cluster: text(reader).ok_or(missing("the cluster id"))?,
+            start: reader.u64().ok_or(missing("the start"))?,
+            manner: manner(reader).ok_or(missing("the manner"))?,
+            standing: Standing::decode(reader).ok_or(missing("the membership"))?,
         })
     }
 
     /// Whether the side that is `here` (its own hello as it would send it, `to` the caller) lets
-    /// the caller in, and the format both speak.
+    /// the caller in, and the format both speak. `removed` are nodes that earlier epochs had.
     ///
     /// # Errors
     ///
     /// The first reason not to.
-    pub fn admit(&self, here: &Self, nodes: &[u32]) -> Result<u16, Refusal> {
+    pub fn admit(&self, here: &Self, removed: &[u32]) -> Result<u16, Refusal> {
         if self.cluster != here.cluster {
             return Err(Refusal::Cluster {
                 here: here.cluster.clone(),
@@ -139,9 +140,10 @@ impl Hello {
                 wanted: self.to,
             });
         }
-        if !nodes.contains(&self.from) {
-            return Err(Refusal::UnknownNode { caller: self.from });
+        if self.manner == Manner::Asks {
+            return Err(Refusal::Asked);
         }
+        self.admit_to_membership(here, removed)?;
         if self.shard != here.shard {
             return Err(Refusal::WrongShard {
                 here: here.shard,
@@ -165,25 +167,72 @@ impl Hello {
         }
         Ok(version)
     }
+
+    fn admit_to_membership(&self, here: &Self, removed: &[u32]) -> Result<(), Refusal> {
+        let (ours, theirs) = (&here.standing, &self.standing);
+        let (caller, epoch) = (self.from, ours.epoch);
+        let members = || ours.members.clone();
+        let is_member = ours.members.contains(&caller);
+        if !is_member && (theirs.epoch < epoch || removed.contains(&caller)) {
+            let members = members();
+            return Err(Refusal::Removed {
+                caller,
+                epoch,
+                members,
+            });
+        }
+        if theirs.epoch < epoch {
+            let (theirs, members) = (theirs.epoch, members());
+            return Err(Refusal::Fenced {
+                caller,
+                theirs,
+                epoch,
+                members,
+            });
+        }
+        if theirs.epoch > epoch {
+            return Err(Refusal::Behind {
+                here: here.from,
+                epoch,
+                theirs: theirs.epoch,
+            });
+        }
+        // The first epoch is made by configurations, which the fingerprint compares.
+        if theirs.origin != ours.origin {
+            return Err(Refusal::Origin {
+                node: here.from,
+                caller,
+                epoch,
+                here: ours.origin,
+                theirs: theirs.origin,
+            });
+        }
+        if !is_member {
+            return Err(Refusal::UnknownNode { caller });
+        }
+        Ok(())
+    }
 }
 
 impl HelloReply {
     /// Appends the body of a frame.
     pub fn encode(&self, to: &mut Vec<u8>) {
         match self {
-            Self::Welcome { version, instance } => {
+            Self::Welcome {
+                version,
+                instance,
+                start,
+                manner,
+            } => {
                 to.push(1);
-                to.push(0);
+                to.push(*manner as u8);
                 to.extend_from_slice(&version.to_le_bytes());
                 to.extend_from_slice(&instance.to_le_bytes());
+                to.extend_from_slice(&start.to_le_bytes());
             }
-            Self::Refused { reason } => {
+            Self::Refused(refused) => {
                 to.push(0);
-                let mut end = reason.len().min(TEXT_BYTES_MAX);
-                while !reason.is_char_boundary(end) {
-                    end -= 1;
-                }
-                push_blob(to, &reason.as_bytes()[..end]);
+                refused.encode(to);
             }
         }
     }
@@ -197,22 +246,23 @@ impl HelloReply {
         let reader = &mut Reader(body);
         let missing = |what| HelloError { what };
         match reader.u8() {
-            Some(1) => {
-                reader.u8().ok_or(missing("the format"))?;
-                Ok(Self::Welcome {
-                    version: reader.u16().ok_or(missing("the format"))?,
-                    instance: reader.u64().ok_or(missing("the instance"))?,
-                })
-            }
-            Some(0) => Ok(Self::Refused {
-                reason: text(reader).ok_or(missing("the reason"))?,
+            Some(1) => Ok(Self::Welcome {
+                manner: manner(reader).ok_or(missing("the manner"))?,
+                version: reader.u16().ok_or(missing("the format"))?,
+                instance: reader.u64().ok_or(missing("the instance"))?,
+                start: reader.u64().ok_or(missing("the start"))?,
             }),
+            Some(0) => Refused::decode(reader).map(Self::Refused).map_err(missing),
             _ => Err(missing("the verdict")),
         }
     }
 }
 
-fn text(reader: &mut Reader<'_>) -> Option<String> {
+fn manner(reader: &mut Reader<'_>) -> Option<Manner> {
+    Manner::decode(reader.u8()?)
+}
+
+pub(super) fn text(reader: &mut Reader<'_>) -> Option<String> {
     let bytes = reader.blob()?;
     if bytes.len() > TEXT_BYTES_MAX {
         return None;
@@ -222,6 +272,7 @@ fn text(reader: &mut Reader<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::refusal::Cause;
     use super::*;
 
     fn hello(from: u32, to: u32) -> Hello {
@@ -234,6 +285,13 @@ mod tests {
             version_max: 3,
             instance: 7 << 50,
             fingerprint: 99,
+            start: 11,
+            manner: Manner::Usual,
+            standing: Standing {
+                epoch: 4,
+                origin: 17,
+                members: Vec::from([1, 2, 3]),
+            },
         }
     }
 
@@ -249,10 +307,15 @@ mod tests {
             HelloReply::Welcome {
                 version: 1,
                 instance: 5,
+                start: 6,
+                manner: Manner::Rejoins,
             },
-            HelloReply::Refused {
+            HelloReply::Refused(Refused {
+                cause: Cause::Fenced,
+                standing: hello(1, 2).standing,
+                known: 5,
                 reason: "no".into(),
-            },
+            }),
         ] {
             let mut bytes = Vec::new();
             reply.encode(&mut bytes);
@@ -266,8 +329,7 @@ mod tests {
     #[test]
     fn only_a_peer_of_the_same_cluster_shard_and_format_is_let_in() {
         let here = hello(2, 1);
-        let nodes = [1, 2, 3];
-        assert_eq!(hello(1, 2).admit(&here, &nodes), Ok(3));
+        assert_eq!(hello(1, 2).admit(&here, &[]), Ok(3));
 
         type Change = fn(&mut Hello);
         let table: &[(Change, &str)] = &[
@@ -281,6 +343,27 @@ mod tests {
             ),
             (|h| h.to = 3, "this is node 2, the caller wanted node 3"),
             (|h| h.from = 4, "node 4 is not in this node's list"),
+            (
+                |h| h.from = 9,
+                "replica 9 was removed: epoch 4 has the members [1, 2, 3]",
+            ),
+            (
+                |h| (h.from, h.standing.epoch) = (4, 3),
+                "replica 4 was removed: epoch 4 has",
+            ),
+            (
+                |h| h.standing.epoch = 3,
+                "node 1 is fenced: it comes from epoch 3, epoch 4 has the members [1, 2, 3]",
+            ),
+            (
+                |h| h.standing.epoch = 5,
+                "node 2 is behind: it is of epoch 4, the caller of epoch 5",
+            ),
+            (
+                |h| h.standing.origin = 18,
+                "import id mismatch: epoch 4 was made as 0000000000000011 on node 2 and as",
+            ),
+            (|h| h.manner = Manner::Asks, "the caller only asked"),
             (
                 |h| h.shard = 0,
                 "this is shard 2, the caller wanted shard 0",
@@ -297,7 +380,7 @@ mod tests {
         for (change, text) in table {
             let mut caller = hello(1, 2);
             change(&mut caller);
-            let refusal = caller.admit(&here, &nodes).unwrap_err().to_string();
+            let refusal = caller.admit(&here, &[9]).unwrap_err().to_string();
             assert!(refusal.starts_with(text), "{refusal}");
         }
     }

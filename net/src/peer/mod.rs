@@ -6,6 +6,7 @@ mod frame;
 mod handshake;
 mod messages;
 mod reader;
+mod refusal;
 mod reply;
 mod snapshot;
 
@@ -13,7 +14,8 @@ pub use forward::{
     Answer, Answers, Forward, Forwards, RecordError, Verdict, push_answer, push_forward,
 };
 pub use frame::{Frame, FrameError, FrameKind, FrameReader, HEADER_BYTES, VERSION, frame};
-pub use handshake::{Hello, HelloError, HelloReply, Refusal};
+pub use handshake::{Hello, HelloError, HelloReply, Manner};
 pub use messages::{EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads};
+pub use refusal::{Cause, MEMBERS_MAX, Refusal, Refused, Standing};
 pub use reply::{ReplyError, decode_reply, encode_reply};
 pub use snapshot::{Part, PartError, PartReply, PartRequest};

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::config::Config;
+use engine::io::identity::IdentityError;
 use engine::io::snapshots::SnapshotFileError;
 use engine::io::{Node, NodeError, OpenError, PreflightError, config_file};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -88,6 +89,7 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
             tracing::error!(event = "failed", "{error}");
             ExitCode::from(match error {
                 NodeError::Disk { .. } => exit::IO_ERROR,
+                NodeError::Refused { .. } => exit::CONFIG,
                 _ => exit::INTERNAL,
             })
         }
@@ -101,6 +103,11 @@ fn code_of(error: &OpenError) -> u8 {
             DirectoryError::Damaged { .. } => exit::CORRUPT,
             DirectoryError::Io { .. } | DirectoryError::Locked { .. } => exit::CANNOT_OPEN,
             // Whose it is and what the configuration says are two things.
+            _ => exit::CONFIG,
+        },
+        OpenError::Identity(error) => match error {
+            IdentityError::Damaged { .. } => exit::CORRUPT,
+            IdentityError::Io { .. } => exit::CANNOT_OPEN,
             _ => exit::CONFIG,
         },
         OpenError::Groups { .. } => exit::CONFIG,

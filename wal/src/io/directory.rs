@@ -37,14 +37,16 @@ pub enum DirectoryError {
         "{path} is in use by process {pid}: stop it first, or give this node a directory of its own"
     )]
     Locked { path: PathBuf, pid: String },
-    #[error("{path} does not pass its check: restore the file, or replace the node under a new id")]
+    #[error(
+        "{path} does not pass its check: restore the file, or empty the directory and run drakkar repair rejoin --config FILE"
+    )]
     Damaged { path: PathBuf },
     #[error(
         "{path} has format {found}, this build reads {FORMAT}: use the build that wrote it, or a newer one"
     )]
     Format { path: PathBuf, found: u32 },
     #[error(
-        "{path} has logs but no identity file: restore the file, or replace the node under a new id"
+        "{path} has logs but no identity file: restore the file, or empty the directory and run drakkar repair rejoin --config FILE"
     )]
     Anonymous { path: PathBuf },
     #[error(
@@ -56,8 +58,9 @@ pub enum DirectoryError {
     )]
     Node { found: NodeId, asked: NodeId },
     #[error(
-        "data dir belongs to {found}, config says {asked}: restore the old address, \
-         or replace the node under a new id"
+        "data dir belongs to {found}, config says {asked}: restore the old address; or, if the node \
+         has moved, run drakkar repair moved --config FILE on it and change its address in the \
+         configurations of all nodes"
     )]
     Address { found: String, asked: String },
     #[error(
@@ -72,8 +75,7 @@ pub enum DirectoryError {
 pub struct DataDirectory {
     path: PathBuf,
     instance: u64,
-    /// Holds the lock.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDirectory {
@@ -104,8 +106,38 @@ impl DataDirectory {
         Ok(Self {
             path: path.to_owned(),
             instance,
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Gives the directory of a stopped node another address. Blocks on the file system.
+    ///
+    /// # Errors
+    ///
+    /// If it is not the directory of `identity`, but for the address.
+    pub fn readdress(path: &Path, identity: &Identity) -> Result<Self, DirectoryError> {
+        let file = path.join(IDENTITY);
+        let lock = lock(path)?;
+        let text = fs::read_to_string(&file).map_err(failed("read", &file))?;
+        let (found, instance) = parse(&text, &file)?;
+        let moved = Identity {
+            address: found.address,
+            ..identity.clone()
+        };
+        check(&text, &file, &moved)?;
+        write(path, identity, instance)?;
+        drop(lock);
+        Self::open(path, identity)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Of a file that is made with the directory, is never replaced, and tells it from copies.
+    pub fn lock_metadata(&self) -> io::Result<fs::Metadata> {
+        self.lock.metadata()
     }
 
     /// Drawn when the directory was made: its logs carry it, those of others are refused.
@@ -153,17 +185,22 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
 
 /// The identity file: one `name = value` a line, the last one the CRC32C of all before.
 fn create(path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {
+    let mut bytes = [0; 8];
+    let urandom = Path::new("/dev/urandom");
+    let random = File::open(urandom).and_then(|mut file| file.read_exact(&mut bytes));
+    random.map_err(failed("read", urandom))?;
+    let instance = u64::from_le_bytes(bytes);
+    write(path, identity, instance)?;
+    Ok(instance)
+}
+
+fn write(path: &Path, identity: &Identity, instance: u64) -> Result<(), DirectoryError> {
     let Identity {
         cluster_id,
         node,
         address,
         shards,
     } = identity;
-    let mut bytes = [0; 8];
-    let urandom = Path::new("/dev/urandom");
-    let random = File::open(urandom).and_then(|mut file| file.read_exact(&mut bytes));
-    random.map_err(failed("read", urandom))?;
-    let instance = u64::from_le_bytes(bytes);
     let mut text = format!(
         "format = {FORMAT}\ncluster = {cluster_id}\nnode = {node}\naddress = {address}\n\
          shards = {shards}\ninstance = {instance:016x}\n"
@@ -179,8 +216,7 @@ fn create(path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {
     written.map_err(failed("write", &temporary))?;
     fs::rename(&temporary, &name).map_err(failed("rename", &temporary))?;
     let synced = File::open(path).and_then(|directory| directory.sync_all());
-    synced.map_err(failed("sync", path))?;
-    Ok(instance)
+    synced.map_err(failed("sync", path))
 }
 
 fn check(text: &str, path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {

@@ -1,0 +1,17 @@
+//! Who a data directory is, which membership it goes by, and whom it knows: the file `membership`
+//! beside the log's `identity`. Read at the start, replaced as a whole by whoever changes it: a node
+//! that meets a peer for the first time, and the offline tools of repair.
+
+mod dial;
+mod error;
+mod opening;
+mod record;
+mod register;
+
+pub use dial::{Answered, ask};
+pub use error::IdentityError;
+pub use opening::{Holding, hold};
+pub use record::{Condition, Member, Place, Record};
+
+pub(super) use opening::open;
+pub(super) use register::{Caller, Presence, Register};

@@ -1,0 +1,320 @@
+//! Whom a running node has met. What it says was written down before it is said.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use net::peer::{Cause, Manner, Refusal, Refused, Standing};
+use wal::{GroupId, LogIndex, Term};
+
+use super::{Condition, Record};
+use crate::Time;
+
+/// What all shards of a node know of its peers.
+#[derive(Debug)]
+pub(in crate::io) struct Register {
+    node: u32,
+    directory: PathBuf,
+    /// Drawn when the process started.
+    pub(in crate::io) start: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Record,
+    /// Connections that peers have dialled.
+    present: Vec<Weak<Presence>>,
+}
+
+/// A connection that a peer has dialled.
+#[derive(Debug)]
+pub(in crate::io) struct Presence {
+    caller: Caller,
+    heard: AtomicU64,
+}
+
+impl Presence {
+    /// Something came from the peer.
+    pub(in crate::io) fn hear(&self, now: Time) {
+        self.heard.store(now.as_nanos(), Ordering::Relaxed);
+    }
+}
+
+/// What a peer says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::io) struct Caller {
+    pub(in crate::io) node: u32,
+    pub(in crate::io) instance: u64,
+    pub(in crate::io) start: u64,
+    pub(in crate::io) manner: Manner,
+}
+
+impl Register {
+    pub(in crate::io) fn new(node: u32, directory: PathBuf, record: Record, start: u64) -> Self {
+        Self {
+            node,
+            directory,
+            start,
+            state: Mutex::new(State {
+                record,
+                present: Vec::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::io) fn standing(&self) -> Standing {
+        self.state().record.standing()
+    }
+
+    pub(in crate::io) fn removed(&self) -> Vec<u32> {
+        self.state().record.removed.clone()
+    }
+
+    /// How this node comes to its peers.
+    pub(in crate::io) fn manner(&self) -> Manner {
+        let record = &self.state().record;
+        match record.condition {
+            Condition::Rejoined => Manner::Rejoins,
+            _ if record.formed => Manner::Usual,
+            _ => Manner::Fresh,
+        }
+    }
+
+    /// Whether what the log does not mention was lost.
+    pub(in crate::io) fn rejoined(&self) -> bool {
+        self.state().record.condition == Condition::Rejoined
+    }
+
+    /// The newest entry of a group that a survivor held when the epoch began.
+    pub(in crate::io) fn newest(&self, group: GroupId) -> Option<(LogIndex, Term)> {
+        self.state().record.newest.get(&group).copied()
+    }
+
+    /// The instance that a node is known with; 0 if it is not known.
+    pub(in crate::io) fn known(&self, node: u32) -> u64 {
+        self.state().record.known.get(&node).copied().unwrap_or(0)
+    }
+
+    /// A peer has let this node in.
+    pub(in crate::io) fn welcomed(&self) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.record.formed {
+            return Ok(());
+        }
+        state.record.formed = true;
+        self.write(&state.record)
+    }
+
+    /// Whether a peer is the node that it says, as far as is known here; notes it if it is new.
+    pub(in crate::io) fn meet(
+        &self,
+        caller: &Caller,
+        now: Time,
+        silence_max: Duration,
+    ) -> Result<(), Refusal> {
+        let &Caller {
+            node: caller_id,
+            instance,
+            manner,
+            ..
+        } = caller;
+        let mut state = self.state();
+        let known = state.record.known.get(&caller_id).copied();
+        if state.record.replaced.contains(&(caller_id, instance)) {
+            let known = known.unwrap_or_default();
+            return Err(Refusal::Replaced {
+                caller: caller_id,
+                known,
+                instance,
+            });
+        }
+        match (known, manner) {
+            (Some(known), _) if known == instance => return Ok(()),
+            (None, _) => {}
+            (Some(known), Manner::Rejoins) => {
+                if state.is_present(now, silence_max, |it| {
+                    (it.node, it.instance) == (caller_id, known)
+                }) {
+                    let caller = caller_id;
+                    return Err(Refusal::Alive { caller, known });
+                }
+                state.record.replaced.push((caller_id, known));
+                tracing::warn!(event = "peer.replaced", peer = caller_id, from = %format_args!("{known:016x}"), to = %format_args!("{instance:016x}"), "a node whose data was lost comes back without it");
+            }
+            (Some(known), Manner::Fresh) => {
+                let caller = caller_id;
+                return Err(Refusal::Empty { caller, known });
+            }
+            (Some(known), _) => {
+                return Err(Refusal::Instance {
+                    caller: caller_id,
+                    known,
+                    instance,
+                });
+            }
+        }
+        state.record.known.insert(caller_id, instance);
+        self.write(&state.record)
+    }
+
+    /// The same for a peer that dialled: while one process speaks for an instance, no other does.
+    pub(in crate::io) fn admit(
+        &self,
+        caller: Caller,
+        now: Time,
+        silence_max: Duration,
+    ) -> Result<Arc<Presence>, Refusal> {
+        self.meet(&caller, now, silence_max)?;
+        let mut state = self.state();
+        let Caller {
+            node,
+            instance,
+            start,
+            ..
+        } = caller;
+        let other = |it: &Caller| (it.node, it.instance) == (node, instance) && it.start != start;
+        if state.is_present(now, silence_max, other) {
+            let caller = node;
+            return Err(Refusal::Copied { caller, instance });
+        }
+        let presence = Arc::new(Presence {
+            caller,
+            heard: AtomicU64::new(now.as_nanos()),
+        });
+        state.present.push(Arc::downgrade(&presence));
+        Ok(presence)
+    }
+
+    /// Why this node must end, if that is what a peer's refusal means.
+    pub(in crate::io) fn verdict(&self, refused: &Refused) -> Option<String> {
+        let formed = self.state().record.formed;
+        let ends = match refused.cause {
+            Cause::Empty | Cause::Replaced | Cause::Removed | Cause::Fenced => true,
+            // A node that has found its peers does not go because a stranger joined them.
+            Cause::Origin => !formed,
+            Cause::Other | Cause::Asked => false,
+        };
+        ends.then(|| refused.reason.clone())
+    }
+
+    fn write(&self, record: &Record) -> Result<(), Refusal> {
+        record
+            .write(&self.directory)
+            .map_err(|error| Refusal::Record {
+                here: self.node,
+                reason: error.to_string(),
+            })
+    }
+}
+
+impl State {
+    /// Whether a connection is there that was heard lately. A machine that lost its power leaves some
+    /// that are not.
+    fn is_present(
+        &mut self,
+        now: Time,
+        silence_max: Duration,
+        is: impl Fn(&Caller) -> bool,
+    ) -> bool {
+        self.present.retain(|presence| presence.strong_count() > 0);
+        let mut present = self.present.iter().filter_map(Weak::upgrade);
+        present.any(|presence| {
+            let heard = Time::from_nanos(presence.heard.load(Ordering::Relaxed));
+            is(&presence.caller) && now.since(heard) < silence_max
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::identity::{Member, Place};
+
+    const SILENCE: Duration = Duration::from_secs(3);
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn register(name: &str) -> (Scratch, Register) {
+        let name = format!("drakkar-register-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let file = path.join("lock");
+        std::fs::write(&file, "").unwrap();
+        let place = Place::of(&std::fs::metadata(&file).unwrap());
+        let member = |node| Member {
+            node,
+            address: format!("n{node}:7379"),
+        };
+        let record = Record::new(5, place, vec![member(1), member(2)]);
+        (Scratch(path.clone()), Register::new(1, path, record, 9))
+    }
+
+    fn caller(instance: u64, start: u64, manner: Manner) -> Caller {
+        Caller {
+            node: 2,
+            instance,
+            start,
+            manner,
+        }
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_first_instance_after_a_restart_as_well() {
+        let (scratch, register) = register("known");
+        let now = Time::default();
+        let meet = |register: &Register, instance, manner| {
+            let met = register.meet(&caller(instance, 1, manner), now, SILENCE);
+            met.map_err(|refusal| refusal.cause())
+        };
+        assert_eq!(meet(&register, 20, Manner::Fresh), Ok(()));
+        let record = Record::read(&scratch.0).unwrap().unwrap();
+        let register = Register::new(1, scratch.0.clone(), record, 10);
+        assert_eq!(meet(&register, 20, Manner::Usual), Ok(()));
+        assert_eq!(meet(&register, 21, Manner::Fresh), Err(Cause::Empty));
+        assert_eq!(meet(&register, 21, Manner::Usual), Err(Cause::Other));
+        assert_eq!(meet(&register, 21, Manner::Rejoins), Ok(()));
+        assert_eq!(meet(&register, 20, Manner::Usual), Err(Cause::Replaced));
+        assert_eq!(meet(&register, 20, Manner::Rejoins), Err(Cause::Replaced));
+        let record = Record::read(&scratch.0).unwrap().unwrap();
+        assert_eq!(record.known.get(&2), Some(&21));
+        assert_eq!(record.replaced, [(2, 20)]);
+    }
+
+    #[test]
+    fn one_process_at_a_time_speaks_for_an_instance() {
+        let (_scratch, register) = register("present");
+        let now = Time::default();
+        let first = register.admit(caller(20, 1, Manner::Usual), now, SILENCE);
+        let first = first.unwrap();
+        let again = register.admit(caller(20, 1, Manner::Usual), now, SILENCE);
+        assert!(again.is_ok(), "another connection of the same process");
+        let copy = register.admit(caller(20, 2, Manner::Usual), now, SILENCE);
+        let copy = copy.unwrap_err().to_string();
+        assert!(copy.contains("copied data directory"), "{copy}");
+        let heir = register.admit(caller(21, 3, Manner::Rejoins), now, SILENCE);
+        assert!(matches!(heir, Err(Refusal::Alive { .. })));
+        // Long silence is no presence, and neither is a connection that has ended.
+        let later = now.after(SILENCE);
+        first.hear(later);
+        let copy = register.admit(caller(20, 2, Manner::Usual), later, SILENCE);
+        assert!(copy.is_err());
+        drop((first, again));
+        assert!(
+            register
+                .admit(caller(20, 2, Manner::Usual), later, SILENCE)
+                .is_ok()
+        );
+    }
+}
