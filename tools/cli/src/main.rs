@@ -6,6 +6,7 @@ mod demo;
 mod exit;
 mod http;
 mod inspect;
+mod repair;
 mod serve;
 mod snapshot;
 mod snapshot_files;
@@ -54,6 +55,9 @@ enum Verb {
     /// Copies a cluster's data while it serves, checks such copies, and writes them to other clusters.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// Brings back what a cluster cannot bring back by itself. Offline: the node must be stopped.
+    #[command(subcommand)]
+    Repair(repair::Verb),
     /// Looks at the logs and snapshots in a data directory without changing them.
     #[command(subcommand)]
     Inspect(inspect::Verb),
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Status(options) => status::run(&options),
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Backup(verb) => backup::run(&verb),
+        Verb::Repair(verb) => repair::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
     }
 }

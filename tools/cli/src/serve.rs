@@ -18,7 +18,7 @@ use wal::io::{DirectoryError, LogError};
 use crate::exit;
 
 /// Reads a configuration, or says everything that is wrong with it.
-fn read(path: &Path) -> Result<Config, ExitCode> {
+pub(crate) fn read(path: &Path) -> Result<Config, ExitCode> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         exit::complain(
             exit::NO_INPUT,
@@ -96,7 +96,7 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
     }
 }
 
-fn code_of(error: &OpenError) -> u8 {
+pub(crate) fn code_of(error: &OpenError) -> u8 {
     match error {
         OpenError::Preflight(PreflightError::FileSystem { .. }) => exit::CONFIG,
         OpenError::DataDirectory(error) => match error {

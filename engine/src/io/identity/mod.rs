@@ -10,7 +10,7 @@ mod register;
 
 pub use dial::{Answered, ask};
 pub use error::IdentityError;
-pub use opening::{Holding, hold};
+pub use opening::{Holding, hold, settle};
 pub use record::{Condition, Member, Place, Record};
 
 pub(super) use opening::open;

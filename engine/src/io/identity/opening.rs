@@ -72,6 +72,36 @@ pub fn hold(config: &Config) -> Result<Holding, OpenError> {
     Ok(Holding { directory, record })
 }
 
+/// Takes the data directory of a stopped node as being where it is and having the address that its
+/// configuration says. Says what it was before: its place and its address.
+///
+/// # Errors
+///
+/// As for [`hold`]; if the directory has no record, too.
+pub fn settle(config: &Config) -> Result<(Holding, String), OpenError> {
+    let (path, identity) = identity(config);
+    let directory = DataDirectory::readdress(&path, &identity)?;
+    let here = place(&directory)?;
+    let mut record = match Record::read(&path)? {
+        Some(record) if record.instance == directory.instance() => record,
+        _ => {
+            let path = path.join("membership");
+            return Err(IdentityError::Damaged { path }.into());
+        }
+    };
+    let own = record
+        .members
+        .iter_mut()
+        .find(|it| it.node == config.node_id);
+    let before = own.map_or_else(String::new, |member| {
+        std::mem::replace(&mut member.address, identity.address)
+    });
+    let before = format!("{before}, {}", record.place.told());
+    record.place = here;
+    record.write(&path)?;
+    Ok((Holding { directory, record }, before))
+}
+
 /// Where the directory is now.
 pub(super) fn place(directory: &DataDirectory) -> Result<Place, IdentityError> {
     let found = directory.lock_metadata();

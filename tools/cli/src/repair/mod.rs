@@ -1,0 +1,128 @@
+//! `drakkar repair`: what a cluster cannot do by itself, because it could only be wrong without
+//! somebody who knows what was lost. Offline; each verb takes the lock of the data directory.
+
+mod moved;
+mod rejoin;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use engine::config::Config;
+use engine::io::OpenError;
+use engine::io::identity::{Answered, IdentityError, ask};
+
+use crate::{exit, serve};
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Makes a data directory for a node whose old one is lost: it comes back under its id, without a
+    /// vote until all others have told what it may have forgotten, and is filled by them.
+    Rejoin(Node),
+    /// Says that a data directory was moved, or that its node has another address now. The node was
+    /// stopped before, and the original is gone.
+    Moved(Node),
+}
+
+#[derive(Args)]
+pub(crate) struct Node {
+    /// The node's configuration (TOML).
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// Why nothing was repaired.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RepairError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot {what} {path}: {error}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error(
+        "{path} holds data of a node that its peers have let in. If it can be read, start the node: nothing is lost. If not, move the directory away and run this again"
+    )]
+    Holds { path: PathBuf },
+    #[error(
+        "none of the other nodes answers at its peer port ({addresses}): start them first. A node that lost its data needs all of them"
+    )]
+    NoAnswer { addresses: String },
+    #[error(
+        "replica {node} was removed: epoch {epoch} has the members {members:?}. Its id never comes back"
+    )]
+    Removed {
+        node: u32,
+        epoch: u64,
+        members: Vec<u32>,
+    },
+    #[error(
+        "no other node knows node {node}, and all of them answered: nothing was lost, so just start it"
+    )]
+    Unknown { node: u32 },
+    #[error("a process answers at {address} for node {node}: stop it first")]
+    Running { node: u32, address: String },
+}
+
+impl From<IdentityError> for RepairError {
+    fn from(error: IdentityError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl RepairError {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Open(error) => serve::code_of(error),
+            Self::Io { .. } => exit::ERROR,
+            Self::NoAnswer { .. } => exit::NOT_FOUND,
+            Self::Holds { .. }
+            | Self::Removed { .. }
+            | Self::Unknown { .. }
+            | Self::Running { .. } => exit::REFUSED,
+        }
+    }
+}
+
+pub(crate) fn run(verb: &Verb) -> ExitCode {
+    let (Verb::Rejoin(node) | Verb::Moved(node)) = verb;
+    let config = match serve::read(&node.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let done = match verb {
+        Verb::Rejoin(_) => rejoin::rejoin(&config),
+        Verb::Moved(_) => moved::moved(&config),
+    };
+    match done {
+        Ok(told) => {
+            println!("{told}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => exit::complain(error.code(), &error),
+    }
+}
+
+/// What the other nodes of a configuration answer; `None` for those that do not.
+fn ask_others(config: &Config) -> Vec<(u32, String, Option<Answered>)> {
+    let others = config.cluster.nodes.iter();
+    let others = others.filter(|node| node.id != config.node_id);
+    let asked = others.map(|node| {
+        let address = format!("{}:{}", node.host, node.peer_port);
+        let answered = ask(&config.cluster.id, config.node_id, node.id, &address);
+        (node.id, address, answered)
+    });
+    asked.collect()
+}
+
+/// Refuses if somebody speaks for this node.
+fn check_stopped(config: &Config) -> Result<(), RepairError> {
+    let (node, own) = (config.node_id, config.own_address());
+    let address = format!("{}:{}", own.host, own.peer_port);
+    match ask(&config.cluster.id, node, node, &address) {
+        Some(_) => Err(RepairError::Running { node, address }),
+        None => Ok(()),
+    }
+}

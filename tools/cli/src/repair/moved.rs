@@ -1,0 +1,20 @@
+//! A data directory that was moved, or whose node has another address.
+
+use engine::config::Config;
+use engine::io::identity::settle;
+
+use super::{RepairError, check_stopped};
+
+pub(super) fn moved(config: &Config) -> Result<String, RepairError> {
+    check_stopped(config)?;
+    let (holding, before) = settle(config)?;
+    let own = config.own_address();
+    Ok(format!(
+        "node {} is at {}:{} now, with its data in {} (before: {before}). Its address must be the same in the \
+         configurations of all nodes",
+        config.node_id,
+        own.host,
+        own.peer_port,
+        holding.directory.path().display(),
+    ))
+}

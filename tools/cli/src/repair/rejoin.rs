@@ -1,0 +1,117 @@
+//! A node whose data are lost comes back as one that knows that.
+
+use std::fs;
+use std::path::Path;
+
+use engine::config::Config;
+use engine::io::identity::{Condition, Holding, Member, Record, hold};
+
+use super::{RepairError, ask_others, check_stopped};
+
+pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
+    check_stopped(config)?;
+    let (node, path) = (config.node_id, Path::new(&config.data_dir));
+    check_empty(path)?;
+    let asked = ask_others(config);
+    let answers: Vec<_> = asked.iter().filter_map(|(_, _, it)| it.as_ref()).collect();
+    let Some(newest) = answers.iter().max_by_key(|it| it.standing.epoch) else {
+        let addresses: Vec<&str> = asked.iter().map(|(_, it, _)| it.as_str()).collect();
+        let addresses = addresses.join(", ");
+        return Err(RepairError::NoAnswer { addresses });
+    };
+    let standing = &newest.standing;
+    if !standing.members.contains(&node) {
+        let (epoch, members) = (standing.epoch, standing.members.clone());
+        return Err(RepairError::Removed {
+            node,
+            epoch,
+            members,
+        });
+    }
+    let known = answers.iter().map(|it| it.known).find(|&known| known > 0);
+    if known.is_none() && answers.len() == asked.len() {
+        return Err(RepairError::Unknown { node });
+    }
+    let Holding {
+        directory,
+        mut record,
+    } = hold(config)?;
+    clear(directory.path())?;
+    let is_member = |member: &Member| standing.members.contains(&member.node);
+    let is_not = |member: &&Member| !is_member(member);
+    record.removed = record
+        .members
+        .iter()
+        .filter(is_not)
+        .map(|it| it.node)
+        .collect();
+    record.members.retain(is_member);
+    (record.epoch, record.origin) = (standing.epoch, standing.origin);
+    record.condition = Condition::Rejoined;
+    record.formed = false;
+    record.write(directory.path())?;
+    let silent = asked.iter().filter(|(_, _, answered)| answered.is_none());
+    let silent: Vec<String> = silent.map(|(node, ..)| node.to_string()).collect();
+    let wait = if silent.is_empty() {
+        "all others answer".to_owned()
+    } else {
+        format!(
+            "start node {} as well, it does not answer now",
+            silent.join(", ")
+        )
+    };
+    let replaced = known.map_or_else(String::new, |it| format!(" in place of {it:016x}"));
+    Ok(format!(
+        "node {node} comes back with instance {:016x}{replaced}, epoch {}: start it. It votes for nobody until all \
+         others have told it what it may have forgotten ({wait}), and is filled by their logs and snapshots",
+        record.instance, record.epoch
+    ))
+}
+
+/// Refuses a directory that a node has used: but for one whose node was let in by nobody.
+fn check_empty(path: &Path) -> Result<(), RepairError> {
+    let unused = match Record::read(path)? {
+        Some(record) => {
+            let begins = record.epoch == 0 || record.condition == Condition::Rejoined;
+            begins && !record.formed
+        }
+        None => shards(path)?.is_empty(),
+    };
+    if unused {
+        Ok(())
+    } else {
+        let path = path.to_owned();
+        Err(RepairError::Holds { path })
+    }
+}
+
+/// Removes what a start left that was refused.
+fn clear(path: &Path) -> Result<(), RepairError> {
+    for shard in shards(path)? {
+        fs::remove_dir_all(&shard).map_err(|error| RepairError::Io {
+            what: "remove",
+            path: shard,
+            error,
+        })?;
+    }
+    Ok(())
+}
+
+fn shards(path: &Path) -> Result<Vec<std::path::PathBuf>, RepairError> {
+    let failed = |error| RepairError::Io {
+        what: "list",
+        path: path.to_owned(),
+        error,
+    };
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with("shard-") {
+            shards.push(entry.path());
+        }
+    }
+    Ok(shards)
+}

@@ -1,0 +1,85 @@
+//! What an operator does after a loss, acted out with real processes. Each drill says what was lost.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes are given real time"
+)]
+
+mod cluster;
+
+use std::fs;
+
+use cluster::{Cluster, copy};
+
+#[test]
+fn a_wiped_node_is_refused_and_comes_back_when_it_says_what_it_lost() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "key", 50);
+    cluster.kill(3);
+    fs::remove_dir_all(cluster.data(3)).unwrap();
+    cluster.refuses(3, 78, "this data directory is empty");
+    cluster.refuses(3, 78, "drakkar repair rejoin");
+
+    let config = cluster.config(3);
+    let rejoin = ["repair", "rejoin", "--config", config.to_str().unwrap()];
+    cluster.says(&rejoin, 0, "node 3 comes back with instance");
+    cluster.run(3);
+    cluster.await_equal(3, 1);
+    cluster.says(&rejoin, 4, "stop it first");
+    // It counts again: without it there is no majority.
+    cluster.kill(2);
+    cluster.write(1, "later", 10);
+    assert_eq!(
+        cluster.missing(3, "key", 50) + cluster.missing(3, "later", 10),
+        0
+    );
+    cluster.kill(3);
+    cluster.says(&rejoin, 4, "holds data");
+    println!("a wiped node: nothing was lost");
+}
+
+#[test]
+fn the_directory_that_a_wiped_node_had_never_comes_back_beside_its_successor() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "key", 5);
+    cluster.kill(3);
+    let (data, old) = (cluster.data(3), cluster.directory.join("old"));
+    fs::rename(&data, &old).unwrap();
+    let config = cluster.config(3);
+    let rejoin = ["repair", "rejoin", "--config", config.to_str().unwrap()];
+    cluster.says(&rejoin, 0, "comes back");
+    cluster.run(3);
+    cluster.await_equal(3, 1);
+    cluster.kill(3);
+    fs::rename(&data, cluster.directory.join("new")).unwrap();
+    fs::rename(&old, &data).unwrap();
+    cluster.refuses(3, 78, "was replaced by");
+}
+
+#[test]
+fn a_copied_data_directory_does_not_start_beside_its_original() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "key", 10);
+    cluster.kill(3);
+    let (data, original) = (cluster.data(3), cluster.directory.join("original"));
+    fs::rename(&data, &original).unwrap();
+    copy(&original, &data);
+    cluster.refuses(3, 78, "copied data directory");
+    // A directory that was only renamed is what it was.
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&original, &data).unwrap();
+    cluster.run(3);
+    cluster.await_equal(3, 1);
+    // Moved to another disk while it was stopped, it is used when the operator says so.
+    cluster.kill(3);
+    copy(&data, &original);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&original, &data).unwrap();
+    cluster.refuses(3, 78, "drakkar repair moved");
+    let config = cluster.config(3);
+    let moved = ["repair", "moved", "--config", config.to_str().unwrap()];
+    cluster.says(&moved, 0, "node 3 is at");
+    cluster.run(3);
+    cluster.await_equal(3, 1);
+    println!("a copied data directory: nothing was lost");
+}
