@@ -9,6 +9,7 @@ mod checksum;
 mod codec;
 mod coordinates;
 mod damage;
+mod flaw;
 mod flush;
 mod history;
 mod index;

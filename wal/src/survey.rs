@@ -7,101 +7,12 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{RecordError, Role as Reason, decode_record, stamp};
+use crate::codec::{Role as Reason, decode_record, stamp};
+pub use crate::flaw::Flaw;
 use crate::flush::{Body, FlushHeader, Start};
 use crate::residue::Area;
-use crate::segment::{BLOCK, FORMAT, FirstBlock, SECTOR, SegmentHeader};
-use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Record, SegmentId, Term};
-
-/// Something that was durable and is not there any more, or cannot have been written like this.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Flaw {
-    #[error("segment {segment} @0: the segment's header is not what was written")]
-    Header { segment: SegmentId },
-    #[error("segment {segment} @0: format {found}, this build reads {FORMAT}")]
-    Format { segment: SegmentId, found: u16 },
-    #[error("segment {segment} @0: it belongs to data directory {found:016x}, not {expected:016x}")]
-    Instance {
-        segment: SegmentId,
-        found: u64,
-        expected: u64,
-    },
-    #[error("segment {segment} @0: the file is missing, segment {needed_by} continues it")]
-    Missing {
-        segment: SegmentId,
-        needed_by: SegmentId,
-    },
-    /// Nothing is left that names them.
-    #[error(
-        "segment {segment} @{offset}: flushes {first} to {last} were durable and are not there, \
-         {bytes} bytes are something else"
-    )]
-    Lost {
-        segment: SegmentId,
-        offset: u64,
-        bytes: u64,
-        first: FlushNumber,
-        last: FlushNumber,
-    },
-    #[error("segment {segment} @{offset}: flush {number} does not pass its check")]
-    Rotten {
-        segment: SegmentId,
-        /// Of the first sector that is not what was written.
-        offset: u64,
-        number: FlushNumber,
-    },
-    #[error("segment {segment} @{offset}: flush {found} stands where flush {expected} should be")]
-    Misplaced {
-        segment: SegmentId,
-        offset: u64,
-        expected: FlushNumber,
-        found: FlushNumber,
-    },
-    #[error("segment {segment} @{offset}: {error}")]
-    Record {
-        segment: SegmentId,
-        offset: u64,
-        error: RecordError,
-    },
-    /// No flush that is readable holds them.
-    #[error("segment {segment} @{offset}: entries {first} to {last} of group {group} are missing")]
-    Gap {
-        segment: SegmentId,
-        /// Of the entry behind the gap.
-        offset: u64,
-        group: GroupId,
-        first: LogIndex,
-        last: LogIndex,
-    },
-}
-
-impl Flaw {
-    /// Segment, and offset in it in bytes.
-    pub fn place(&self) -> (SegmentId, u64) {
-        match *self {
-            Self::Header { segment }
-            | Self::Format { segment, .. }
-            | Self::Instance { segment, .. }
-            | Self::Missing { segment, .. } => (segment, 0),
-            Self::Lost {
-                segment, offset, ..
-            }
-            | Self::Rotten {
-                segment, offset, ..
-            }
-            | Self::Misplaced {
-                segment, offset, ..
-            }
-            | Self::Record {
-                segment, offset, ..
-            }
-            | Self::Gap {
-                segment, offset, ..
-            } => (segment, offset),
-        }
-    }
-}
+use crate::segment::{BLOCK, FirstBlock, SECTOR, SegmentHeader};
+use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Lost, Record, SegmentId, Term};
 
 /// What a segment is to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -605,6 +516,27 @@ impl Survey {
     fn finding(&self, segment: SegmentId) -> SegmentFinding {
         let found = self.segments.iter().find(|one| one.segment == segment);
         *found.expect("only segments of the survey are given")
+    }
+
+    /// Learns what a start would miss, from its replay: that also knows what files tell which were made
+    /// after others. To be done before the end. What is named already is not named again.
+    pub fn missed(&mut self, lost: &[Lost]) {
+        for lost in lost {
+            let place = (lost.segment, lost.offset);
+            let mut known = self.found.flaws.iter();
+            if known.any(|flaw| flaw.place() >= place) {
+                continue;
+            }
+            let last = lost.next.map_or(lost.first.to_raw(), |it| it.to_raw() - 1);
+            self.found.torn = None;
+            self.found.flaws.push(Flaw::Lost {
+                segment: lost.segment,
+                offset: lost.offset,
+                bytes: 0,
+                first: lost.first,
+                last: FlushNumber::from_raw(last),
+            });
+        }
     }
 
     /// Ends the survey once every live segment was given.

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use wal::survey::{Role, Survey, Surveyed};
 use wal::{
     BLOCK, Entry, EntryKind, GroupId, LogIndex, Options, Payload, Record, Recovered, Replay,
     SECTOR, SegmentId, Term, UNREADABLE, Writer,
@@ -55,6 +56,20 @@ fn replay(disk: &Disk) -> Recovered {
         replay.segment(&disk[&segment]).unwrap();
     }
     replay.finish()
+}
+
+fn survey(disk: &Disk) -> Surveyed {
+    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
+    let segments = survey.segments().to_vec();
+    for one in segments.iter().filter(|one| one.role != Role::Dead) {
+        survey.witness(one.segment, &disk[&one.segment]);
+    }
+    for one in segments.iter().filter(|one| one.role == Role::Live) {
+        survey.segment(one.segment, &disk[&one.segment]);
+    }
+    survey.missed(&replay(disk).lost);
+    survey.finish()
 }
 
 impl Log {
@@ -219,6 +234,12 @@ fn a_start_takes_for_a_crash_only_what_a_crash_can_leave() {
                     // The file behind may have been that of a segment which was only released by what is missing.
                     let crash = log.ends_early(file, behind) && behind != Behind::Recycled;
                     assert!(!crash, "{what}: {:?} without reason", found.lost);
+                    if state % 7 == 0 {
+                        assert!(
+                            !survey(&disk).flaws.is_empty(),
+                            "{what}: a survey sees nothing"
+                        );
+                    }
                     lost += 1;
                 }
             }

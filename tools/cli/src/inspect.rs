@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use wal::SegmentId;
 use wal::io::{DataView, Identity, SegmentView, ViewError};
 use wal::survey::{
     Condition, FlushFinding, GroupFinding, Role, SegmentFinding, Survey, Surveyed, Tail,
 };
+use wal::{Lost, Replay, SegmentId};
 
 use crate::exit;
 use crate::snapshot_files::{self, Finding};
@@ -178,7 +178,7 @@ fn survey_shard(
         firsts.push((segment, SegmentView::first_block(path, segment)?));
     }
     let blocks = firsts.iter().map(|(id, block)| (*id, block.as_slice()));
-    let mut survey = Survey::new(instance, blocks);
+    let mut survey = Survey::new(instance, blocks.clone());
     let findings = survey.segments().to_vec();
     // A node may begin a spare segment at any time: what it says then is not of the log that is read.
     let counts = |role| role == Role::Live || (role == Role::Spare && !live);
@@ -196,12 +196,38 @@ fn survey_shard(
         }
         segments.push((finding, flushes));
     }
+    // While a node writes, what is read at different moments does not fit together.
+    if let (Some(instance), false) = (instance, live) {
+        survey.missed(&missed(path, instance, blocks)?);
+    }
     Ok(Shard {
         number,
         segments,
         unreadable,
         found: survey.finish(),
     })
+}
+
+/// What a start of the node would miss. Nothing if it would refuse the log: the survey says why.
+fn missed<'a>(
+    path: &Path,
+    instance: u64,
+    blocks: impl Iterator<Item = (SegmentId, &'a [u8])>,
+) -> Result<Vec<Lost>, ViewError> {
+    let options = wal::Options {
+        // Nothing is written.
+        segment_bytes: 1 << 20,
+        instance,
+    };
+    let Ok(mut replay) = Replay::new(options, 0, blocks) else {
+        return Ok(Vec::new());
+    };
+    while let Some(segment) = replay.next_segment() {
+        if replay.segment(&SegmentView::open(path, segment)?).is_err() {
+            return Ok(Vec::new());
+        }
+    }
+    Ok(replay.finish().lost)
 }
 
 impl Report {
