@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "shard/accounts.rs"]
+mod accounts;
 #[path = "shard/cluster.rs"]
 mod cluster;
 #[path = "shard/disks.rs"]
@@ -113,6 +115,30 @@ fn too_many_waiting_bytes_are_refused() {
         .filter(|reply| reply.1 == Outcome::Busy)
         .count();
     assert!((10..20).contains(&busy), "{busy} of 20 refused");
+}
+
+#[test]
+fn requests_beyond_the_number_that_may_wait_are_refused_and_nothing_happens() {
+    let mut cluster = Cluster::with(|options| options.pending_requests_max = 8);
+    cluster.slow = vec![(1, 50), (2, 50), (3, 50)];
+    let (key, delta) = (b"a".as_slice(), 1);
+    for token in 1..=20 {
+        cluster.ask(1, token, Command::Increment { key, delta });
+    }
+    let busy = |reply: &&(_, Outcome)| reply.1 == Outcome::Busy;
+    assert_eq!(cluster.replies.iter().filter(busy).count(), 12);
+    cluster.run(500);
+    cluster.replies.clear();
+    // What had waited was done, and there is room again; a group without a leader has as much.
+    cluster.ask(1, 21, Command::Increment { key, delta });
+    cluster.run(200);
+    assert_eq!(cluster.answer(21), Some(Outcome::Reply(Reply::Integer(9))));
+    cluster.cut_off = vec![2];
+    cluster.run(10_000);
+    for token in 31..=50 {
+        cluster.ask(2, token, Command::Get { key });
+    }
+    assert_eq!(cluster.replies.iter().filter(busy).count(), 12);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct Limits {
     pub output_bytes_max: usize,
     /// Requests of one group that are not committed yet; `BUSY` beyond.
     pub pending_bytes_max: usize,
+    /// Their number; `BUSY` beyond.
+    pub pending_requests_max: usize,
     /// Messages that wait for one peer; the oldest are dropped beyond.
     pub peer_queue_bytes_max: usize,
     /// Requests that wait to be taken by another shard; `BUSY` beyond.
@@ -180,6 +182,8 @@ impl Default for Limits {
             requests_per_connection_max: 16 * KIB,
             output_bytes_max: 32 * MIB,
             pending_bytes_max: 64 * MIB,
+            // 128 pipelines of 1024, all for one group; some 200 bytes each beside what they carry.
+            pending_requests_max: 128 * KIB,
             peer_queue_bytes_max: 32 * MIB,
             mailbox_bytes_max: 64 * MIB,
             data_bytes_max: 0,
@@ -230,7 +234,13 @@ impl Options {
 
     fn check_sizes(&self, errors: &mut Vec<ConfigError>) {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 10] = [
+        let ranges: [(&'static str, u64, u64, u64); 11] = [
+            (
+                "limits.pending_tasks",
+                1,
+                16 * MIB as u64,
+                limits.pending_requests_max as u64,
+            ),
             ("log.size_target", 1, 1 << 50, self.log_bytes_target),
             (
                 "log.segment_size",

@@ -10,6 +10,7 @@ use net::http::{Request, RequestError, Response};
 
 use crate::shard::DiskState;
 
+use super::costs;
 use super::executor::Executor;
 use super::gathered::Gathered;
 use super::mailbox::Letter;
@@ -111,9 +112,15 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
                 status::json(&config.cluster.id, config.node(), &shards) + "\n",
             )
         }
+        "/v1/stages" => {
+            let shards = gather(executor).await;
+            let node = executor.config.node();
+            Response::json(200, costs::json(node, &shards) + "\n")
+        }
         _ => Response::text(
             404,
-            "not found; try /healthz, /readyz, /v1/status, /v1/snapshots, /v1/snapshots/file\n",
+            "not found; try /healthz, /readyz, /v1/status, /v1/stages, /v1/snapshots, \
+             /v1/snapshots/file\n",
         ),
     }
 }

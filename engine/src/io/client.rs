@@ -17,7 +17,7 @@ use net::resp::{
 use net::{ErrorReply, Reply};
 
 use crate::config::Config;
-use crate::shard::Outcome;
+use crate::shard::{Outcome, Stage};
 use crate::{Clock, Time};
 
 use super::clock::unix_micros;
@@ -69,6 +69,8 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     /// Nothing can be written any more.
     dead: Cell<bool>,
+    /// When an answer was known that is followed until it is written.
+    followed: Cell<Option<Time>>,
 }
 
 /// Commands that have not been answered, in order.
@@ -196,7 +198,13 @@ impl Connection {
             room: Signal::default(),
             closing: Cell::new(false),
             dead: Cell::new(false),
+            followed: Cell::new(None),
         }
+    }
+
+    /// Follows an answer that was known at a time until it is written.
+    pub(super) fn follow(&self, known: Time) {
+        self.followed.set(Some(known));
     }
 
     /// The outcome of a command, or of one group's part of it.
@@ -357,7 +365,7 @@ async fn serve(executor: Rc<Executor>, connection: Rc<Connection>) {
         .connections
         .borrow_mut()
         .insert(id, connection.clone());
-    let writer = glommio::spawn_local(write(connection.clone()));
+    let writer = glommio::spawn_local(write(executor.clone(), connection.clone()));
     if let Err(error) = read(&executor, &connection).await {
         tracing::debug!(event = "client.lost", id, %error);
         connection.die();
@@ -370,7 +378,7 @@ async fn serve(executor: Rc<Executor>, connection: Rc<Connection>) {
 }
 
 /// Writes what has gathered, all of it at once.
-async fn write(connection: Rc<Connection>) {
+async fn write(executor: Rc<Executor>, connection: Rc<Connection>) {
     let mut bytes = Vec::new();
     while !connection.dead.get() {
         std::mem::swap(&mut bytes, &mut *connection.out.borrow_mut());
@@ -381,8 +389,11 @@ async fn write(connection: Rc<Connection>) {
             connection.written.wait().await;
             continue;
         }
+        let followed = connection.followed.take();
         if connection.socket.write_all(&bytes).await.is_err() {
             connection.die();
+        } else if let Some(known) = followed {
+            executor.account(Stage::Reply, executor.origin.time().since(known));
         }
         bytes.clear();
         bytes.shrink_to(BUFFER_BYTES_KEPT);
@@ -464,6 +475,9 @@ fn understand(
                 connection.closing.set(true);
             }
         }
+    }
+    if commands > 0 && executor.sampler.burst() {
+        executor.account(Stage::Parse, executor.origin.time().since(clock.now));
     }
     executor
         .clients

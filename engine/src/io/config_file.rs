@@ -98,9 +98,14 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "requests_per_connection",
             "output_size",
             "pending_size",
+            "pending_tasks",
             "peer_queue_size",
             "mailbox_size",
             "data_size",
+            "max_pending_tasks",
+            "maxPendingTasks",
+            "max_pending_bytes",
+            "maxPendingTaskBytes",
         ],
     ),
 ];
@@ -110,6 +115,12 @@ const SNAPSHOT_ALIASES: &[(&str, &str)] = &[
     ("saveSnapshotSeconds", "interval"),
     ("maxKeepSnapshots", "keep"),
     ("saveSnapshotWhenClose", "at_close"),
+];
+const LIMIT_ALIASES: &[(&str, &str)] = &[
+    ("max_pending_tasks", "pending_tasks"),
+    ("maxPendingTasks", "pending_tasks"),
+    ("max_pending_bytes", "pending_size"),
+    ("maxPendingTaskBytes", "pending_size"),
 ];
 
 const NODE_KEYS: &[&str] = &["id", "host", "client_port", "peer_port", "admin_port"];
@@ -306,15 +317,7 @@ impl Fields<'_> {
     }
 
     fn snapshot(&mut self, options: &mut SnapshotOptions) {
-        for (key, other) in SNAPSHOT_ALIASES {
-            if self.section.contains_key(*key) && self.section.contains_key(*other) {
-                let (name, key, other) = (self.name, *key, *other);
-                self.errors.push(FileError::Twice {
-                    key: format!("{name}.{key}"),
-                    other: format!("{name}.{other}"),
-                });
-            }
-        }
+        self.refuse_twice(SNAPSHOT_ALIASES);
         self.put("entries", "a number", &mut options.entries, number);
         self.put("size", SIZE, &mut options.bytes, size);
         self.put("interval", DURATION, &mut options.interval, duration);
@@ -361,6 +364,14 @@ impl Fields<'_> {
 
     fn limits(&mut self, options: &mut Options) {
         let limits = &mut options.limits;
+        self.refuse_twice(LIMIT_ALIASES);
+        for key in ["pending_tasks", "max_pending_tasks", "maxPendingTasks"] {
+            self.put(key, "a number", &mut limits.pending_requests_max, number);
+        }
+        for key in ["max_pending_bytes", "maxPendingTaskBytes"] {
+            let bytes = |value: &Value| number(value).or_else(|| size_in_memory(value));
+            self.put(key, SIZE, &mut limits.pending_bytes_max, bytes);
+        }
         self.put("data_size", SIZE, &mut limits.data_bytes_max, size);
         for (key, to) in [
             ("key_size", &mut limits.key_bytes_max),
@@ -383,6 +394,19 @@ impl Fields<'_> {
             ),
         ] {
             self.put(key, "a number", to, number);
+        }
+    }
+
+    /// Notes what was given by two of its names.
+    fn refuse_twice(&mut self, aliases: &[(&str, &str)]) {
+        for (key, other) in aliases {
+            if self.section.contains_key(*key) && self.section.contains_key(*other) {
+                let name = self.name;
+                self.errors.push(FileError::Twice {
+                    key: format!("{name}.{key}"),
+                    other: format!("{name}.{other}"),
+                });
+            }
         }
     }
 
@@ -533,6 +557,34 @@ mod tests {
         assert_eq!(
             errors[0].to_string(),
             "snapshot.maxKeepSnapshots and snapshot.keep are the same: keep one of them"
+        );
+    }
+
+    #[test]
+    fn what_may_wait_is_limited_by_our_names_and_by_those_of_others() {
+        for (key, expected) in [
+            ("pending_tasks = 2000", (2000, 64 << 20)),
+            ("max_pending_tasks = 50_000", (50_000, 64 << 20)),
+            (
+                "maxPendingTasks = 7\nmaxPendingTaskBytes = 268435456",
+                (7, 256 << 20),
+            ),
+            (
+                "pending_tasks = 9\nmax_pending_bytes = \"32MB\"",
+                (9, 32 << 20),
+            ),
+        ] {
+            let limits = parse(&format!("{GOOD}[limits]\n{key}\n"))
+                .unwrap()
+                .limits
+                .clone();
+            let found = (limits.pending_requests_max, limits.pending_bytes_max);
+            assert_eq!(found, expected, "{key}");
+        }
+        let twice = format!("{GOOD}[limits]\npending_tasks = 9\nmax_pending_tasks = 9\n");
+        assert_eq!(
+            parse(&twice).unwrap_err()[0].to_string(),
+            "limits.max_pending_tasks and limits.pending_tasks are the same: keep one of them"
         );
     }
 

@@ -17,15 +17,16 @@ use wal::io::{Log, LogError};
 use wal::{GroupId, NodeId};
 
 use crate::config::Config;
-use crate::shard::{DiskState, Flush, GroupNews, Input, Outcome, Output, ReadLog, Shard, Token};
+use crate::shard::{
+    DiskState, Flush, GroupNews, Input, Outcome, Output, ReadLog, Shard, Stage, Token,
+};
 use crate::{Clock, Time};
 
 use super::client::Clients;
 use super::clock::Origin;
 use super::fetcher::Fetcher;
-use super::handle::Batch;
 use super::identity::{Caller, Presence, Register};
-use super::mailbox::{Carried, Letter, Mailbox, SnapshotPlace};
+use super::mailbox::{Carried, Letter, Mailbox};
 use super::node::{Fate, NodeError};
 use super::parked::Parked;
 use super::peer::Link;
@@ -34,6 +35,7 @@ use super::routes::Routes;
 use super::signal::Signal;
 use super::snapshots::Snapshots;
 use super::socket::Socket;
+use super::stages::{Sampler, Turn};
 use super::status::{NewestSnapshot, PeerStatus, ShardStatus};
 use super::taker::Taker;
 
@@ -67,8 +69,8 @@ pub(super) struct Executor {
     /// A request has been parked.
     pub(super) parking: Signal,
     /// Letters being written, by shard.
-    carried: RefCell<Vec<Vec<Carried>>>,
-    answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
+    pub(super) carried: RefCell<Vec<Vec<Carried>>>,
+    pub(super) answers: RefCell<Vec<Vec<(Token, Outcome)>>>,
     groups: Vec<GroupId>,
     /// Groups whose repair was told.
     repairing: RefCell<BTreeSet<GroupId>>,
@@ -77,7 +79,8 @@ pub(super) struct Executor {
     dialled: RefCell<Vec<Weak<Socket>>>,
     random: Cell<u64>,
     pub(super) stopping: Cell<bool>,
-    ended: Signal,
+    pub(super) ended: Signal,
+    pub(super) sampler: Sampler,
     fate: Arc<Fate>,
 }
 
@@ -143,6 +146,7 @@ impl Executor {
             random: Cell::new(seed | 1),
             stopping: Cell::new(false),
             ended: Signal::default(),
+            sampler: Sampler::default(),
             fate: shared.fate,
         }
     }
@@ -254,8 +258,9 @@ impl Executor {
             })
             .await;
             let clock = self.clock();
-            let wake_at = self.settle_shard(clock, &mut output);
-            self.hand_out(&mut output);
+            let mut turn = self.sampler.turn(clock.now);
+            let wake_at = self.settle_shard(clock, &mut turn, &mut output);
+            self.hand_out(&mut turn, &mut output);
             self.give_up_overdue(clock.now);
             self.post_letters();
             timer = match (timer.take(), wake_at) {
@@ -273,22 +278,28 @@ impl Executor {
         }
     }
 
-    fn settle_shard(&self, clock: Clock, output: &mut Output) -> Option<Time> {
+    fn settle_shard(&self, clock: Clock, turn: &mut Turn, output: &mut Output) -> Option<Time> {
         let mut shard = self.shard.borrow_mut();
         let mut gathered = self.output.borrow_mut();
         if gathered.wake_at.is_some_and(|at| at <= clock.now) {
             shard.step(clock, Input::Wake, &mut gathered);
         }
-        shard.settle(clock, &mut gathered);
+        if turn.sampled {
+            let mut lap = |stage| turn.lap(stage, self.origin.time());
+            shard.settle_watched(clock, &mut gathered, &mut lap);
+        } else {
+            shard.settle(clock, &mut gathered);
+        }
+        shard.accounts_mut().messages += gathered.messages.len() as u64;
         // The lists change places, so that both keep their memory.
         std::mem::swap(&mut *gathered, output);
         gathered.wake_at = output.wake_at;
         output.wake_at
     }
 
-    fn hand_out(self: &Rc<Self>, output: &mut Output) {
+    fn hand_out(self: &Rc<Self>, turn: &mut Turn, output: &mut Output) {
         for flush in output.flushes.drain(..) {
-            self.append(flush);
+            self.append(flush, turn);
         }
         for read in output.reads.drain(..) {
             self.read(read);
@@ -308,23 +319,47 @@ impl Executor {
         for news in output.news.drain(..) {
             self.tell(news);
         }
+        if turn.sampled {
+            turn.account(self.shard.borrow_mut().accounts_mut());
+            if !output.replies.is_empty() {
+                self.sampler.answered(turn.started);
+            }
+        }
         for (token, outcome) in output.replies.drain(..) {
             self.finish(token, outcome);
         }
     }
 
-    fn append(self: &Rc<Self>, flush: Flush) {
+    fn append(self: &Rc<Self>, flush: Flush, turn: &mut Turn) {
         // Laid out in the log now, in the order of the flushes; written by the fiber.
         let number = flush.number;
+        if turn.sampled {
+            turn.lap(None, self.origin.time());
+        }
         let written = self.log.append(number, &flush.records);
+        if turn.sampled {
+            turn.lap(Some(Stage::Serialise), self.origin.time());
+        }
         let executor = self.clone();
+        let asked = turn.started;
         glommio::spawn_local(async move {
+            let submitted = executor.origin.time();
             match written.await {
-                Ok(flush) => executor.step(executor.clock(), Input::Written { flush }),
+                Ok(flush) => {
+                    let clock = executor.clock();
+                    executor.account(Stage::LogSubmit, submitted.since(asked));
+                    executor.account(Stage::LogWait, clock.now.since(submitted));
+                    executor.step(clock, Input::Written { flush });
+                }
                 Err(error) => executor.disk_failed(Input::WriteFailed { flush: number }, error),
             }
         })
         .detach();
+    }
+
+    /// Counts one passage of a stage.
+    pub(super) fn account(&self, stage: Stage, took: Duration) {
+        self.shard.borrow_mut().accounts_mut().record(stage, took);
     }
 
     fn read(self: &Rc<Self>, read: ReadLog) {
@@ -346,175 +381,8 @@ impl Executor {
         .detach();
     }
 
-    /// The end of a request, unless another node can still be asked.
-    pub(super) fn finish(&self, token: Token, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Redirect { leader, command } => match self.ask_node(token, leader, command) {
-                Some(outcome) => outcome,
-                None => return,
-            },
-            outcome => outcome,
-        };
-        let request = self.requests.borrow_mut().remove(token);
-        if let Some(request) = request {
-            self.deliver(request.asker, outcome);
-        }
-    }
-
-    /// A node answered a forwarded request.
-    pub(super) fn answered(&self, token: Token, from: NodeId, outcome: Outcome) {
-        let asked = self
-            .requests
-            .borrow_mut()
-            .get_mut(token)
-            .and_then(|request| request.asked);
-        // Otherwise the answer came after it had been given up.
-        if asked == Some(from) {
-            self.finish(token, outcome);
-        }
-    }
-
-    /// The answer to a forwarded request will not come any more.
-    pub(super) fn lost(&self, token: Token, node: NodeId) {
-        let mut requests = self.requests.borrow_mut();
-        let lost = match requests.get_mut(token) {
-            Some(request) if request.asked == Some(node) => requests.remove(token),
-            _ => None,
-        };
-        drop(requests);
-        if let Some(request) = lost {
-            let outcome = if request.write {
-                Outcome::Unknown
-            } else {
-                Outcome::NoLeader
-            };
-            self.deliver(request.asker, outcome);
-        }
-    }
-
-    fn give_up_overdue(&self, now: Time) {
-        for link in self.links.values() {
-            link.overdue(Some(now), |token| self.lost(token, link.node));
-        }
-    }
-
-    /// Gives an outcome to whoever asked.
-    fn deliver(&self, asker: Asker, outcome: Outcome) {
-        match asker {
-            Asker::Client {
-                connection,
-                sequence,
-            } => connection.answer(sequence, outcome, &self.config),
-            Asker::Peer { inbound, request } => inbound.answer(request, outcome),
-            Asker::Embedder { batch, at } => batch.answer(at, outcome),
-            Asker::Shard { from, token } => {
-                self.answers.borrow_mut()[usize::from(from)].push((token, outcome));
-                self.settle.raise();
-            }
-        }
-    }
-
-    fn post_letters(&self) {
-        for (shard, carried) in self.carried.borrow_mut().iter_mut().enumerate() {
-            if carried.is_empty() {
-                continue;
-            }
-            let requests = std::mem::take(carried);
-            let letter = Letter::Requests {
-                from: self.index,
-                requests,
-            };
-            if let Err(Letter::Requests { requests, .. }) = self.mailboxes[shard].post(letter) {
-                for carried in requests {
-                    self.finish(carried.token, Outcome::Busy);
-                }
-            }
-        }
-        for (shard, answers) in self.answers.borrow_mut().iter_mut().enumerate() {
-            if !answers.is_empty() {
-                let letter = Letter::Answers(std::mem::take(answers));
-                // A shard that has ended has no clients left that wait.
-                drop(self.mailboxes[shard].post(letter));
-            }
-        }
-    }
-
-    /// Takes letters out of this shard's mailbox, for ever.
-    pub(super) async fn read_mail(self: Rc<Self>) {
-        let mut letters = Vec::new();
-        loop {
-            self.mailboxes[usize::from(self.index)]
-                .take(&mut letters)
-                .await;
-            for letter in letters.drain(..) {
-                self.open(letter);
-                glommio::yield_if_needed().await;
-            }
-        }
-    }
-
-    fn open(self: &Rc<Self>, letter: Letter) {
-        let clock = self.clock();
-        match letter {
-            Letter::Requests { from, requests } => {
-                for carried in requests {
-                    let asker = Asker::Shard {
-                        from,
-                        token: carried.token,
-                    };
-                    let Carried { group, proxy, .. } = carried;
-                    self.request_encoded(clock, asker, group, proxy, &carried.command);
-                }
-            }
-            Letter::Answers(answers) => {
-                for (token, outcome) in answers {
-                    let request = self.requests.borrow_mut().remove(token);
-                    if let Some(request) = request {
-                        self.deliver(request.asker, outcome);
-                    }
-                }
-            }
-            Letter::Commands {
-                group,
-                commands,
-                completion,
-            } => {
-                let batch = Rc::new(Batch::new(commands.len(), completion));
-                for (at, command) in commands.iter().enumerate() {
-                    let batch = batch.clone();
-                    let asker = Asker::Embedder { batch, at };
-                    self.request_encoded(clock, asker, group, true, command);
-                }
-            }
-            Letter::Snapshot { group, answer } => self.ask_for_snapshot(group, answer),
-            Letter::ListSnapshots(answer) => answer(self.snapshots.files()),
-            Letter::ReadSnapshot { place, answer } => {
-                let snapshots = self.snapshots.clone();
-                glommio::spawn_local(async move {
-                    let SnapshotPlace {
-                        group,
-                        index,
-                        term,
-                        offset,
-                        bytes,
-                    } = place;
-                    let read = snapshots.read(group, index, term, offset, bytes).await;
-                    answer(read.map_err(|error| error.to_string()));
-                })
-                .detach();
-            }
-            Letter::Inspect(answer) => answer(self.status()),
-            Letter::Stop => {
-                if !self.stopping.replace(true) {
-                    glommio::spawn_local(self.clone().stop()).detach();
-                }
-            }
-            Letter::Abort => self.ended.raise(),
-        }
-    }
-
     /// Hands over, finishes what was begun, and ends.
-    async fn stop(self: Rc<Self>) {
+    pub(super) async fn stop(self: Rc<Self>) {
         self.step(self.clock(), Input::Drain);
         // Leaderships move within a few round trips, or not at all.
         let handing_over = self
@@ -639,6 +507,8 @@ impl Executor {
     }
 
     pub(super) fn status(&self) -> ShardStatus {
+        let mut accounts = Box::new(self.shard.borrow().accounts().clone());
+        accounts.flush_bytes = self.log.appended_bytes();
         let shard = self.shard.borrow();
         let groups = shard
             .status()
@@ -666,6 +536,7 @@ impl Executor {
             received: self.fetcher.under_way(),
             log_segments: self.log.segments(),
             log_bytes: self.log_bytes(),
+            accounts,
         }
     }
 

@@ -116,6 +116,11 @@ async fn run(executor: Rc<Executor>, fetch: FetchSnapshot) {
             let bytes = newest.bytes;
             tracing::info!(event = "snapshot.fetched", shard, %group, peer, index, bytes, ms);
             executor.taker.is_there(group, newest);
+            executor
+                .shard
+                .borrow_mut()
+                .accounts_mut()
+                .snapshots_received += 1;
             Input::SnapshotFetched { group, snapshot }
         }
         Err(error) => {

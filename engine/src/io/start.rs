@@ -266,6 +266,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         window_bytes_max: WINDOW_BYTES_MAX,
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
+        pending_requests_max: config.limits.pending_requests_max,
         data_bytes_max: config
             .limits
             .data_bytes_max

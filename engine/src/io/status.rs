@@ -6,7 +6,7 @@ use std::fmt::Write;
 use wal::{GroupId, LogIndex, NodeId};
 
 use crate::raft::Role;
-use crate::shard::{DiskState, DiskStatus, GroupStatus};
+use crate::shard::{Accounts, DiskState, DiskStatus, GroupStatus};
 
 /// One shard.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct ShardStatus {
     pub log_segments: usize,
     /// Of all segments; those that wait to be used again do not count.
     pub log_bytes: u64,
+    /// What it did since the start, and how long that took.
+    pub accounts: Box<Accounts>,
 }
 
 /// How far a snapshot has come from a peer.

@@ -216,12 +216,14 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
             let bytes = newest.bytes;
             tracing::info!(event = "snapshot.taken", shard, %group, index = index.to_raw(), bytes, ms);
             executor.taker.is_there(group, newest);
+            executor.shard.borrow_mut().accounts_mut().snapshots_taken += 1;
             Input::SnapshotTaken { group, index, term }
         }
         Err(error) => {
             let reason = error.to_string();
             tracing::warn!(event = "snapshot.failed", shard, %group, index = index.to_raw(), %reason, ms);
             let failed = NoSnapshot::Failed { reason };
+            executor.shard.borrow_mut().accounts_mut().snapshots_failed += 1;
             executor.taker.answer(group, Err(failed));
             Input::SnapshotFailed { group }
         }

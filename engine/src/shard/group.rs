@@ -7,6 +7,7 @@ use core::time::Duration;
 use net::{Command, Reply};
 use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, ReplicaId};
 
+use super::accounts::{Accounts, Stage};
 use super::disk::Disk;
 use super::duty::Duty;
 use super::pulse::Peace;
@@ -63,6 +64,8 @@ pub(super) struct Group {
     draining: bool,
     /// Its disk, and what follows from that for its part in the group.
     pub(super) duty: Duty,
+    /// Commands of the batches that were sealed, and how long each was open; not yet in the accounts.
+    sealed: Vec<(usize, Duration)>,
 }
 
 impl Group {
@@ -150,6 +153,7 @@ impl Group {
             balance_at: None,
             draining: false,
             duty: Duty::default(),
+            sealed: Vec::new(),
         }
     }
 
@@ -164,13 +168,12 @@ impl Group {
     ) {
         if self.leads() {
             self.wake(clock.now);
-            let pending = self.writes.pending_bytes() + self.reads.pending_bytes();
-            if pending > options.pending_bytes_max {
+            if self.is_busy(options) {
                 out.replies.push((token, Outcome::Busy));
             } else if let Some(error) = self.refusal(command.is_write()) {
                 out.replies.push((token, Outcome::Reply(error.into())));
             } else if command.is_write() {
-                self.writes.push(token, command);
+                self.writes.push(clock.now, token, command);
                 if self.writes.open_bytes() >= options.batch_bytes_max {
                     self.seal(options, clock);
                 }
@@ -191,11 +194,20 @@ impl Group {
                     },
                 ));
             }
-            _ if self.waiting_bytes + bytes.len() > options.pending_bytes_max => {
+            _ if self.waiting_bytes + bytes.len() > options.pending_bytes_max
+                || self.waiting.len() >= options.pending_requests_max =>
+            {
                 out.replies.push((token, Outcome::Busy));
             }
             _ => self.wait(options, clock, token, bytes),
         }
+    }
+
+    /// Whether so much waits that a request is refused.
+    fn is_busy(&self, options: &Options) -> bool {
+        let bytes = self.writes.pending_bytes() + self.reads.pending_bytes();
+        let requests = self.writes.pending() + self.reads.pending();
+        bytes > options.pending_bytes_max || requests >= options.pending_requests_max
     }
 
     fn wait(&mut self, options: &Options, clock: Clock, token: Token, command: Vec<u8>) {
@@ -368,8 +380,9 @@ impl Group {
         self.address(out);
     }
 
-    pub(super) fn written(&mut self, flush: FlushNumber, out: &mut Output) {
+    pub(super) fn written(&mut self, now: Time, flush: FlushNumber, out: &mut Output) {
         self.raft.written(flush, &mut self.outbox);
+        self.writes.persisted(self.raft.log().persisted(), now);
         self.address(out);
     }
 
@@ -446,6 +459,7 @@ impl Group {
         clock: Clock,
         may_flush: bool,
         out: &mut Output,
+        lap: &mut dyn FnMut(Option<Stage>),
     ) {
         if self.raft.role() != Role::Leader {
             self.balance_at = None;
@@ -457,7 +471,9 @@ impl Group {
         if may_flush && self.leads() {
             let due = self.expiry_due(clock);
             if self.writes.is_open() || due {
+                lap(None);
                 self.seal(options, clock);
+                lap(Some(Stage::Serialise));
             }
         }
         // While more is about to be sent, the commit rides along with it.
@@ -471,7 +487,11 @@ impl Group {
                 .map_or(index, |expiry| index.max(expiry));
             self.reads.started(round, self.raft.term(), index);
         }
-        self.apply_committed(out);
+        if self.applied < self.raft.commit() {
+            lap(None);
+            self.apply_committed(out);
+            lap(Some(Stage::Apply));
+        }
         self.serve_reads(clock, out);
         self.raft.evict(self.applied, options.cache_bytes);
         self.fetch(out);
@@ -515,6 +535,7 @@ impl Group {
     /// Turns the open batch into an entry.
     fn seal(&mut self, options: &Options, clock: Clock) {
         let bytes = self.writes.open_bytes();
+        self.sealed.push(self.writes.open_for(clock.now));
         let payload = self.writes.seal(clock.unix_ms);
         let index = self.raft.propose(EntryKind::Batch, payload);
         let index = index.expect("only a leader seals");
@@ -669,7 +690,21 @@ impl Group {
             claim: self.raft.claim(),
             promises_lost: self.raft.promises_lost(),
             waits_for: self.nodes(&self.raft.waits_for()),
+            pending_requests: self.writes.pending() + self.reads.pending() + self.waiting.len(),
+            pending_bytes: self.writes.pending_bytes()
+                + self.reads.pending_bytes()
+                + self.waiting_bytes,
             matched: matched.collect(),
+        }
+    }
+
+    /// Accounts for what was done since the last time.
+    pub(super) fn account(&mut self, now: Time, accounts: &mut Accounts) {
+        for (commands, open) in self.sealed.drain(..) {
+            accounts.sealed(commands, open);
+        }
+        if let Some(wait) = self.writes.take_peer_wait(now) {
+            accounts.record(Stage::PeerWait, wait);
         }
     }
 

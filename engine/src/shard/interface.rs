@@ -248,6 +248,8 @@ pub struct Options {
     pub window_messages_max: usize,
     /// Bytes of requests not yet committed, per group, beyond which the answer is `Busy`.
     pub pending_bytes_max: usize,
+    /// Their number, beyond which the answer is the same.
+    pub pending_requests_max: usize,
     /// Memory of the data of all groups, roughly, beyond which writes that may add to it are refused;
     /// zero: no limit. What was taken before that was known still adds.
     pub data_bytes_max: u64,
@@ -312,6 +314,9 @@ pub struct GroupStatus {
     /// Whose answers it lacks for that. One that is down has to be started; if those left wait as
     /// well, too many forgot at once, and the group needs a backup.
     pub waits_for: Vec<NodeId>,
+    /// Requests that wait: for their commit, for a round of heartbeats, or for a leader.
+    pub pending_requests: usize,
+    pub pending_bytes: usize,
     /// Per other member, on a leader: what it is known to hold.
     pub matched: Vec<(NodeId, LogIndex)>,
 }

@@ -3,6 +3,7 @@
 //! [`Shard::step`] takes one input, [`Shard::settle`] ends a burst of them. Equal states given equal
 //! inputs yield equal outputs: there is no clock, no randomness and no I/O in here.
 
+mod accounts;
 mod disk;
 mod duty;
 mod group;
@@ -25,6 +26,7 @@ use disk::Disk;
 use group::Group;
 use pulse::{Peace, Pulse};
 
+pub use accounts::{Accounts, Histogram, Stage};
 pub use interface::{
     BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupNews, GroupOptions,
     GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk,
@@ -58,6 +60,7 @@ pub struct Shard {
     snapshots_due: BTreeSet<usize>,
     /// The group whose snapshot is being taken.
     snapshotting: Option<usize>,
+    accounts: Accounts,
 }
 
 impl Shard {
@@ -93,6 +96,7 @@ impl Shard {
             told: groups.iter().map(|_| (None, false)).collect(),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
+            accounts: Accounts::default(),
             options,
             groups,
             clock,
@@ -225,13 +229,25 @@ impl Shard {
     /// Ends a burst of inputs: seals open batches if the log can take a flush, applies what is
     /// committed, and says what is to be done next. Call after every burst.
     pub fn settle(&mut self, clock: Clock, out: &mut Output) {
+        self.settle_watched(clock, out, &mut |_| {});
+    }
+
+    /// The same, for somebody who looks at a clock: `lap` is called whenever a stretch of work ends, with
+    /// the stage that it belongs to; `None` if to no stage.
+    pub fn settle_watched(
+        &mut self,
+        clock: Clock,
+        out: &mut Output,
+        lap: &mut dyn FnMut(Option<Stage>),
+    ) {
         self.advance(clock);
         let may_flush =
             !self.disk.has_failed() && self.under_way.len() < self.options.flushes_in_flight_max;
         let dirty = core::mem::take(&mut self.dirty);
         for &at in &dirty {
             let group = &mut self.groups[at];
-            group.settle(&self.options, clock, may_flush, out);
+            group.settle(&self.options, clock, may_flush, out, lap);
+            group.account(clock.now, &mut self.accounts);
             if group.is_snapshot_due(&self.options.snapshots, clock) {
                 self.snapshots_due.insert(at);
             }
@@ -357,6 +373,7 @@ impl Shard {
         self.next_flush = number.next();
         self.under_way.push_back((number, holds));
         self.disk.began(number, self.clock.now);
+        self.accounts.flushed();
         out.flushes.push(Flush { number, records });
     }
 
@@ -375,7 +392,7 @@ impl Shard {
                 self.mark_at = Some(self.clock.now.after(self.options.mark_after));
             }
             for at in holds {
-                self.groups[at].written(number, out);
+                self.groups[at].written(self.clock.now, number, out);
                 self.dirty.insert(at);
             }
         }
@@ -448,6 +465,16 @@ impl Shard {
     /// What there is to know about the disk.
     pub fn disk(&self) -> DiskStatus {
         self.disk.status(self.clock.now)
+    }
+
+    /// What this shard did since it was made.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// The same, for what only its driver knows.
+    pub fn accounts_mut(&mut self) -> &mut Accounts {
+        &mut self.accounts
     }
 
     /// How far a group has applied its log, and the hash of the state that led to.

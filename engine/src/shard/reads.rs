@@ -64,6 +64,13 @@ impl Reads {
         self.open.blob.len() + under_way
     }
 
+    /// Reads that wait.
+    pub(super) fn pending(&self) -> usize {
+        let under_way = self.under_way.iter();
+        let under_way: usize = under_way.map(|round| round.batch.ends.len()).sum();
+        self.open.ends.len() + under_way
+    }
+
     /// A round began that serves all open reads.
     pub(super) fn started(&mut self, number: u64, term: Term, index: LogIndex) {
         let batch = core::mem::take(&mut self.open);

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use net::{Command, ErrorReply, Reply};
 use wal::{LogIndex, Payload, Term};
@@ -32,10 +33,30 @@ pub(super) struct Writes {
     /// applied, nothing is known.
     overtaken: Vec<Proposal>,
     proposed_bytes: usize,
+    /// Commands that were proposed, and nobody was answered yet.
+    proposed_commands: usize,
+    /// When the open batch got its first command.
+    opened_at: Time,
+    /// One proposal at a time is watched: what it waits for tells what they all do.
+    watched: Option<Watched>,
+    /// It was applied.
+    watched_done: Option<Watched>,
+}
+
+/// A proposal on its way, watched for the accounts.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    index: LogIndex,
+    term: Term,
+    /// When it was durable here.
+    durable_at: Option<Time>,
 }
 
 impl Writes {
-    pub(super) fn push(&mut self, token: Token, command: &Command<'_>) {
+    pub(super) fn push(&mut self, now: Time, token: Token, command: &Command<'_>) {
+        if self.open_tokens.is_empty() {
+            self.opened_at = now;
+        }
         self.open.push(command);
         self.open_tokens.push(token);
     }
@@ -54,6 +75,40 @@ impl Writes {
         self.open.bytes() + self.proposed_bytes
     }
 
+    /// Requests that wait, in the open batch or for their commit.
+    pub(super) fn pending(&self) -> usize {
+        self.open_tokens.len() + self.proposed_commands
+    }
+
+    /// How many commands the open batch has, and for how long it is open.
+    pub(super) fn open_for(&self, now: Time) -> (usize, Duration) {
+        let open = self.open_tokens.len();
+        (
+            open,
+            if open > 0 {
+                now.since(self.opened_at)
+            } else {
+                Duration::ZERO
+            },
+        )
+    }
+
+    /// Everything up to `index` is durable here.
+    pub(super) fn persisted(&mut self, index: LogIndex, now: Time) {
+        if let Some(watched) = &mut self.watched
+            && watched.index <= index
+        {
+            watched.durable_at.get_or_insert(now);
+        }
+    }
+
+    /// How long the proposal that was watched waited for other disks after this one had it, if it was
+    /// applied now.
+    pub(super) fn take_peer_wait(&mut self, now: Time) -> Option<Duration> {
+        let done = self.watched_done.take()?;
+        Some(done.durable_at.map_or(Duration::ZERO, |at| now.since(at)))
+    }
+
     /// Seals the open batch, stamped with the leader's time.
     pub(super) fn seal(&mut self, stamp_ms: u64) -> Payload {
         self.open.seal(stamp_ms)
@@ -70,6 +125,12 @@ impl Writes {
         }
         let tokens = core::mem::take(&mut self.open_tokens);
         self.proposed_bytes += bytes;
+        self.proposed_commands += tokens.len();
+        self.watched.get_or_insert(Watched {
+            index,
+            term,
+            durable_at: None,
+        });
         self.proposed.push_back(Proposal {
             index,
             term,
@@ -88,13 +149,17 @@ impl Writes {
         replies: &mut Vec<Reply>,
         out: &mut Output,
     ) {
+        if let Some(watched) = self.watched.take_if(|watched| watched.index <= index) {
+            let ours = (watched.index, watched.term) == (index, term);
+            self.watched_done = ours.then_some(watched);
+        }
         let over = |proposal: &mut Proposal| proposal.index <= index;
         let mut done: Vec<Proposal> = self.overtaken.extract_if(.., over).collect();
         while let Some(proposal) = self.proposed.pop_front_if(over) {
             done.push(proposal);
         }
         for proposal in done {
-            self.proposed_bytes -= proposal.bytes;
+            self.forget(&proposal);
             let tokens = proposal.tokens.into_iter();
             if (proposal.index, proposal.term) == (index, term) {
                 assert_eq!(tokens.len(), replies.len(), "a reply for each command");
@@ -118,9 +183,14 @@ impl Writes {
         self.leave_unknown(done, out);
     }
 
+    fn forget(&mut self, proposal: &Proposal) {
+        self.proposed_bytes -= proposal.bytes;
+        self.proposed_commands -= proposal.tokens.len();
+    }
+
     fn leave_unknown(&mut self, proposals: Vec<Proposal>, out: &mut Output) {
         for proposal in proposals {
-            self.proposed_bytes -= proposal.bytes;
+            self.forget(&proposal);
             let tokens = proposal.tokens.into_iter();
             out.replies
                 .extend(tokens.map(|token| (token, Outcome::Unknown)));
@@ -145,6 +215,7 @@ impl Writes {
                 .extend(tokens.map(|token| (token, Outcome::Unknown)));
         }
         self.proposed_bytes = 0;
+        self.proposed_commands = 0;
     }
 
     /// Answers those of the open batch, which nobody has seen.
@@ -178,7 +249,7 @@ mod tests {
     use super::*;
 
     fn propose(writes: &mut Writes, token: u64, index: u64, term: u64) {
-        writes.push(Token(token), &Command::Flush);
+        writes.push(Time::default(), Token(token), &Command::Flush);
         writes.seal(0);
         let (index, term) = (LogIndex::from_raw(index), Term::from_raw(term));
         writes.proposed(index, term, 0, Time::from_nanos(1));

@@ -10,6 +10,7 @@ mod repair;
 mod serve;
 mod snapshot;
 mod snapshot_files;
+mod stages;
 mod status;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::{exit, http};
+use crate::{exit, http, stages};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Prints JSON: a list of endpoints with the status or the error of each.
     #[arg(long)]
     json: bool,
+    /// Shows where the time goes instead: per shard and stage of a write's way.
+    #[arg(long)]
+    stages: bool,
 }
 
 /// What one endpoint answered.
@@ -31,17 +34,23 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let answers: Vec<(&String, Result<Value, String>)> = options
         .endpoint
         .iter()
-        .map(|endpoint| (endpoint, ask(endpoint)))
+        .map(|endpoint| match options.stages {
+            true => (endpoint, stages::ask(endpoint)),
+            false => (endpoint, ask(endpoint)),
+        })
         .collect();
+    let name = if options.stages { "stages" } else { "status" };
     if options.json {
         let list: Vec<Value> = answers
             .iter()
             .map(|(endpoint, answer)| match answer {
-                Ok(status) => json!({ "endpoint": endpoint, "status": status }),
+                Ok(status) => json!({ "endpoint": endpoint, (name): status }),
                 Err(error) => json!({ "endpoint": endpoint, "error": error }),
             })
             .collect();
         println!("{}", Value::from(list));
+    } else if options.stages {
+        print!("{}", stages::table(&answers));
     } else {
         print!("{}", table(&answers));
     }

@@ -503,6 +503,8 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         window_bytes_max: plan.window_bytes_max,
         window_messages_max: plan.window_messages_max,
         pending_bytes_max: plan.pending_bytes_max,
+        // So few that some plans reach it; drawn with the bytes.
+        pending_requests_max: (plan.pending_bytes_max / 64).max(2),
         data_bytes_max: 0,
         cache_bytes: plan.cache_bytes,
         snapshots: SnapshotPolicy {

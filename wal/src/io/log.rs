@@ -92,6 +92,7 @@ pub struct Log {
     wanted: RefCell<VecDeque<(FlushNumber, SegmentId)>>,
     /// Files that become useless once this log's first flush is durable.
     given_up: RefCell<Vec<SegmentId>>,
+    appended_bytes: Cell<u64>,
 }
 
 impl Log {
@@ -158,6 +159,7 @@ impl Log {
             useless: RefCell::default(),
             wanted: RefCell::default(),
             given_up: RefCell::new(recovered.given_up),
+            appended_bytes: Cell::new(0),
         });
         if full {
             log.prepare(next);
@@ -176,6 +178,8 @@ impl Log {
         let prepared = (!self.failed.get()).then(|| {
             let mut writer = self.writer.borrow_mut();
             let placement = writer.place(number, records);
+            let appended = self.appended_bytes.get() + placement.bytes as u64;
+            self.appended_bytes.set(appended);
             let mut buffer = self.segments.buffer(placement.bytes);
             writer.encode(&placement, records, buffer.as_bytes_mut());
             if placement.opens_segment {
@@ -300,6 +304,11 @@ impl Log {
     /// How many segments the log has.
     pub fn segments(&self) -> usize {
         self.writer.borrow().segments().len()
+    }
+
+    /// Bytes of all flushes that were appended since the log was opened.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.get()
     }
 
     /// The groups that keep the oldest segment with entries from being reclaimed.
