@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use wal::io::{Found, Log};
-use wal::{Claim, Damage, GroupId, LogIndex, NodeId, RecoveredLog, Term};
+use wal::{Claim, Damage, GroupId, HardState, LogIndex, NodeId, RecoveredLog, Term};
 
 use crate::config::Config;
 use crate::kv::Kv;
@@ -56,7 +56,12 @@ pub(super) async fn open_shard(
     let mut loaded = loading.map_err(failed)?;
     let (log, mut found) = open_log(&shared, index, directory).await?;
     let groups = own.iter().map(|&group| {
+        // What says nothing of votes and damage was put there by nothing but a snapshot's file.
+        let rejoined = shared.register.rejoined();
+        let silent =
+            |log: &RecoveredLog| log.hard_state == HardState::default() && log.damage.is_none();
         let recovered = found.groups.remove(&group);
+        let recovered = recovered.filter(|log| !(rejoined && silent(log)));
         let recovered = recovered.unwrap_or_else(|| unmentioned(&shared, &found));
         GroupOptions {
             group,

@@ -10,7 +10,7 @@ pub(crate) const REFUSED: u8 = 4;
 pub(crate) const NOT_FOUND: u8 = 6;
 /// The words of the command line are not understood: by `serve`, and by all others.
 const USAGE_OF_SERVE: u8 = 64;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// A file that must be read is not there.
 pub(crate) const NO_INPUT: u8 = 66;
 /// The log does not hold what it held.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use engine::snapshot::{ALIGNMENT, Compression, Header, SnapshotError, Summary, Verifier};
 use serde_json::{Value, json};
+use wal::{GroupId, LogIndex, Term};
 
 use crate::status::{columns, size};
 
@@ -100,6 +101,12 @@ pub(crate) fn verify(path: &Path) -> Result<(Header, Summary), Flaw> {
 impl Finding {
     pub(crate) fn is_sound(&self) -> bool {
         self.outcome.is_ok()
+    }
+
+    /// What it is of, if it is whole.
+    pub(crate) fn sound_position(&self) -> Option<(GroupId, LogIndex, Term)> {
+        let (header, _) = self.outcome.as_ref().ok()?;
+        Some((header.group, header.index, header.term))
     }
 
     /// What is wrong, in words.

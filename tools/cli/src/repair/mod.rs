@@ -2,7 +2,10 @@
 //! somebody who knows what was lost. Offline; each verb takes the lock of the data directory.
 
 mod moved;
+mod newest;
+mod quorum;
 mod rejoin;
+mod shrink;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +25,9 @@ pub(crate) enum Verb {
     /// Says that a data directory was moved, or that its node has another address now. The node was
     /// stopped before, and the original is gone.
     Moved(Node),
+    /// Makes the survivors of a lost majority the new membership, each with its own newest log. Shows
+    /// what would happen unless --apply. Run it on every survivor, with the same --survivors.
+    Shrink(shrink::Options),
 }
 
 #[derive(Args)]
@@ -64,6 +70,36 @@ pub(crate) enum RepairError {
     Unknown { node: u32 },
     #[error("a process answers at {address} for node {node}: stop it first")]
     Running { node: u32, address: String },
+    #[error("invalid members: {why}")]
+    InvalidMembers { why: String },
+    #[error(
+        "of the {members} members of epoch {epoch}, {answering:?} answer: with this node they are a majority, and lose nothing if this node is just started again. To go on although they live, and let go what they hold: --ignore-live-quorum"
+    )]
+    LiveQuorum {
+        epoch: u64,
+        members: usize,
+        answering: Vec<u32>,
+    },
+    #[error(
+        "node {node} is of epoch {epoch} with the members {members:?} already, which is another repair: run that one here"
+    )]
+    OtherRepair {
+        node: u32,
+        epoch: u64,
+        members: Vec<u32>,
+    },
+    #[error(
+        "the disk of this node lost entries of groups {groups:?}, and no other survivor could give them back: choose more survivors, or use drakkar snapshot import"
+    )]
+    DamagedAlone { groups: Vec<u32> },
+    #[error(
+        "three and more survivors must know what each of them holds: write it on each with --write-plan FILE, and give all those files to each with --plans"
+    )]
+    PlansMissing,
+    #[error("{path} is no plan of this repair: {why}")]
+    Plan { path: PathBuf, why: &'static str },
+    #[error("the log of shard {shard} cannot be read: {reason}")]
+    Log { shard: u16, reason: String },
 }
 
 impl From<IdentityError> for RepairError {
@@ -81,20 +117,30 @@ impl RepairError {
             Self::Holds { .. }
             | Self::Removed { .. }
             | Self::Unknown { .. }
+            | Self::LiveQuorum { .. }
+            | Self::OtherRepair { .. }
+            | Self::DamagedAlone { .. }
+            | Self::PlansMissing
             | Self::Running { .. } => exit::REFUSED,
+            Self::InvalidMembers { .. } | Self::Plan { .. } => exit::USAGE,
+            Self::Log { .. } => exit::CORRUPT,
         }
     }
 }
 
 pub(crate) fn run(verb: &Verb) -> ExitCode {
-    let (Verb::Rejoin(node) | Verb::Moved(node)) = verb;
-    let config = match serve::read(&node.config) {
+    let path = match verb {
+        Verb::Rejoin(node) | Verb::Moved(node) => &node.config,
+        Verb::Shrink(options) => &options.config,
+    };
+    let config = match serve::read(path) {
         Ok(config) => config,
         Err(code) => return code,
     };
     let done = match verb {
         Verb::Rejoin(_) => rejoin::rejoin(&config),
         Verb::Moved(_) => moved::moved(&config),
+        Verb::Shrink(options) => shrink::shrink(&config, options),
     };
     match done {
         Ok(told) => {

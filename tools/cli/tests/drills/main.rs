@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod shrink;
 
 use std::fs;
 

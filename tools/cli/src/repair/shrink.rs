@@ -1,0 +1,326 @@
+//! The survivors of a lost majority become the membership, with what their own logs hold.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use engine::config::Config;
+use engine::io::identity::{Holding, Member, Record, hold};
+use wal::{GroupId, LogIndex, Term};
+
+use super::newest::{self, Newest, Plan, Purpose};
+use super::quorum::Census;
+use super::{RepairError, check_stopped};
+use crate::status::columns;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The node's configuration (TOML). It may go on listing the lost nodes.
+    #[arg(long)]
+    pub(super) config: PathBuf,
+    /// The nodes whose data are left, this one among them: the same list on each of them.
+    #[arg(long, value_delimiter = ',', required = true)]
+    survivors: Vec<u32>,
+    /// Does it; without this, only says what would be done.
+    #[arg(long)]
+    apply: bool,
+    /// Writes what this node holds to a file, for the other survivors.
+    #[arg(long, value_name = "FILE")]
+    write_plan: Option<PathBuf>,
+    /// Files that the survivors wrote with --write-plan, all of them: the entries that any of them holds
+    /// are then waited for. Needed from three survivors on.
+    #[arg(long, value_delimiter = ',', value_name = "FILES")]
+    plans: Vec<PathBuf>,
+    /// Goes on although a majority of the old members answers. What they acknowledge is lost.
+    #[arg(long)]
+    ignore_live_quorum: bool,
+}
+
+/// The repair, as it follows from what is there.
+struct Repair {
+    epoch: u64,
+    members: Vec<Member>,
+    removed: Vec<u32>,
+}
+
+pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, RepairError> {
+    let mut survivors = options.survivors.clone();
+    survivors.sort_unstable();
+    survivors.dedup();
+    check_stopped(config)?;
+    let Holding {
+        directory,
+        mut record,
+    } = hold(config)?;
+    let census = Census::take(config, record.epoch, &record.members);
+    let Some(repair) = Repair::derive(config, &record, &survivors, &census)? else {
+        return Ok(format!(
+            "node {} is of epoch {} with these survivors already: start it",
+            config.node_id, record.epoch
+        ));
+    };
+    if !options.ignore_live_quorum {
+        census.check(1)?;
+    }
+    let own = newest::read(config, directory.path(), record.instance)?;
+    check_damage(&own, &survivors)?;
+    let purpose = Purpose {
+        cluster: &config.cluster.id,
+        epoch: repair.epoch,
+        survivors: &survivors,
+    };
+    let node = config.node_id;
+    let own = Plan { node, newest: own };
+    if let Some(path) = &options.write_plan {
+        own.write(path, &purpose)?;
+    }
+    let plans = gather(own, &options.plans, &purpose)?;
+    let told = tell(config, &record, &repair, &census, &plans);
+    let complete = survivors.iter().all(|it| plans.contains_key(it));
+    if !options.apply {
+        let others: Vec<String> = others(&survivors, node).map(|it| it.to_string()).collect();
+        let others = match others.as_slice() {
+            [] => String::new(),
+            others => format!(", here and on node {}", others.join(", ")),
+        };
+        return Ok(format!(
+            "{told}\nNothing was changed. Run this again with --apply{others}"
+        ));
+    }
+    if survivors.len() > 2 && !complete {
+        return Err(RepairError::PlansMissing);
+    }
+    let newest = if complete {
+        most(&plans)
+    } else {
+        BTreeMap::new()
+    };
+    record.origin = origin(&purpose, &newest);
+    record.newest = newest;
+    record.epoch = repair.epoch;
+    record.members = repair.members;
+    record.removed = repair.removed;
+    record.formed = false;
+    record.known.retain(|node, _| survivors.contains(node));
+    record.write(directory.path())?;
+    Ok(format!(
+        "{told}\nDone: node {node} is of epoch {}. Start it once all survivors are. Its configuration may go on \
+         listing the others until you have time to delete them there; their data directories must not be used \
+         any more: a node that comes with one is told that it was removed, and ends",
+        repair.epoch
+    ))
+}
+
+impl Repair {
+    /// `None` if it was done before.
+    fn derive(
+        config: &Config,
+        record: &Record,
+        survivors: &[u32],
+        census: &Census,
+    ) -> Result<Option<Self>, RepairError> {
+        let invalid = |why: String| RepairError::InvalidMembers { why };
+        let current: Vec<u32> = record.members.iter().map(|it| it.node).collect();
+        if current == survivors && record.epoch > 0 {
+            return Ok(None);
+        }
+        if let Some(stranger) = survivors.iter().find(|it| !record.has(**it)) {
+            return Err(invalid(format!(
+                "node {stranger} is no member of epoch {}, which has {current:?}",
+                record.epoch
+            )));
+        }
+        if !survivors.contains(&config.node_id) {
+            return Err(invalid(format!(
+                "this is node {}, which is not among the survivors {survivors:?}",
+                config.node_id
+            )));
+        }
+        if current == survivors {
+            return Err(invalid(
+                "all members are named as survivors: start them, nothing is to be repaired".into(),
+            ));
+        }
+        let epoch = match &census.newer {
+            // Another survivor was started already.
+            Some((_, it)) if it.standing.members == survivors => it.standing.epoch,
+            Some((node, it)) => {
+                return Err(RepairError::OtherRepair {
+                    node: *node,
+                    epoch: it.standing.epoch,
+                    members: it.standing.members.clone(),
+                });
+            }
+            None => record.epoch + 1,
+        };
+        let (members, lost): (Vec<Member>, Vec<Member>) = {
+            let members = record.members.iter().cloned();
+            members.partition(|member| survivors.contains(&member.node))
+        };
+        let mut removed = record.removed.clone();
+        removed.extend(lost.iter().map(|member| member.node));
+        Ok(Some(Self {
+            epoch,
+            members,
+            removed,
+        }))
+    }
+}
+
+fn others(survivors: &[u32], own: u32) -> impl Iterator<Item = u32> {
+    survivors.iter().copied().filter(move |&it| it != own)
+}
+
+/// A lone survivor waits for ever for what its disk has lost.
+fn check_damage(own: &BTreeMap<GroupId, Newest>, survivors: &[u32]) -> Result<(), RepairError> {
+    let damaged = own.iter().filter(|(_, newest)| newest.damaged);
+    let groups: Vec<u32> = damaged.map(|(group, _)| group.to_raw()).collect();
+    if survivors.len() == 1 && !groups.is_empty() {
+        return Err(RepairError::DamagedAlone { groups });
+    }
+    Ok(())
+}
+
+/// The plans by node, this one's too.
+fn gather(
+    own: Plan,
+    files: &[PathBuf],
+    purpose: &Purpose<'_>,
+) -> Result<BTreeMap<u32, BTreeMap<GroupId, Newest>>, RepairError> {
+    let mut plans = BTreeMap::new();
+    for path in files {
+        let plan = Plan::read(path, purpose)?;
+        let no = |why| RepairError::Plan {
+            path: path.clone(),
+            why,
+        };
+        if !purpose.survivors.contains(&plan.node) {
+            return Err(no("it is of a node that is no survivor"));
+        }
+        if plan.node == own.node && plan.newest != own.newest {
+            return Err(no("this node's log has changed since"));
+        }
+        plans.insert(plan.node, plan.newest);
+    }
+    plans.insert(own.node, own.newest);
+    Ok(plans)
+}
+
+/// Of each group, the newest entry that any of them holds.
+fn most(plans: &BTreeMap<u32, BTreeMap<GroupId, Newest>>) -> BTreeMap<GroupId, (LogIndex, Term)> {
+    let mut most = BTreeMap::new();
+    for (group, newest) in plans.values().flatten() {
+        let known: &mut (LogIndex, Term) = most.entry(*group).or_default();
+        if (newest.term, newest.index) > (known.1, known.0) {
+            *known = (newest.index, newest.term);
+        }
+    }
+    most
+}
+
+/// The same on all survivors that were told the same (FNV-1a).
+fn origin(purpose: &Purpose<'_>, newest: &BTreeMap<GroupId, (LogIndex, Term)>) -> u64 {
+    let Purpose {
+        cluster,
+        epoch,
+        survivors,
+    } = purpose;
+    let text = format!("shrink {cluster} {epoch} {survivors:?} {newest:?}");
+    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
+}
+
+fn list(nodes: &[u32]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    if nodes.is_empty() {
+        "none".to_owned()
+    } else {
+        nodes.join(", ")
+    }
+}
+
+fn tell(
+    config: &Config,
+    record: &Record,
+    repair: &Repair,
+    census: &Census,
+    plans: &BTreeMap<u32, BTreeMap<GroupId, Newest>>,
+) -> String {
+    let describe = |members: &[Member]| {
+        let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+        members.join(", ")
+    };
+    let (before, after) = (record.members.len(), repair.members.len());
+    let mut text = format!(
+        "cluster {}, seen from node {}\n  now:  epoch {}, members {} (majority {})\n  then: epoch {}, members {} \
+         (majority {})\n  answering of the old members: {}; silent: {}\n\n",
+        config.cluster.id,
+        config.node_id,
+        record.epoch,
+        describe(&record.members),
+        before / 2 + 1,
+        repair.epoch,
+        describe(&repair.members),
+        after / 2 + 1,
+        list(&census.answering),
+        list(&census.silent),
+    );
+    let heads = [
+        "NODE",
+        "GROUP",
+        "NEWEST ENTRY",
+        "TERM",
+        "COMMITTED",
+        "LAST WRITE (UNIX MS)",
+        "DISK",
+    ];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for (node, groups) in plans {
+        for (group, newest) in groups {
+            rows.push(vec![
+                node.to_string(),
+                group.to_string(),
+                newest.index.to_string(),
+                newest.term.to_string(),
+                newest.commit.to_string(),
+                if newest.written_ms > 0 {
+                    newest.written_ms.to_string()
+                } else {
+                    "?".into()
+                },
+                if newest.damaged {
+                    "lost entries"
+                } else {
+                    "whole"
+                }
+                .to_owned(),
+            ]);
+        }
+    }
+    text.push_str(&columns(&rows));
+    text.push('\n');
+    if after > before / 2 {
+        text.push_str("Lost: nothing. The survivors are a majority, so one of them holds whatever was acknowledged.\n");
+    } else {
+        text.push_str("May be lost: writes that were acknowledged and that no survivor holds. In each group these lie behind the newest entry of all survivors:\n");
+        for (group, (index, term)) in most(plans) {
+            text.push_str(&format!(
+                "  group {group}: behind entry {index} of term {term}\n"
+            ));
+        }
+    }
+    let unseen: Vec<u32> = repair
+        .members
+        .iter()
+        .map(|it| it.node)
+        .filter(|it| !plans.contains_key(it))
+        .collect();
+    if !unseen.is_empty() {
+        text.push_str(&format!(
+            "Not seen from here: what node {} holds, which may be newer.\n",
+            list(&unseen)
+        ));
+    }
+    text.push_str("Kept: everything that a survivor holds of the newest log, acknowledged or not.");
+    text
+}
