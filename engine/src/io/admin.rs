@@ -104,6 +104,10 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
     match request.path.as_str() {
         "/healthz" | "/livez" => Response::text(200, "ok\n"),
         "/readyz" => ready(executor, &gather(executor).await),
+        "/v1/membership" => {
+            let register = &executor.register;
+            Response::json(200, register.json(&executor.config.cluster.id))
+        }
         "/v1/status" => {
             let shards = gather(executor).await;
             let config = &executor.config;
@@ -119,8 +123,8 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         }
         _ => Response::text(
             404,
-            "not found; try /healthz, /readyz, /v1/status, /v1/stages, /v1/snapshots, \
-             /v1/snapshots/file\n",
+            "not found; try /healthz, /readyz, /v1/status, /v1/stages, /v1/membership, \
+             /v1/snapshots, /v1/snapshots/file\n",
         ),
     }
 }

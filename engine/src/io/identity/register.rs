@@ -10,6 +10,7 @@ use wal::{GroupId, LogIndex, Term};
 
 use super::{Condition, Record};
 use crate::Time;
+use crate::io::status::quote;
 
 /// What all shards of a node know of its peers.
 #[derive(Debug)]
@@ -89,6 +90,27 @@ impl Register {
     /// Whether what the log does not mention was lost.
     pub(in crate::io) fn rejoined(&self) -> bool {
         self.state().record.condition == Condition::Rejoined
+    }
+
+    /// The answer of `GET /v1/membership`.
+    pub(in crate::io) fn json(&self, cluster: &str) -> String {
+        let record = &self.state().record;
+        let members = record.members.iter().map(|member| {
+            let (node, address) = (member.node, quote(&member.address));
+            format!("{{\"node\":{node},\"address\":{address}}}")
+        });
+        let members: Vec<String> = members.collect();
+        let removed: Vec<String> = record.removed.iter().map(ToString::to_string).collect();
+        format!(
+            "{{\"cluster\":{},\"node\":{},\"instance\":\"{:016x}\",\"epoch\":{},\"origin\":\"{:016x}\",\"members\":[{}],\"removed\":[{}]}}\n",
+            quote(cluster),
+            self.node,
+            record.instance,
+            record.epoch,
+            record.origin,
+            members.join(","),
+            removed.join(",")
+        )
     }
 
     /// The newest entry of a group that a survivor held when the epoch began.

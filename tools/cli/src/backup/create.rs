@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 const ATTEMPTS: usize = 60;
 
 /// Where a group can be had.
-struct Source {
-    group: u64,
+pub(crate) struct Source {
+    pub(crate) group: u64,
     endpoint: String,
     keys: u64,
 }
@@ -52,7 +52,7 @@ pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupEr
 
 /// The leader of each group, as the one with the newest term says: another may not know yet that it
 /// was deposed.
-fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
+pub(crate) fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
     let (mut cluster, mut reason) = (None, String::new());
     let mut newest: Vec<Option<(u64, Source)>> = Vec::new();
     for endpoint in endpoints {
@@ -95,7 +95,7 @@ fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
 }
 
 /// Has a group's leader take a snapshot, and copies it.
-fn copy(source: &Source, to: &Path) -> Result<File, BackupError> {
+pub(crate) fn copy(source: &Source, to: &Path) -> Result<File, BackupError> {
     let failed = |reason: String| BackupError::Group {
         group: source.group,
         endpoint: source.endpoint.clone(),

@@ -1,8 +1,8 @@
 //! `drakkar backup`: the snapshots of a whole cluster in a directory, checked, and back into a cluster
 //! of any size.
 
-mod create;
-mod manifest;
+pub(crate) mod create;
+pub(crate) mod manifest;
 mod restore;
 
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub(crate) enum BackupError {
 }
 
 impl BackupError {
-    fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Self::NotEmpty { .. } | Self::Holds { .. } => exit::REFUSED,
             Self::Unreachable { .. } | Self::NoLeader { .. } | Self::Cluster(_) => exit::NOT_FOUND,

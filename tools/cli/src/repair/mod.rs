@@ -3,7 +3,7 @@
 
 mod moved;
 mod newest;
-mod quorum;
+pub(crate) mod quorum;
 mod rejoin;
 mod shrink;
 
@@ -109,7 +109,7 @@ impl From<IdentityError> for RepairError {
 }
 
 impl RepairError {
-    fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Open(error) => serve::code_of(error),
             Self::Io { .. } => exit::ERROR,
@@ -164,7 +164,7 @@ fn ask_others(config: &Config) -> Vec<(u32, String, Option<Answered>)> {
 }
 
 /// Refuses if somebody speaks for this node.
-fn check_stopped(config: &Config) -> Result<(), RepairError> {
+pub(crate) fn check_stopped(config: &Config) -> Result<(), RepairError> {
     let (node, own) = (config.node_id, config.own_address());
     let address = format!("{}:{}", own.host, own.peer_port);
     match ask(&config.cluster.id, node, node, &address) {

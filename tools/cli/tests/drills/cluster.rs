@@ -63,6 +63,10 @@ impl Cluster {
         self.base + node * 3
     }
 
+    pub(crate) fn peer_address(&self, node: u16) -> String {
+        format!("127.0.0.1:{}", self.client_port(node) + 1)
+    }
+
     pub(crate) fn endpoint(&self, node: u16) -> String {
         format!("127.0.0.1:{}", self.client_port(node))
     }
@@ -112,6 +116,17 @@ impl Cluster {
         until("its ports are free", || (port..port + 3).all(is_free));
     }
 
+    /// Ends a node, whether it still runs or not.
+    pub(crate) fn end(&mut self, node: u16) {
+        if let Some(mut child) = self.children[usize::from(node)].take() {
+            // Fails only if it has ended.
+            drop(child.kill());
+            child.wait().unwrap();
+        }
+        let port = self.client_port(node);
+        until("its ports are free", || (port..port + 3).all(is_free));
+    }
+
     /// The code and the last words of a node that ends by itself.
     pub(crate) fn ended(&mut self, node: u16) -> (i32, String) {
         let mut child = self.children[usize::from(node)].take().unwrap();
@@ -156,7 +171,7 @@ impl Cluster {
         serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
     }
 
-    fn groups(&self, node: u16) -> Vec<Value> {
+    pub(crate) fn groups(&self, node: u16) -> Vec<Value> {
         let status = self.status(node).unwrap_or_default();
         status["groups"].as_array().cloned().unwrap_or_default()
     }

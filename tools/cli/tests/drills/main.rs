@@ -6,11 +6,12 @@
 )]
 
 mod cluster;
+mod import;
 mod shrink;
 
 use std::fs;
 
-use cluster::{Cluster, copy};
+use cluster::{Cluster, copy, until};
 
 #[test]
 fn a_wiped_node_is_refused_and_comes_back_when_it_says_what_it_lost() {
@@ -83,4 +84,59 @@ fn a_copied_data_directory_does_not_start_beside_its_original() {
     cluster.run(3);
     cluster.await_equal(3, 1);
     println!("a copied data directory: nothing was lost");
+}
+
+#[test]
+fn a_cluster_that_was_lost_as_a_whole_is_restored_from_a_backup() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "kept", 30);
+    let backup = cluster.directory.join("backup");
+    let place = backup.to_str().unwrap();
+    let endpoints = [1, 2, 3].map(|node| cluster.admin(node)).join(",");
+    let create = ["backup", "create", "--endpoint", &endpoints, "--to", place];
+    cluster.says(&create, 0, "30 keys");
+    cluster.write(1, "lost", 10);
+    for node in [1, 2, 3] {
+        cluster.kill(node);
+        fs::remove_dir_all(cluster.data(node)).unwrap();
+    }
+    // Nobody is left who knows them: they begin anew.
+    for node in [1, 2, 3] {
+        cluster.run(node);
+    }
+    cluster.await_leaders(&[1, 2, 3]);
+    let to = cluster.endpoint(1);
+    let restore = ["backup", "restore", "--from", place, "--to", &to];
+    cluster.says(&restore, 0, "30 keys were written");
+    assert_eq!(cluster.missing(1, "kept", 30), 0);
+    let lost = cluster.missing(2, "lost", 10);
+    assert_eq!(lost, 10, "they are newer than the backup");
+    println!("total loss and restore: lost {lost} writes that were newer than the backup");
+}
+
+#[test]
+fn a_node_that_was_away_for_longer_than_the_log_is_kept_comes_back_by_itself() {
+    let mut cluster = Cluster::start("[snapshot]\nkeep = 1");
+    cluster.write(1, "early", 20);
+    cluster.await_equal(3, 1);
+    cluster.kill(3);
+    cluster.write(1, "late", 40);
+    let endpoints = [1, 2].map(|node| cluster.admin(node)).join(",");
+    let create = ["snapshot", "create", "--endpoint", &endpoints];
+    cluster.says(&create, 0, "SNAPSHOT");
+    // What the snapshots hold has left the logs.
+    let cut = |node| {
+        let groups = cluster.groups(node);
+        !groups.is_empty() && groups.iter().all(|it| it["floor"].as_u64() > Some(20))
+    };
+    until("the logs are cut", || cut(1) && cut(2));
+    cluster.run(3);
+    cluster.await_equal(3, 1);
+    let log = fs::read_to_string(cluster.directory.join("n3.log")).unwrap();
+    assert!(log.contains("snapshot.fetched"), "{log}");
+    assert_eq!(
+        cluster.missing(3, "early", 20) + cluster.missing(3, "late", 40),
+        0
+    );
+    println!("a node that was away: nothing was lost");
 }

@@ -1,4 +1,10 @@
-//! `drakkar snapshot`: the snapshots of running nodes.
+//! `drakkar snapshot`: the snapshots of running nodes; taken out of a cluster, and into the stopped
+//! nodes of one that has lost its majority.
+
+mod export;
+mod import;
+mod placing;
+mod shipment;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +33,12 @@ pub(crate) enum Verb {
         #[command(flatten)]
         options: Options,
     },
+    /// Has the leaders take snapshots and copies them to a directory, while the cluster serves.
+    Export(export::Options),
+    /// Makes exported snapshots the whole history of a stopped node, and a list of nodes its membership.
+    /// For a cluster that has lost its majority for good: run it on every node of the list, with the
+    /// same snapshots and the same list. What is newer than the snapshots is lost.
+    Import(import::Options),
 }
 
 #[derive(Args)]
@@ -55,6 +67,8 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
             ("POST", path, options)
         }
         Verb::List { options } => ("GET", "/v1/snapshots".to_owned(), options),
+        Verb::Export(options) => return export::run(options),
+        Verb::Import(options) => return import::run(options),
     };
     let ask = |endpoint: &String| {
         let body = http::ask(method, endpoint, &path, PATIENCE)?;
@@ -92,7 +106,7 @@ fn table(verb: &Verb, answers: &Answers<'_>) -> String {
         Verb::Create { .. } => ["ENDPOINT", "GROUP", "SNAPSHOT"]
             .map(str::to_owned)
             .to_vec(),
-        Verb::List { .. } => ["ENDPOINT", "GROUP", "INDEX", "TERM", "SIZE", "CONDITION"]
+        _ => ["ENDPOINT", "GROUP", "INDEX", "TERM", "SIZE", "CONDITION"]
             .map(str::to_owned)
             .to_vec(),
     }];
@@ -122,7 +136,7 @@ fn cells(verb: &Verb, row: &Value) -> Vec<String> {
                 .map(|error| format!("failed: {error}"));
             vec![number("group"), failed.unwrap_or_else(|| number("index"))]
         }
-        Verb::List { .. } => {
+        _ => {
             let refused = row["refused"] == true;
             vec![
                 number("group"),

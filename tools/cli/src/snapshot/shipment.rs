@@ -1,0 +1,201 @@
+//! What an export consists of: the snapshots, and `EXPORT.json`, written last.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use engine::io::identity::Member;
+use engine::snapshot::{Header, MemberRole};
+use serde_json::{Value, json};
+
+use super::import::ImportError;
+use crate::backup::manifest::File;
+use crate::snapshot_files;
+
+const NAME: &str = "EXPORT.json";
+const FORMAT: u64 = 1;
+
+/// What is in an export.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shipment {
+    pub(super) cluster: String,
+    /// Of the cluster when it was made.
+    pub(super) epoch: u64,
+    pub(super) members: Vec<Member>,
+    pub(super) removed: Vec<u32>,
+    /// Groups of the cluster; an export may hold one of them alone.
+    pub(super) groups: u64,
+    pub(super) files: Vec<File>,
+}
+
+/// FNV-1a.
+pub(super) fn fingerprint(text: &str) -> u64 {
+    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
+}
+
+impl Shipment {
+    pub(super) fn exists(directory: &Path) -> bool {
+        directory.join(NAME).exists()
+    }
+
+    /// Equal for equal snapshots, wherever they lie.
+    pub(super) fn id(&self) -> u64 {
+        let mut text = format!("{} {}", self.cluster, self.groups);
+        for File {
+            name, bytes, crc, ..
+        } in &self.files
+        {
+            text.push_str(&format!(" {name} {bytes} {crc}"));
+        }
+        fingerprint(&text)
+    }
+
+    pub(super) fn write(&self, directory: &Path) -> std::io::Result<()> {
+        let members = self.members.iter();
+        let members = members.map(|it| json!({ "node": it.node, "address": it.address }));
+        let files = self.files.iter().map(|file| {
+            let File {
+                name,
+                group,
+                bytes,
+                crc,
+                keys,
+            } = file;
+            json!({ "name": name, "group": group, "bytes": bytes, "crc": crc, "keys": keys })
+        });
+        let value = json!({
+            "format": FORMAT,
+            "cluster": self.cluster,
+            "epoch": self.epoch,
+            "members": members.collect::<Vec<_>>(),
+            "removed": self.removed,
+            "groups": self.groups,
+            "files": files.collect::<Vec<_>>(),
+        });
+        let path = directory.join(NAME);
+        fs::write(&path, format!("{value:#}\n"))?;
+        fs::File::open(&path)?.sync_all()?;
+        fs::File::open(directory)?.sync_all()
+    }
+
+    /// Reads what an export says of itself.
+    pub(super) fn read(directory: &Path) -> Result<Self, ImportError> {
+        if !directory.is_dir() {
+            let path = directory.to_owned();
+            return Err(ImportError::PathNotExist { path });
+        }
+        let no = |why: String| ImportError::IncompleteSnapshot { why };
+        let path = directory.join(NAME);
+        let text = fs::read_to_string(&path)
+            .map_err(|error| no(format!("{}: {error}", path.display())))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| no(format!("{}: {error}", path.display())))?;
+        if value["format"] != FORMAT {
+            let format = &value["format"];
+            return Err(no(format!(
+                "{NAME} has format {format}, this build reads {FORMAT}"
+            )));
+        }
+        Self::parse(&value).ok_or_else(|| no(format!("{NAME} lacks fields")))
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        let member = |value: &Value| {
+            Some(Member {
+                node: number(&value["node"])?,
+                address: value["address"].as_str()?.to_owned(),
+            })
+        };
+        let file = |value: &Value| {
+            let name = value["name"].as_str()?;
+            // A name from elsewhere must not lead elsewhere.
+            let plain = Path::new(name).file_name()?.to_str()? == name;
+            plain.then_some(())?;
+            Some(File {
+                name: name.to_owned(),
+                group: value["group"].as_u64()?,
+                bytes: value["bytes"].as_u64()?,
+                crc: value["crc"].as_u64()?,
+                keys: value["keys"].as_u64()?,
+            })
+        };
+        let list = |name: &str| value[name].as_array();
+        Some(Self {
+            cluster: value["cluster"].as_str()?.to_owned(),
+            epoch: value["epoch"].as_u64()?,
+            members: list("members")?.iter().map(member).collect::<Option<_>>()?,
+            removed: list("removed")?.iter().map(number).collect::<Option<_>>()?,
+            groups: value["groups"].as_u64()?,
+            files: list("files")?.iter().map(file).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Reads every byte: one whole snapshot of each group of the cluster, and none besides. Gives their
+    /// headers.
+    pub(super) fn verify(&self, directory: &Path) -> Result<Vec<Header>, ImportError> {
+        let no = |why: String| ImportError::IncompleteSnapshot { why };
+        let groups = self.files.iter().map(|file| file.group);
+        if !groups.eq(0..self.groups) {
+            return Err(no(format!(
+                "it holds {} of the {} groups. All groups live on the same nodes: export them without --group",
+                self.files.len(),
+                self.groups
+            )));
+        }
+        let found = snapshots_in(directory).map_err(|error| no(error.to_string()))?;
+        if found.len() != self.files.len() {
+            return Err(no(format!(
+                "{} holds {} snapshots, {NAME} names {}",
+                directory.display(),
+                found.len(),
+                self.files.len()
+            )));
+        }
+        let mut headers = Vec::new();
+        for file in &self.files {
+            let path = directory.join(&file.name);
+            let verified = snapshot_files::verify(&path);
+            let (header, summary) =
+                verified.map_err(|flaw| no(format!("{}: {flaw}", path.display())))?;
+            let same = u64::from(header.group.to_raw()) == file.group
+                && header.cluster == self.cluster
+                && (summary.bytes, u64::from(summary.crc)) == (file.bytes, file.crc);
+            if !same {
+                return Err(no(format!(
+                    "{} is not the file that {NAME} names",
+                    path.display()
+                )));
+            }
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+}
+
+/// The files of snapshots in a directory.
+pub(super) fn snapshots_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|it| it == "snap") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses a member that was something else than a voter.
+pub(super) fn check_roles(header: &Header, members: &[Member]) -> Result<(), ImportError> {
+    for member in members {
+        let mut before = header.membership.members.iter();
+        let role = before.find(|it| it.node.to_raw() == member.node);
+        let node = member.node;
+        match role.map(|it| it.role) {
+            Some(MemberRole::Observer) => return Err(ImportError::NonVoting { node }),
+            Some(MemberRole::Witness) => return Err(ImportError::Witness { node }),
+            Some(MemberRole::Voter) | None => {}
+        }
+    }
+    Ok(())
+}

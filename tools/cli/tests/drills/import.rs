@@ -1,0 +1,178 @@
+//! A majority is lost, and new nodes go on with a snapshot that was exported before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cluster::Cluster;
+
+/// The words of an import on a node.
+struct Import {
+    config: String,
+    from: String,
+    members: String,
+    replica: String,
+}
+
+impl Import {
+    fn new(cluster: &Cluster, node: u16, from: &Path, members: &[u16]) -> Self {
+        let member = |&node: &u16| format!("{node}={}", cluster.peer_address(node));
+        Self {
+            config: cluster.config(node).to_str().unwrap().to_owned(),
+            from: from.to_str().unwrap().to_owned(),
+            members: members.iter().map(member).collect::<Vec<_>>().join(","),
+            replica: node.to_string(),
+        }
+    }
+
+    fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let words = [
+            "snapshot",
+            "import",
+            "--config",
+            &self.config,
+            "--from",
+            &self.from,
+            "--members",
+            &self.members,
+            "--replica",
+            &self.replica,
+            "--json",
+        ];
+        [&words, more].concat()
+    }
+}
+
+fn export(cluster: &Cluster, name: &str) -> PathBuf {
+    let to = cluster.directory.join(name);
+    let endpoints = [1, 2, 3].map(|node| cluster.admin(node)).join(",");
+    let place = to.to_str().unwrap();
+    let words = [
+        "snapshot",
+        "export",
+        "--endpoint",
+        &endpoints,
+        "--to",
+        place,
+        "--json",
+    ];
+    cluster.says(&words, 6, "PathNotExist");
+    fs::create_dir(&to).unwrap();
+    cluster.says(&words, 0, "\"files\":2");
+    cluster.says(&words, 4, "holds an export already");
+    to
+}
+
+fn flip(directory: &Path) -> impl FnOnce() + use<> {
+    let mut files = fs::read_dir(directory)
+        .unwrap()
+        .map(|it| it.unwrap().path());
+    let file = files.find(|it| it.extension().is_some_and(|it| it == "snap"));
+    let file = file.unwrap();
+    let sound = fs::read(&file).unwrap();
+    fs::write(&file, &sound[..sound.len() - 1]).unwrap();
+    move || fs::write(file, sound).unwrap()
+}
+
+#[test]
+fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "kept", 30);
+    let from = export(&cluster, "export");
+    cluster.write(1, "lost", 10);
+    let members = [1, 4, 5];
+    for node in members {
+        cluster.configure(node, &members);
+    }
+    let import = |node| Import::new(&cluster, node, &from, &members);
+    cluster.says(&import(1).words(&[]), 4, "is locked by pid");
+    cluster.kill(1);
+    let import = |node| Import::new(&cluster, node, &from, &members);
+    cluster.says(&import(1).words(&[]), 4, "LiveQuorum");
+    cluster.says(&import(4).words(&[]), 4, "--ignore-live-quorum");
+    cluster.kill(2);
+    cluster.kill(3);
+
+    let import = |node| Import::new(&cluster, node, &from, &members);
+    let mut wrong = import(4);
+    wrong.from = "/nonexistent".to_owned();
+    cluster.says(&wrong.words(&[]), 6, "PathNotExist");
+    let mend = flip(&from);
+    cluster.says(&import(4).words(&[]), 65, "IncompleteSnapshot");
+    mend();
+    fs::write(from.join("0-1-1.snap"), "").unwrap();
+    cluster.says(&import(4).words(&[]), 65, "IncompleteSnapshot");
+    fs::remove_file(from.join("0-1-1.snap")).unwrap();
+    let mut wrong = import(4);
+    wrong.replica = "5".to_owned();
+    cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
+    let wrong = Import::new(&cluster, 4, &from, &[1, 5]);
+    cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
+    let mut wrong = import(4);
+    wrong.members = wrong
+        .members
+        .replace(&cluster.peer_address(4), "127.0.0.1:1");
+    cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
+
+    let said = members.map(|node| cluster.says(&import(node).words(&[]), 0, "\"epoch\":1"));
+    assert!(said.iter().all(|it| *it == said[0]), "{said:?}");
+    cluster.says(&import(1).words(&[]), 0, "\"epoch\":1");
+    for node in members {
+        cluster.run(node);
+    }
+    cluster.await_leaders(&members);
+    assert_eq!(cluster.missing(4, "kept", 30), 0);
+    let lost = cluster.missing(5, "lost", 10);
+    assert_eq!(lost, 10, "they are newer than the snapshot");
+    cluster.write(5, "later", 5);
+    cluster.await_equal(4, 1);
+    for node in [2, 3] {
+        cluster.refuses(node, 78, &format!("replica {node} was removed"));
+    }
+    // An epoch later they cannot be added again either.
+    cluster.kill(4);
+    cluster.configure(4, &[2, 4]);
+    let back = Import::new(&cluster, 4, &from, &[2, 4]);
+    cluster.says(&back.words(&["--epoch", "2"]), 2, "AddingRemovedNode");
+    println!("quorum loss and import: lost {lost} writes that were newer than the export");
+}
+
+#[test]
+fn nodes_with_different_imports_form_no_cluster() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "first", 5);
+    let first = export(&cluster, "first");
+    cluster.write(1, "second", 5);
+    let second = export(&cluster, "second");
+    for node in [1, 2, 3] {
+        cluster.kill(node);
+    }
+    let members = [4, 5];
+    for node in members {
+        cluster.configure(node, &members);
+    }
+    let import = |node, from: &Path| Import::new(&cluster, node, from, &members);
+    cluster.says(&import(4, &first).words(&[]), 0, "\"epoch\":1");
+    cluster.says(&import(5, &second).words(&[]), 0, "\"epoch\":1");
+    cluster.run(4);
+    cluster.refuses(5, 78, "import id mismatch");
+    cluster.end(4);
+    let import = |node, from: &Path| Import::new(&cluster, node, from, &members);
+    cluster.says(
+        &import(5, &first).words(&[]),
+        4,
+        "give --epoch 2 on all members",
+    );
+    for node in members {
+        cluster.says(
+            &import(node, &first).words(&["--epoch", "2"]),
+            0,
+            "\"epoch\":2",
+        );
+    }
+    for node in members {
+        cluster.run(node);
+    }
+    cluster.await_leaders(&members);
+    assert_eq!(cluster.missing(4, "first", 5), 0);
+    assert_eq!(cluster.missing(4, "second", 5), 5);
+}
