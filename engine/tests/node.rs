@@ -4,6 +4,8 @@
 
 #[path = "node/cluster.rs"]
 mod cluster;
+#[path = "node/metrics.rs"]
+mod metrics;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 

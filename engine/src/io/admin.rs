@@ -14,6 +14,7 @@ use super::costs;
 use super::executor::Executor;
 use super::gathered::Gathered;
 use super::mailbox::Letter;
+use super::metrics;
 use super::snapshot_admin;
 use super::socket::Socket;
 use super::status::{self, ShardStatus, disk_name};
@@ -116,6 +117,14 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
                 status::json(&config.cluster.id, config.node(), &shards) + "\n",
             )
         }
+        "/metrics" => {
+            let shards = gather(executor).await;
+            let text = metrics::text(&executor.config, executor.clock().now, &shards);
+            Response {
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                ..Response::text(200, text)
+            }
+        }
         "/v1/stages" => {
             let shards = gather(executor).await;
             let node = executor.config.node();
@@ -123,7 +132,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         }
         _ => Response::text(
             404,
-            "not found; try /healthz, /readyz, /v1/status, /v1/stages, /v1/membership, \
+            "not found; try /healthz, /readyz, /metrics, /v1/status, /v1/stages, /v1/membership, \
              /v1/snapshots, /v1/snapshots/file\n",
         ),
     }
