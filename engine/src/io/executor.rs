@@ -312,7 +312,8 @@ impl Executor {
         }
         for (node, group, message) in output.messages.drain(..) {
             match self.links.get(&node) {
-                Some(link) => link.send(group, message),
+                Some(link) if self.register.speaks() => link.send(group, message),
+                Some(link) => link.dropped.set(link.dropped.get() + 1),
                 None => debug_assert!(false, "a message to node {node}, which is no peer"),
             }
         }

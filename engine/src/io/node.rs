@@ -141,6 +141,13 @@ impl Node {
         let start = unix_micros().rotate_left(16) ^ u64::from(std::process::id());
         let path = directory.path().to_owned();
         let register = Register::new(config.node_id, path, record, start);
+        if !register.speaks() {
+            tracing::info!(
+                event = "node.begins",
+                node = config.node_id,
+                "the data directory is empty: waiting until all other nodes have let this one in, once"
+            );
+        }
 
         let limits = &config.limits;
         let mailboxes: Vec<Mailbox> = (0..shards)

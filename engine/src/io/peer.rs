@@ -264,7 +264,7 @@ impl Link {
                 let now = executor.origin.time();
                 let register = &executor.register;
                 register.meet(&callee, now, silence_max(executor))?;
-                register.welcomed()?;
+                register.welcomed(callee.node)?;
                 Ok((socket, frames))
             }
             HelloReply::Refused(refused) => {

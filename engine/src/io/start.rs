@@ -287,3 +287,47 @@ fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
     let place = u64::from(node.to_raw()) << 16 | u64::from(index);
     (instance ^ unix_micros()).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_survivor_claims_what_another_holds_until_its_log_reaches_it() {
+        let position = |index, term| (LogIndex::from_raw(index), Term::from_raw(term));
+        let log = |last: u64, term: u64| RecoveredLog {
+            last: LogIndex::from_raw(last),
+            terms: vec![position(1, term)],
+            ..RecoveredLog::default()
+        };
+        let claim = |log, newest| since_repair(log, newest).damage.and_then(|it| it.claim);
+        assert_eq!(claim(log(9, 4), None), None);
+        for (index, term) in [(9, 4), (8, 4), (20, 3)] {
+            assert_eq!(
+                claim(log(9, 4), Some(position(index, term))),
+                None,
+                "{index} {term}"
+            );
+        }
+        for (index, term) in [(10, 4), (2, 5)] {
+            let (index, term) = position(index, term);
+            let index_of = Some(index);
+            let expected = Claim {
+                index: index_of,
+                term,
+            };
+            assert_eq!(claim(log(9, 4), Some((index, term))), Some(expected));
+        }
+        // What its own disk has lost counts as well, if that is newer.
+        let own = Claim {
+            index: None,
+            term: Term::from_raw(5),
+        };
+        let mut damaged = log(9, 4);
+        damaged.damage = Some(Damage {
+            claim: Some(own),
+            ..Damage::default()
+        });
+        assert_eq!(claim(damaged, Some(position(30, 5))), Some(own));
+    }
+}

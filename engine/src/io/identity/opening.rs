@@ -181,3 +181,114 @@ fn fit(config: Config, record: &mut Record) -> Result<Config, IdentityError> {
     }
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClusterOptions, Options};
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let name = format!("drakkar-opening-{name}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        /// Node 1 in a cluster of these, each with the peer port of its first shard.
+        fn config(&self, nodes: &[(u32, u16)]) -> Config {
+            let nodes = nodes.iter().map(|&(id, peer_port)| NodeAddress {
+                id,
+                host: "127.0.0.1".to_owned(),
+                client_port: peer_port + 1000,
+                peer_port,
+                admin_port: 0,
+            });
+            let options = Options {
+                cluster: ClusterOptions {
+                    id: "test".to_owned(),
+                    nodes: nodes.collect(),
+                    ..ClusterOptions::default()
+                },
+                node_id: 1,
+                data_dir: self.0.display().to_string(),
+                ..Options::default()
+            };
+            options.validate().unwrap()
+        }
+
+        fn refusal(&self, nodes: &[(u32, u16)]) -> String {
+            open(self.config(nodes)).map(drop).unwrap_err().to_string()
+        }
+
+        fn change(&self, change: impl FnOnce(&mut Record)) {
+            let mut record = Record::read(&self.0).unwrap().unwrap();
+            change(&mut record);
+            record.write(&self.0).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    const NODES: [(u32, u16); 3] = [(1, 101), (2, 102), (3, 103)];
+
+    #[test]
+    fn the_members_of_a_directory_are_not_changed_by_a_configuration() {
+        let scratch = Scratch::new("members");
+        drop(open(scratch.config(&NODES)).unwrap());
+        let fewer = scratch.refusal(&NODES[..2]);
+        let words = "data dir belongs to a cluster of 1=127.0.0.1:101, 2=127.0.0.1:102, 3=127.0.0.1:103, \
+             config lists 1=127.0.0.1:101, 2=127.0.0.1:102: ";
+        assert!(fewer.starts_with(words), "{fewer}");
+        let other = scratch.refusal(&[(1, 101), (2, 102), (4, 103)]);
+        assert!(other.contains("4=127.0.0.1:103"), "{other}");
+        let moved = scratch.refusal(&[(1, 109), (2, 102), (3, 103)]);
+        let words = "data dir belongs to 127.0.0.1:101, config says 127.0.0.1:109";
+        assert!(moved.starts_with(words), "{moved}");
+        // Another's address is what the configuration says: its instance tells who it is.
+        let (holding, _) = open(scratch.config(&[(1, 101), (2, 109), (3, 103)])).unwrap();
+        assert_eq!(holding.record.members[1].address, "127.0.0.1:109");
+        drop(holding);
+        let record = Record::read(&scratch.0).unwrap().unwrap();
+        assert_eq!(record.members[1].address, "127.0.0.1:109");
+    }
+
+    #[test]
+    fn members_that_were_removed_may_stay_in_the_configuration_and_count_for_nothing() {
+        let scratch = Scratch::new("removed");
+        drop(open(scratch.config(&NODES)).unwrap());
+        scratch.change(|record| {
+            record.epoch = 1;
+            record.removed = vec![2];
+            record.members.retain(|member| member.node != 2);
+        });
+        let (_, config) = open(scratch.config(&NODES)).unwrap();
+        let left: Vec<u32> = config.cluster.nodes.iter().map(|node| node.id).collect();
+        assert_eq!(left, [1, 3]);
+        assert!(scratch.refusal(&NODES[..2]).contains("config lists"));
+        scratch.change(|record| {
+            record.epoch = 2;
+            record.removed = vec![1, 2];
+            record.members.retain(|member| member.node == 3);
+        });
+        let gone = scratch.refusal(&NODES);
+        let words = "replica 1 was removed: epoch 2 has the members 3=127.0.0.1:103";
+        assert!(gone.starts_with(words), "{gone}");
+    }
+
+    #[test]
+    fn a_directory_of_which_an_import_or_a_record_is_not_whole_is_not_started() {
+        let scratch = Scratch::new("whole");
+        drop(open(scratch.config(&NODES)).unwrap());
+        scratch.change(|record| record.condition = Condition::Importing);
+        let broken_off = scratch.refusal(&NODES);
+        assert!(broken_off.contains("an import was begun"), "{broken_off}");
+        scratch.change(|record| record.instance += 1);
+        let foreign = scratch.refusal(&NODES);
+        assert!(foreign.contains("does not pass its check"), "{foreign}");
+    }
+}

@@ -1,7 +1,8 @@
 //! Whom a running node has met. What it says was written down before it is said.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub(in crate::io) struct Register {
     directory: PathBuf,
     /// Drawn when the process started.
     pub(in crate::io) start: u64,
+    /// Whether this node may take part in what its groups decide.
+    speaks: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -27,6 +30,23 @@ struct State {
     record: Record,
     /// Connections that peers have dialled.
     present: Vec<Weak<Presence>>,
+    /// Peers that have let this node in since it started.
+    welcomed: BTreeSet<u32>,
+}
+
+impl State {
+    /// A node that begins empty waits for all others once: those of a majority that began empty with it
+    /// could otherwise decide without one that holds what they lost.
+    fn may_speak(&self, node: u32) -> bool {
+        let record = &self.record;
+        let begins = record.condition == Condition::New && record.epoch == 0 && !record.formed;
+        let mut others = record
+            .members
+            .iter()
+            .map(|it| it.node)
+            .filter(|&it| it != node);
+        !begins || others.all(|other| self.welcomed.contains(&other))
+    }
 }
 
 /// A connection that a peer has dialled.
@@ -54,15 +74,23 @@ pub(in crate::io) struct Caller {
 
 impl Register {
     pub(in crate::io) fn new(node: u32, directory: PathBuf, record: Record, start: u64) -> Self {
+        let state = State {
+            record,
+            present: Vec::new(),
+            welcomed: BTreeSet::new(),
+        };
         Self {
             node,
             directory,
             start,
-            state: Mutex::new(State {
-                record,
-                present: Vec::new(),
-            }),
+            speaks: AtomicBool::new(state.may_speak(node)),
+            state: Mutex::new(state),
         }
+    }
+
+    /// Whether this node may take part in what its groups decide.
+    pub(in crate::io) fn speaks(&self) -> bool {
+        self.speaks.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,13 +152,18 @@ impl Register {
     }
 
     /// A peer has let this node in.
-    pub(in crate::io) fn welcomed(&self) -> Result<(), Refusal> {
+    pub(in crate::io) fn welcomed(&self, by: u32) -> Result<(), Refusal> {
         let mut state = self.state();
         if state.record.formed {
             return Ok(());
         }
-        state.record.formed = true;
-        self.write(&state.record)
+        state.welcomed.insert(by);
+        if state.may_speak(self.node) {
+            state.record.formed = true;
+            self.write(&state.record)?;
+            self.speaks.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether a peer is the node that it says, as far as is known here; notes it if it is new.
@@ -312,6 +345,26 @@ mod tests {
         let record = Record::read(&scratch.0).unwrap().unwrap();
         assert_eq!(record.known.get(&2), Some(&21));
         assert_eq!(record.replaced, [(2, 20)]);
+    }
+
+    #[test]
+    fn a_node_that_begins_empty_waits_until_all_others_have_let_it_in() {
+        let (scratch, register) = register("begins");
+        assert!(!register.speaks());
+        assert_eq!(register.manner(), Manner::Fresh);
+        register.welcomed(3).unwrap();
+        assert!(!register.speaks(), "3 is no member");
+        register.welcomed(2).unwrap();
+        assert!(register.speaks());
+        assert_eq!(register.manner(), Manner::Usual);
+        let record = Record::read(&scratch.0).unwrap().unwrap();
+        assert!(Register::new(1, scratch.0.clone(), record.clone(), 10).speaks());
+        let rejoined = Record {
+            condition: Condition::Rejoined,
+            formed: false,
+            ..record
+        };
+        assert!(Register::new(1, scratch.0.clone(), rejoined, 10).speaks());
     }
 
     #[test]

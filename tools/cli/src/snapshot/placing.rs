@@ -55,3 +55,28 @@ pub(super) fn sync(path: &Path) -> Result<(), ImportError> {
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(failed("sync", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_that_is_begun_again_keeps_what_was_put_aside_first() {
+        let name = format!("drakkar-placing-{}", std::process::id());
+        let scratch = std::env::temp_dir().join(name);
+        let (old, new) = (
+            scratch.join("shard-0/old"),
+            scratch.join("shard-0/snapshots"),
+        );
+        fs::create_dir_all(&old).unwrap();
+        put_aside(&scratch, 4).unwrap();
+        let snapshot = scratch.join("0-1-1.snap");
+        fs::write(&snapshot, "bytes").unwrap();
+        place(&snapshot, &scratch.join("shard-0")).unwrap();
+        assert!(new.join("0-1-1.snap").exists());
+        put_aside(&scratch, 4).unwrap();
+        assert!(!new.exists(), "what was begun is gone");
+        assert!(scratch.join("before-import-4/shard-0/old").exists());
+        fs::remove_dir_all(&scratch).unwrap();
+    }
+}

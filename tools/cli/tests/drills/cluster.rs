@@ -13,8 +13,10 @@ use serde_json::Value;
 
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
-/// Ports of one cluster: nodes 1 to 5, three each.
-const PORTS: u16 = 16;
+/// As the configurations say.
+pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
+/// Ports of one cluster: nodes 1 to 7, three each.
+const PORTS: u16 = 24;
 
 pub(crate) struct Cluster {
     pub(crate) directory: PathBuf,
@@ -35,7 +37,7 @@ impl Cluster {
         Self {
             directory,
             base: free_ports(number),
-            children: (0..6).map(|_| None).collect(),
+            children: (0..8).map(|_| None).collect(),
             more: more.to_owned(),
         }
     }
@@ -169,6 +171,16 @@ impl Cluster {
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// How many peers a node is connected to.
+    pub(crate) fn connected(&self, node: u16) -> usize {
+        let status = self.status(node).unwrap_or_default();
+        let peers = status["peers"].as_array().cloned().unwrap_or_default();
+        peers
+            .iter()
+            .filter(|peer| peer["connected"] == true)
+            .count()
     }
 
     pub(crate) fn groups(&self, node: u16) -> Vec<Value> {
@@ -315,8 +327,8 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
 fn free_ports(salt: u16) -> u16 {
     let start = std::process::id() * 8 + u32::from(salt);
     for attempt in 0..1000 {
-        let base = 20_000 + u16::try_from((start + attempt) % 700).unwrap() * PORTS;
-        if (base + 3..base + 18).all(is_free) {
+        let base = 20_000 + u16::try_from((start + attempt) % 450).unwrap() * PORTS;
+        if (base + 3..base + PORTS).all(is_free) {
             return base;
         }
     }

@@ -41,6 +41,51 @@ fn a_wiped_node_is_refused_and_comes_back_when_it_says_what_it_lost() {
 }
 
 #[test]
+fn a_majority_that_was_wiped_does_not_begin_anew_without_the_node_that_holds_data() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "key", 10);
+    cluster.await_equal(1, 2);
+    for node in [1, 2, 3] {
+        cluster.kill(node);
+    }
+    for node in [2, 3] {
+        fs::remove_dir_all(cluster.data(node)).unwrap();
+        cluster.run(node);
+    }
+    until("both have found each other", || {
+        let connected = |node| cluster.connected(node) == 1;
+        connected(2) && connected(3)
+    });
+    assert_eq!(
+        cluster.ask(2, &["SET", "key0", "other"]).unwrap(),
+        "-CLUSTERDOWN No Raft leader"
+    );
+    cluster.run(1);
+    for node in [2, 3] {
+        let (code, log) = cluster.ended(node);
+        assert_eq!(code, 78, "{log}");
+    }
+    // What is left goes on alone.
+    cluster.kill(1);
+    let config = cluster.config(1);
+    let config = config.to_str().unwrap();
+    let shrink = [
+        "repair",
+        "shrink",
+        "--config",
+        config,
+        "--survivors",
+        "1",
+        "--apply",
+    ];
+    cluster.says(&shrink, 0, "node 1 is of epoch 1");
+    cluster.run(1);
+    cluster.await_leaders(&[1]);
+    assert_eq!(cluster.missing(1, "key", 10), 0);
+    println!("two of three wiped: nothing was lost");
+}
+
+#[test]
 fn the_directory_that_a_wiped_node_had_never_comes_back_beside_its_successor() {
     let mut cluster = Cluster::start("");
     cluster.write(1, "key", 5);

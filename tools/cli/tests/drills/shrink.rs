@@ -1,6 +1,6 @@
 //! A majority is lost, and the survivors go on with what they hold.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ELECTION_TIMEOUT, until};
 
 fn shrink<'a>(config: &'a str, survivors: &'a str) -> Vec<&'a str> {
     vec![
@@ -110,4 +110,63 @@ fn two_survivors_of_five_go_on_with_the_newest_of_their_logs() {
     );
     cluster.await_equal(1, 2);
     println!("quorum loss of five and shrink to two: nothing was lost");
+}
+
+#[test]
+fn three_survivors_of_seven_wait_for_the_one_that_holds_most() {
+    let members = [1, 2, 3, 4, 5, 6, 7];
+    let mut cluster = Cluster::new("");
+    for node in members {
+        cluster.configure(node, &members);
+        cluster.run(node);
+    }
+    cluster.await_leaders(&members);
+    cluster.write(1, "all", 10);
+    cluster.await_equal(1, 3);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.write(3, "some", 10);
+    cluster.await_equal(3, 4);
+    for node in [3, 4, 5, 6, 7] {
+        cluster.kill(node);
+    }
+    let survivors = [1, 2, 3];
+    let configs = survivors.map(|node| cluster.config(node));
+    let plans = survivors.map(|node| cluster.directory.join(format!("plan{node}")));
+    let configs = configs.each_ref().map(|path| path.to_str().unwrap());
+    let plans = plans.each_ref().map(|path| path.to_str().unwrap());
+    for (config, plan) in configs.iter().zip(plans) {
+        let words = with(&shrink(config, "1,2,3"), &["--write-plan", plan]);
+        cluster.says(&words, 0, "Nothing was changed");
+    }
+    let alone = with(&shrink(configs[0], "1,2,3"), &["--apply"]);
+    cluster.says(&alone, 4, "--write-plan FILE");
+    let all = plans.join(",");
+    for config in configs {
+        let words = with(&shrink(config, "1,2,3"), &["--plans", &all, "--apply"]);
+        cluster.says(&words, 0, "is of epoch 1");
+    }
+    // A majority of the survivors, which would lose what the third holds.
+    cluster.run(1);
+    cluster.run(2);
+    until("they have found each other", || {
+        cluster.connected(1) == 1 && cluster.connected(2) == 1
+    });
+    std::thread::sleep(5 * ELECTION_TIMEOUT);
+    for node in [1, 2] {
+        let leads = |it: &serde_json::Value| it["role"] == "leader";
+        assert!(
+            !cluster.groups(node).iter().any(leads),
+            "it leads without the newest entries"
+        );
+    }
+    cluster.run(3);
+    cluster.await_leaders(&survivors);
+    assert_eq!(
+        cluster.missing(1, "all", 10) + cluster.missing(1, "some", 10),
+        0
+    );
+    cluster.await_equal(1, 3);
+    cluster.await_equal(2, 3);
+    println!("quorum loss of seven and shrink to three: nothing was lost");
 }
