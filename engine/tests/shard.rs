@@ -1,6 +1,10 @@
 //! What three shards do together, by hand.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
 
 #[path = "shard/accounts.rs"]
 mod accounts;
@@ -8,6 +12,8 @@ mod accounts;
 mod cluster;
 #[path = "shard/disks.rs"]
 mod disks;
+#[path = "shard/matrix.rs"]
+mod matrix;
 #[path = "shard/quiet.rs"]
 mod quiet;
 #[path = "shard/snapshots.rs"]

@@ -17,6 +17,8 @@ pub struct Damage {
     /// Entries behind the first that is missing that are readable, in order of their positions.
     /// They belong to the same log as those before the gap.
     pub spares: Vec<Entry>,
+    /// What this log held up to here was committed, whether or not it is readable.
+    pub committed: LogIndex,
     /// Its newest term and vote may be missing: the hard state is one of an earlier time.
     pub promises_lost: bool,
 }

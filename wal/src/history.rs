@@ -302,8 +302,13 @@ impl History {
         }
         log.damage = self.damage(log.last);
         let spares = self.cache.split_off(&log.last.next());
+        // A commit that is not followed by what it may speak of says nothing of what is left.
+        let settled = self.unsure.then_some(self.settled);
+        let committed = log.hard_state.commit;
+        let committed = settled.map_or(committed, |settled| committed.min(settled));
         if let Some(damage) = &mut log.damage {
             damage.spares = spares.into_values().collect();
+            damage.committed = committed.max(log.floor.0);
         }
         // An entry that was put back may be here although those behind it left long ago.
         let mut next = log.last;
@@ -311,12 +316,9 @@ impl History {
             next = next.previous();
         }
         log.tail = self.cache.split_off(&next).into_values().collect();
-        // The commit may have been written in a flush whose entries came in an earlier one.
-        log.hard_state.commit = log.hard_state.commit.min(log.last);
-        if self.unsure {
-            // It may speak of entries that replaced those that are left here.
-            log.hard_state.commit = log.hard_state.commit.min(self.settled);
-        }
+        // The commit may have been written in a flush whose entries came in an earlier one, or speak of
+        // entries that replaced those that are left here.
+        log.hard_state.commit = committed.min(log.last);
         (log, places)
     }
 
@@ -362,6 +364,7 @@ impl History {
             named: claim.is_some() && claim == own,
             gap_ends: self.positions.gap_ends().collect(),
             spares: Vec::new(),
+            committed: LogIndex::ZERO,
             promises_lost,
         })
     }

@@ -46,6 +46,8 @@ pub(super) struct Repair {
     /// The last entry of each gap, as far as known.
     gap_ends: VecDeque<(LogIndex, Term)>,
     spares: VecDeque<Entry>,
+    /// What the log held up to here was committed.
+    committed: LogIndex,
     /// The log up to here is known to be what it was before the damage.
     proven: Option<LogIndex>,
     /// While promises may be missing.
@@ -91,6 +93,7 @@ impl Raft {
             named,
             gap_ends,
             spares,
+            committed,
             promises_lost,
         } = damage;
         assert!(
@@ -103,6 +106,7 @@ impl Raft {
             named,
             gap_ends: gap_ends.into(),
             spares: spares.into(),
+            committed,
             proven: Some(self.log.last_index()),
             inquiry: (promises_lost && self.is_voter()).then(Inquiry::default),
             round: self.life,
@@ -115,8 +119,8 @@ impl Raft {
     }
 
     /// A log that was begun anew behind a snapshot goes on with spares only if the snapshot is known to
-    /// end in the log that they belong to: all entries of a term are one leader's, so a log that held
-    /// one of them held those before.
+    /// end in the log that they belong to: what that held there was committed, as all is that a snapshot
+    /// holds; or it held an entry of the same term, which are all one leader's, so it held those before.
     pub(super) fn fit_to_snapshot(&mut self) {
         let floor = self.log.floor();
         let Some(repair) = self.repair.as_mut().filter(|_| self.log.begins_anew()) else {
@@ -124,7 +128,8 @@ impl Raft {
         };
         let spares = repair.spares.iter().map(|spare| (spare.index, spare.term));
         let mut held = spares.chain(repair.gap_ends.iter().copied());
-        if !held.any(|(index, term)| index >= floor.0 && term == floor.1) {
+        let same = held.any(|(index, term)| index >= floor.0 && term == floor.1);
+        if !(same || floor.0 <= repair.committed) {
             self.rewritten();
             return;
         }

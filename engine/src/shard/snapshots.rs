@@ -256,6 +256,7 @@ pub(super) fn without_state(log: RecoveredLog, start: (LogIndex, Term)) -> Recov
         damage.named = true;
     }
     damage.gap_ends.insert(0, log.floor);
+    damage.committed = damage.committed.max(log.hard_state.commit).max(log.floor.0);
     let mut spares = log.tail;
     spares.extend(damage.spares);
     damage.spares = spares;

@@ -172,6 +172,7 @@ impl Disk {
             named: claim == own,
             gap_ends: self.gap_ends(),
             spares,
+            committed: self.hard_state.commit,
             promises_lost: self.rot.promises,
         })
     }

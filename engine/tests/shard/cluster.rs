@@ -12,7 +12,7 @@ use engine::state_machine::StateMachine;
 use engine::{Clock, Time};
 use net::Command;
 use net::command::{Condition, Expiry};
-use wal::{FlushNumber, GroupId, LogIndex, NodeId, RecoveredLog, ReplicaId};
+use wal::{Entry, FlushNumber, GroupId, LogIndex, NodeId, Record, RecoveredLog, ReplicaId};
 
 pub(crate) const GROUP: GroupId = GroupId::from_raw(0);
 
@@ -60,6 +60,8 @@ pub(crate) struct Cluster {
     pub(crate) flushes: Vec<(u32, FlushNumber, usize)>,
     /// Messages about groups so far.
     pub(crate) messages: usize,
+    /// What each node has written last at each position.
+    pub(crate) entries: BTreeMap<(u32, LogIndex), Entry>,
     /// The chunks of the snapshots that each node has.
     pub(crate) files: BTreeMap<(u32, LogIndex), Vec<Vec<u8>>>,
 }
@@ -72,6 +74,16 @@ impl Cluster {
 
     /// The same, with other options.
     pub(crate) fn with(change: impl Fn(&mut Options)) -> Self {
+        let mut cluster = Self::starting(change, |_| (RecoveredLog::default(), None));
+        cluster.run(400);
+        cluster
+    }
+
+    /// Three nodes that start with what a replay found on each, and a snapshot.
+    pub(crate) fn starting(
+        change: impl Fn(&mut Options),
+        mut found: impl FnMut(u32) -> (RecoveredLog, Option<Snapshot>),
+    ) -> Self {
         let member = |id| Member {
             replica: ReplicaId::from_raw(id),
             node: node(id),
@@ -79,13 +91,14 @@ impl Cluster {
         };
         let members: Vec<Member> = (1..=3).map(member).collect();
         let shards = (1..=3).map(|id| {
+            let (recovered, snapshot) = found(id);
             let group = GroupOptions {
                 group: GROUP,
                 members: members.clone(),
                 slots: (0, 16383),
                 preferred: Some(node(1)),
-                recovered: RecoveredLog::default(),
-                snapshot: None,
+                recovered,
+                snapshot,
             };
             let mut options = options(id);
             change(&mut options);
@@ -96,7 +109,7 @@ impl Cluster {
                 FlushNumber::from_raw(1),
             )
         });
-        let mut cluster = Self {
+        Self {
             shards: shards.collect(),
             now_ms: 0,
             cut_off: vec![],
@@ -107,10 +120,9 @@ impl Cluster {
             replies: vec![],
             flushes: vec![],
             messages: 0,
+            entries: BTreeMap::new(),
             files: BTreeMap::new(),
-        };
-        cluster.run(400);
-        cluster
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -136,6 +148,11 @@ impl Cluster {
         self.replies.extend(out.replies);
         for flush in out.flushes {
             self.flushes.push((id, flush.number, flush.records.len()));
+            for record in &flush.records {
+                if let Record::Entry { entry, .. } = record {
+                    self.entries.insert((id, entry.index), entry.clone());
+                }
+            }
             let flush = flush.number;
             let takes = self.slow.iter().find(|slow| slow.0 == id);
             if self.broken.contains(&id) {
@@ -190,9 +207,7 @@ impl Cluster {
         let Some(file) = self.files.get(&(from.to_raw(), index)).cloned() else {
             return self.give(id, Input::SnapshotNotFetched { group });
         };
-        let mut state = Kv::new((0, 16383));
-        file.iter().for_each(|chunk| state.restore(chunk).unwrap());
-        state.restored().unwrap();
+        let state = restored(&file);
         self.files.insert((id, index), file);
         let snapshot = Snapshot { index, term, state };
         self.give(id, Input::SnapshotFetched { group, snapshot });
@@ -254,6 +269,16 @@ impl Cluster {
             .filter(|flush| flush.0 == id && flush.2 == 0)
             .count()
     }
+}
+
+/// The state that the chunks of a snapshot are of.
+pub(crate) fn restored(chunks: &[Vec<u8>]) -> Kv {
+    let mut state = Kv::new((0, 16383));
+    chunks
+        .iter()
+        .for_each(|chunk| state.restore(chunk).unwrap());
+    state.restored().unwrap();
+    state
 }
 
 pub(crate) fn set<'a>(key: &'a [u8], value: &'a [u8], expiry: Expiry) -> Command<'a> {
