@@ -2,6 +2,7 @@
 //! What must be equal on all nodes ([`ClusterOptions`]) is apart from what concerns one process.
 
 mod cluster;
+mod memory;
 mod snapshot;
 
 use alloc::string::String;
@@ -14,6 +15,7 @@ use net::SLOTS;
 use wal::{GroupId, NodeId};
 
 pub use cluster::{ClusterOptions, NodeAddress};
+pub use memory::{MemoryBound, MemoryPart};
 pub use snapshot::SnapshotOptions;
 
 use crate::shard::Member;
@@ -35,6 +37,8 @@ pub struct Limits {
     pub requests_per_connection_max: usize,
     /// Answers that one client has not read yet; it is disconnected beyond.
     pub output_bytes_max: usize,
+    /// Buffers of all clients of one shard; who holds most is disconnected beyond.
+    pub clients_bytes_max: usize,
     /// Requests of one group that are not committed yet; `BUSY` beyond.
     pub pending_bytes_max: usize,
     /// Their number; `BUSY` beyond.
@@ -181,6 +185,7 @@ impl Default for Limits {
             connections_max: 10_000,
             requests_per_connection_max: 16 * KIB,
             output_bytes_max: 32 * MIB,
+            clients_bytes_max: 512 * MIB,
             pending_bytes_max: 64 * MIB,
             // 128 pipelines of 1024, all for one group; some 200 bytes each beside what they carry.
             pending_requests_max: 128 * KIB,
@@ -213,6 +218,9 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Buffer of a client that sends and is told little.
+    pub const CLIENT_BYTES_MIN: usize = 16 * KIB;
+
     /// Checks each value, alone and against the values it depends on.
     ///
     /// # Errors
@@ -306,7 +314,19 @@ impl Options {
         }
         let request = limits.request_bytes_max as u64;
         let room = request.saturating_add(OVERHEAD_BYTES as u64);
-        let orders: [(&'static str, u64, &'static str, u64); 6] = [
+        let orders: [(&'static str, u64, &'static str, u64); 8] = [
+            (
+                "limits.output_size",
+                limits.output_bytes_max as u64,
+                "limits.clients_size",
+                limits.clients_bytes_max as u64,
+            ),
+            (
+                "16KiB for each of limits.connections",
+                (limits.connections_max as u64).saturating_mul(Self::CLIENT_BYTES_MIN as u64),
+                "limits.clients_size",
+                limits.clients_bytes_max as u64,
+            ),
             (
                 "limits.value_size",
                 limits.value_bytes_max as u64,
@@ -377,6 +397,11 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Config {
+    /// Flushes of a shard on their way to the disk at once: two hide its latency, more only make them smaller.
+    pub const FLUSHES_IN_FLIGHT_MAX: usize = 3;
+    /// Payload on its way to one follower of a group.
+    pub const WINDOW_BYTES_MAX: usize = 4 << 20;
+
     /// This node.
     pub fn node(&self) -> NodeId {
         NodeId::from_raw(self.node_id)

@@ -16,7 +16,7 @@ use net::resp::{
 };
 use net::{ErrorReply, Reply};
 
-use crate::config::Config;
+use crate::config::{Config, Options};
 use crate::shard::{Outcome, Stage};
 use crate::{Clock, Time};
 
@@ -27,7 +27,7 @@ use super::signal::Signal;
 use super::socket::Socket;
 use super::view;
 
-const BUFFER_BYTES_MIN: usize = 16 * 1024;
+const BUFFER_BYTES_MIN: usize = Options::CLIENT_BYTES_MIN;
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// Longest line without a length in front of it.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
@@ -42,6 +42,8 @@ pub(super) struct Clients {
     next_id: Cell<u64>,
     id_step: u64,
     acceptor: RefCell<Option<Task<()>>>,
+    /// Memory of the buffers of all connections.
+    held_bytes: Rc<Cell<usize>>,
     pub(super) seen: RefCell<Seen>,
 }
 
@@ -71,6 +73,12 @@ pub(super) struct Connection {
     dead: Cell<bool>,
     /// When an answer was known that is followed until it is written.
     followed: Cell<Option<Time>>,
+    /// Memory of the buffers for what is read, and for what is being written.
+    input_bytes: Cell<usize>,
+    writing_bytes: Cell<usize>,
+    /// What of this connection is in `held_bytes`, which is that of all.
+    counted: Cell<usize>,
+    held_bytes: Rc<Cell<usize>>,
 }
 
 /// Commands that have not been answered, in order.
@@ -132,12 +140,39 @@ impl Clients {
             next_id: Cell::new(u64::from(index) + 1),
             id_step: u64::from(config.cluster.shards),
             acceptor: RefCell::new(None),
+            held_bytes: Rc::default(),
             seen: RefCell::new(seen),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.connections.borrow().len()
+    }
+
+    /// Memory of the buffers of all connections.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
+    }
+
+    /// Disconnects those that hold most until all together hold no more than `bytes_max`.
+    pub(super) fn relieve(&self, bytes_max: usize) {
+        while self.held_bytes.get() > bytes_max {
+            let connections = self.connections.borrow();
+            let alive = connections.values().filter(|it| !it.dead.get());
+            let Some(largest) = alive.max_by_key(|it| it.counted.get()).cloned() else {
+                return;
+            };
+            drop(connections);
+            let (from, bytes) = (largest.socket.peer(), largest.counted.get());
+            tracing::warn!(event = "client.too_large", from, bytes, bytes_max);
+            largest.die();
+        }
+    }
+
+    /// What a buffer keeps when it is not needed: less, the more clients there are.
+    fn kept_bytes(&self, config: &Config) -> usize {
+        let share = config.limits.clients_bytes_max / self.len().max(1) / 8;
+        share.clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_KEPT)
     }
 
     /// Keeps the fiber that accepts, so that it can be ended.
@@ -187,7 +222,7 @@ impl Clients {
 }
 
 impl Connection {
-    fn new(socket: Socket, id: u64) -> Self {
+    fn new(socket: Socket, id: u64, held_bytes: Rc<Cell<usize>>) -> Self {
         let session = Session::new(id, socket.peer(), socket.local());
         Self {
             socket,
@@ -199,7 +234,23 @@ impl Connection {
             closing: Cell::new(false),
             dead: Cell::new(false),
             followed: Cell::new(None),
+            input_bytes: Cell::new(0),
+            writing_bytes: Cell::new(0),
+            counted: Cell::new(0),
+            held_bytes,
         }
+    }
+
+    /// Counts the memory of its buffers anew.
+    fn count(&self) {
+        let bytes = match self.dead.get() {
+            true => 0,
+            false => {
+                self.input_bytes.get() + self.writing_bytes.get() + self.out.borrow().capacity()
+            }
+        };
+        let before = self.counted.replace(bytes);
+        self.held_bytes.set(self.held_bytes.get() + bytes - before);
     }
 
     /// Follows an answer that was known at a time until it is written.
@@ -283,6 +334,7 @@ impl Connection {
 
     /// Disconnects a client that does not read its answers.
     fn check_output(&self, bytes_max: usize) {
+        self.count();
         if self.out.borrow().len() > bytes_max && !self.dead.get() {
             tracing::warn!(event = "client.slow", from = self.socket.peer());
             self.die();
@@ -292,7 +344,8 @@ impl Connection {
     fn die(&self) {
         self.dead.set(true);
         self.closing.set(true);
-        self.out.borrow_mut().clear();
+        *self.out.borrow_mut() = Vec::new();
+        self.count();
         self.socket.close();
         self.written.raise();
         self.room.raise();
@@ -337,7 +390,11 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
                     glommio::spawn_local(refuse(socket)).detach();
                     continue;
                 }
-                let connection = Rc::new(Connection::new(socket, clients.next_id()));
+                let connection = Rc::new(Connection::new(
+                    socket,
+                    clients.next_id(),
+                    clients.held_bytes.clone(),
+                ));
                 glommio::spawn_local(serve(executor.clone(), connection)).detach();
             }
             Err(error) => {
@@ -374,6 +431,9 @@ async fn serve(executor: Rc<Executor>, connection: Rc<Connection>) {
     connection.written.raise();
     writer.await;
     connection.socket.close();
+    // It holds nothing any more, and counts for nothing.
+    connection.dead.set(true);
+    connection.count();
     clients.connections.borrow_mut().remove(&id);
 }
 
@@ -389,6 +449,8 @@ async fn write(executor: Rc<Executor>, connection: Rc<Connection>) {
             connection.written.wait().await;
             continue;
         }
+        connection.writing_bytes.set(bytes.capacity());
+        connection.count();
         let followed = connection.followed.take();
         if connection.socket.write_all(&bytes).await.is_err() {
             connection.die();
@@ -396,7 +458,7 @@ async fn write(executor: Rc<Executor>, connection: Rc<Connection>) {
             executor.account(Stage::Reply, executor.origin.time().since(known));
         }
         bytes.clear();
-        bytes.shrink_to(BUFFER_BYTES_KEPT);
+        bytes.shrink_to(executor.clients.kept_bytes(&executor.config));
     }
 }
 
@@ -412,6 +474,10 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
     let mut buffer = vec![0; BUFFER_BYTES_MIN];
     let mut end = 0;
     loop {
+        if connection.input_bytes.replace(buffer.len()) != buffer.len() {
+            connection.count();
+            executor.clients.relieve(limits.clients_bytes_max);
+        }
         let bytes = connection.socket.read(&mut buffer[end..]).await?;
         if bytes == 0 || executor.stopping.get() || connection.closing.get() {
             return Ok(());
@@ -434,7 +500,7 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
         if end == buffer.len() {
             // Doubles only as the client really sends; the parser's limits bound it.
             buffer.resize(buffer.len() * 2, 0);
-        } else if end == 0 && buffer.len() > BUFFER_BYTES_KEPT {
+        } else if end == 0 && buffer.len() > executor.clients.kept_bytes(&executor.config) {
             buffer.truncate(BUFFER_BYTES_MIN);
             buffer.shrink_to_fit();
         }

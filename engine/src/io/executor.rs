@@ -530,6 +530,7 @@ impl Executor {
             groups,
             peers: peers.collect(),
             connections: self.clients.len(),
+            client_bytes: self.clients.held_bytes(),
             requests: self.requests.borrow().len(),
             disk: shard.disk(),
             free_bytes: self.log.free_bytes(),

@@ -195,6 +195,8 @@ fn followers(text: &mut Exposition, shards: &[ShardStatus]) {
 const SHARDS: &[Metric<ShardStatus>] = &[
     ("drakkar_client_connections", Kind::Gauge, "Connections of clients; limits.connections may be.",
         |it| Some(it.connections as f64)),
+    ("drakkar_client_bytes", Kind::Gauge, "Memory of their buffers; limits.clients_size may be.",
+        |it| Some(it.client_bytes as f64)),
     ("drakkar_requests_open", Kind::Gauge, "Requests that have not been answered yet.",
         |it| Some(it.requests as f64)),
     ("drakkar_busy_total", Kind::Counter, "Requests that were answered BUSY: too many waited.",
@@ -333,6 +335,7 @@ fn limits(text: &mut Exposition, config: &Config) {
         "Configured limits, in bytes; 0: none.",
     );
     for (name, bytes) in [
+        ("clients_size", limits.clients_bytes_max as u64),
         ("pending_size", limits.pending_bytes_max as u64),
         ("data_size", limits.data_bytes_max),
         ("output_size", limits.output_bytes_max as u64),

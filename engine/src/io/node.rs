@@ -192,6 +192,8 @@ impl Node {
                 }
             }
         }
+        let memory = shared.config.memory_bound();
+        tracing::info!(event = "node.memory", %memory);
         tracing::info!(
             event = "node.ready",
             node = shared.config.node_id,

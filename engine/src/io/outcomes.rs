@@ -75,6 +75,7 @@ impl Executor {
                     connection.follow(known);
                 }
                 connection.answer(sequence, outcome, &self.config);
+                self.clients.relieve(self.config.limits.clients_bytes_max);
             }
             Asker::Peer { inbound, request } => inbound.answer(request, outcome),
             Asker::Embedder { batch, at } => batch.answer(at, outcome),

@@ -19,9 +19,6 @@ use super::node::OpenError;
 use super::snapshots::{Loaded, Refused, Restored, SnapshotFileError, Snapshots};
 use super::status::NewestSnapshot;
 
-/// Flushes on their way to the disk at once: two hide its latency, more only make them smaller.
-const FLUSHES_IN_FLIGHT_MAX: usize = 3;
-const WINDOW_BYTES_MAX: usize = 4 << 20;
 const WINDOW_MESSAGES_MAX: usize = 256;
 const MARK_AFTER: Duration = Duration::from_millis(20);
 
@@ -265,10 +262,10 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         route_wait: config.route_wait,
         request_timeout: config.request_timeout,
         mark_after: MARK_AFTER,
-        flushes_in_flight_max: FLUSHES_IN_FLIGHT_MAX,
+        flushes_in_flight_max: Config::FLUSHES_IN_FLIGHT_MAX,
         flush_bytes_max: config.flush_bytes_max(),
         batch_bytes_max: config.batch_bytes_max(),
-        window_bytes_max: WINDOW_BYTES_MAX,
+        window_bytes_max: Config::WINDOW_BYTES_MAX,
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
         pending_requests_max: config.limits.pending_requests_max,

@@ -20,6 +20,8 @@ pub struct ShardStatus {
     pub received: BTreeMap<GroupId, Received>,
     pub peers: Vec<PeerStatus>,
     pub connections: usize,
+    /// Memory of their buffers.
+    pub client_bytes: usize,
     /// Requests that have not been answered yet.
     pub requests: usize,
     pub disk: DiskStatus,
