@@ -19,7 +19,7 @@ use crate::history::{Gap, History};
 use crate::index::{Index, Location};
 use crate::recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
 use crate::residue::Area;
-use crate::segment::{BLOCK, Link};
+use crate::segment::{BLOCK, Link, made_bytes};
 use crate::standing::Standings;
 use crate::stop::{Sighting, Stop, flushes_of};
 use crate::writer::{Left, Options, Writer};
@@ -130,13 +130,9 @@ impl Replay {
             part < self.parts.len(),
             "only segments that were asked for are given"
         );
-        let Part {
-            id,
-            end,
-            bytes: made,
-            ..
-        } = self.parts[part];
-        let area = Area::new(id, made.map_or(bytes.len() as u64, u64::from), bytes);
+        let Part { id, end, .. } = self.parts[part];
+        let made = made_bytes(bytes).map_or(bytes.len() as u64, u64::from);
+        let area = Area::new(id, made, bytes);
         let area = area.up_to(end.unwrap_or(u64::MAX));
         if self.parts[part].unwritten {
             self.parts[part].unwritten = area.may_be_new();

@@ -58,7 +58,9 @@ enum Known {
 impl<'a> Area<'a> {
     /// Of a segment that was made `segment_bytes` long; `bytes` may be fewer.
     pub(crate) fn new(generation: SegmentId, segment_bytes: u64, bytes: &'a [u8]) -> Self {
+        // A file that became shorter may have no room at all.
         let room = usize::try_from(room(segment_bytes)).unwrap_or(usize::MAX);
+        let room = room.max(BLOCK);
         let whole = bytes.len() - bytes.len() % BLOCK;
         Self {
             generation,
@@ -129,7 +131,10 @@ impl<'a> Area<'a> {
             Known::Nothing => true,
         };
         let begun = self.bytes.len() > BLOCK;
-        header && !self.has_unreadable(0) && !(begun && self.start(BLOCK) == Start::Rotten)
+        header
+            && !self.shortened
+            && !self.has_unreadable(0)
+            && !(begun && self.start(BLOCK) == Start::Rotten)
     }
 
     /// What a sector held before.

@@ -87,6 +87,19 @@ pub(crate) enum FirstBlock {
     Format(u16),
 }
 
+fn is_sound(block: &[u8]) -> bool {
+    read_u32(block, 0) == MAGIC
+        && read_u32(block, 8) < u32::MAX
+        && read_u32(block, 12) < u32::MAX
+        && read_u64(block, 24) <= COUNT_MAX
+        && crc32c::crc32c(&block[..CRC_AT]) == read_u32(block, CRC_AT)
+}
+
+/// How long a segment's file was made, if its first block says so, whichever segment's it is.
+pub(crate) fn made_bytes(block: &[u8]) -> Option<u32> {
+    (block.len() >= SECTOR && is_sound(block)).then(|| read_u32(block, 40))
+}
+
 impl SegmentHeader {
     pub(crate) fn encode(&self, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK, "a segment starts with a block");
@@ -111,12 +124,7 @@ impl SegmentHeader {
         if block.len() < SECTOR || block[..SECTOR].iter().all(|&byte| byte == 0) {
             return FirstBlock::Unwritten;
         }
-        let sound = read_u32(block, 0) == MAGIC
-            && read_u32(block, 8) < u32::MAX
-            && read_u32(block, 12) < u32::MAX
-            && read_u64(block, 24) <= COUNT_MAX
-            && crc32c::crc32c(&block[..CRC_AT]) == read_u32(block, CRC_AT);
-        if !sound {
+        if !is_sound(block) {
             return FirstBlock::Rotten;
         }
         let format = read_u16(block, 4);

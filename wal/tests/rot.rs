@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use wal::{
     BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
-    Recovered, RecoveredLog, Replay, ReplicaId, SegmentId, Term, Writer,
+    Recovered, RecoveredLog, Replay, ReplayError, ReplicaId, SegmentId, Term, Writer,
 };
 
 const SEGMENT_BLOCKS: usize = 12;
@@ -60,25 +60,38 @@ struct History {
 }
 
 fn replay(disk: &Disk) -> Recovered {
+    try_replay(disk, OPTIONS).unwrap()
+}
+
+fn try_replay(disk: &Disk, options: Options) -> Result<Recovered, ReplayError> {
     let firsts = disk
         .iter()
         .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
-    let mut replay = Replay::new(OPTIONS, CACHE_BYTES, firsts).unwrap();
+    let mut replay = Replay::new(options, CACHE_BYTES, firsts)?;
     while let Some(segment) = replay.next_segment() {
-        replay.segment(&disk[&segment]).unwrap();
+        replay.segment(&disk[&segment])?;
     }
-    replay.finish()
+    Ok(replay.finish())
 }
 
 impl History {
     fn new(seed: u64) -> Self {
+        Self::of(seed, OPTIONS.instance)
+    }
+
+    /// In another data directory.
+    fn of(seed: u64, instance: u64) -> Self {
+        let options = Options {
+            instance,
+            ..OPTIONS
+        };
         let mut history = Self {
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             disk: Disk::new(),
             used: BTreeMap::new(),
             free: Vec::new(),
             recycled: 0,
-            writer: replay(&Disk::new()).writer,
+            writer: try_replay(&Disk::new(), options).unwrap().writer,
             models: BTreeMap::new(),
             written: 0,
         };
@@ -424,29 +437,54 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
     assert!(damaged > 2000 && named > 500 && whole > 2000 && recycled > 500);
 }
 
+/// Harms one segment file as a whole. Of the newest, what leaves nothing to tell of it is not done.
+fn harm_file(history: &mut History, foreign: &Disk) -> String {
+    let random = &mut history.random;
+    let segments: Vec<SegmentId> = history.disk.keys().copied().collect();
+    let pick = |random: &mut Random| segments[random.below(segments.len())];
+    let (segment, other) = (pick(random), pick(random));
+    let newest = segment == segments[segments.len() - 1];
+    let kind = random.below(if newest { 5 } else { 8 });
+    let least = if newest { BLOCK } else { 0 };
+    let length = least + random.below(SEGMENT_BLOCKS * BLOCK - least);
+    let from = foreign.values().nth(random.below(foreign.len()));
+    let from = from.unwrap().clone();
+    let theirs = history.disk[&other].clone();
+    let file = history.disk.get_mut(&segment).unwrap();
+    match kind {
+        0 => file.truncate(length),
+        1 => file.extend((0..5000).map(|at| (at % 251) as u8 ^ length as u8)),
+        2 => *file = from,
+        3 => {
+            let ours = std::mem::replace(file, theirs);
+            history.disk.insert(other, ours);
+        }
+        4 => *file = theirs,
+        5 => file.clear(),
+        6 => file.fill(0),
+        _ => drop(history.disk.remove(&segment)),
+    }
+    format!("{segment} and {other} of {segments:?}: {kind}, {length}")
+}
+
 #[test]
-fn files_that_are_gone_cut_off_empty_or_too_long_are_missed_or_do_no_harm() {
-    let (mut damaged, mut whole) = (0, 0);
+fn files_that_are_gone_cut_off_empty_too_long_zero_or_anothers_are_missed_refused_or_do_no_harm() {
+    let (mut damaged, mut whole, mut refused) = (0, 0, 0);
     for seed in 1..=FILE_STATES {
         let mut history = History::new(seed | 1 << 32);
-        let segments: Vec<SegmentId> = history.disk.keys().copied().collect();
-        let newest = segments[segments.len() - 1];
-        let segment = segments[history.random.below(segments.len())];
-        let file = history.disk.get_mut(&segment).unwrap();
-        // Nothing tells the newest from one that never was, or that ended earlier.
-        let kind = if segment == newest {
-            3
-        } else {
-            history.random.below(4)
-        };
-        match kind {
-            0 => drop(history.disk.remove(&segment)),
-            1 => file.truncate(history.random.below(SEGMENT_BLOCKS * BLOCK)),
-            2 => file.clear(),
-            _ => file.extend((0..5000).map(|at| (at % 251) as u8 ^ seed as u8)),
+        let foreign = History::of(seed | 1 << 33, 0x0f0e).disk;
+        let mut what = format!("seed {seed}");
+        for _ in 0..1 + history.random.below(2) {
+            what = format!("{what}, {}", harm_file(&mut history, &foreign));
         }
-        let what = format!("seed {seed}, {segment} of {newest}: {kind}");
-        let found = replay(&history.disk);
+        let found = match try_replay(&history.disk, OPTIONS) {
+            Ok(found) => found,
+            Err(ReplayError::Instance { .. }) => {
+                refused += 1;
+                continue;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
         for group in (0..GROUPS).map(GroupId::from_raw) {
             let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
             match history.check(group, log, &what) {
@@ -455,6 +493,6 @@ fn files_that_are_gone_cut_off_empty_or_too_long_are_missed_or_do_no_harm() {
             }
         }
     }
-    println!("{damaged} damaged, {whole} whole");
-    assert!(damaged > 300 && whole > 300);
+    assert!(damaged > 1000, "{damaged}");
+    assert!(whole > 300 && refused > 30, "{whole} {refused}");
 }
