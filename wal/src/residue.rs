@@ -131,10 +131,9 @@ impl<'a> Area<'a> {
             Known::Nothing => true,
         };
         let begun = self.bytes.len() > BLOCK;
-        header
-            && !self.shortened
-            && !self.has_unreadable(0)
-            && !(begun && self.start(BLOCK) == Start::Rotten)
+        let rotten = begun && self.start(BLOCK) == Start::Rotten;
+        let spoiled = rotten || self.shortened || self.has_unreadable(0);
+        header && !spoiled
     }
 
     /// What a sector held before.
