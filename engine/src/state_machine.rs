@@ -9,6 +9,10 @@ use net::{Command, Reply};
 
 use crate::batch::Batch;
 
+/// Commands that are worth looking at together: about as many accesses to memory as a processor has under
+/// way at once.
+pub const WINDOW: usize = 16;
+
 /// The state that the committed entries of a group make.
 pub trait StateMachine {
     /// Applies a whole batch and appends one reply for each of its commands, in order.
@@ -17,6 +21,9 @@ pub trait StateMachine {
     /// Answers a command that changes nothing; linearizable when the group says so. `unix_ms` is the
     /// reader's time, good for display only.
     fn read(&self, unix_ms: u64, command: &Command<'_>) -> Reply;
+
+    /// Hints at commands that come next, up to [`WINDOW`] of them.
+    fn look_ahead<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>);
 
     /// The Unix time in milliseconds of the next change that needs nothing but a batch that is
     /// stamped later; the leader sees that one comes.

@@ -3,6 +3,7 @@
 //! Deterministic: equal batches in equal order make equal states and equal replies. Time is what the
 //! leaders stamped on the batches, made monotonic; no clock is read. Semantics are those of Redis 7.
 
+mod ahead;
 mod chunk;
 mod expiry;
 mod integer;
@@ -12,13 +13,13 @@ mod walk;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::mem;
+use core::{array, mem};
 
 use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
-use crate::state_machine::{RestoreError, StateMachine};
+use crate::state_machine::{RestoreError, StateMachine, WINDOW};
 pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
@@ -293,13 +294,20 @@ impl StateMachine for Kv {
             "a state half restored is no state"
         );
         self.advance(batch.stamp_ms());
-        for bytes in batch.commands() {
-            let reply = match Command::decode(bytes) {
-                Ok(command) => self.execute(&command),
-                // Every replica sees the same bytes and refuses them alike.
-                Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
-            };
-            replies.push(reply);
+        let mut commands = batch.commands().map(Command::decode);
+        loop {
+            let window: [_; WINDOW] = array::from_fn(|_| commands.next());
+            if window[0].is_none() {
+                break;
+            }
+            self.touch(window.iter().flatten().flatten());
+            for command in window.iter().flatten() {
+                replies.push(match command {
+                    Ok(command) => self.execute(command),
+                    // Every replica sees the same bytes and refuses them alike.
+                    Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
+                });
+            }
         }
         assert!(
             self.expiries.len() as u64 <= self.keys,
@@ -334,6 +342,10 @@ impl StateMachine for Kv {
             }
             _ => ErrorReply::Other("ERR a write cannot be read".into()).into(),
         }
+    }
+
+    fn look_ahead<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>) {
+        self.touch(commands);
     }
 
     fn next_expiry(&self) -> Option<u64> {

@@ -176,6 +176,21 @@ impl Table {
         self.0.iter().map(Entry::held_bytes).sum()
     }
 
+    /// Whether there may be a key of this hash. Looks at fingerprints only.
+    pub(super) fn may_hold(&self, hash: u64) -> bool {
+        let mut candidate = false;
+        let _ = self.0.find(hash, |_| {
+            candidate = true;
+            false
+        });
+        candidate
+    }
+
+    /// An entry that most likely is the one of this hash.
+    pub(super) fn likely(&self, hash: u64) -> Option<&Entry> {
+        self.0.find(hash, |_| true)
+    }
+
     /// How many places there are. An entry keeps its place until the table moves.
     pub(super) fn places(&self) -> usize {
         self.0.num_buckets()

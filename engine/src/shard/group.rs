@@ -607,7 +607,7 @@ impl Group {
             term,
             self.raft.round_confirmed(),
             self.applied,
-            |_, command| kv.read(clock.unix_ms, command),
+            (kv, clock.unix_ms),
             |token, reply| out.replies.push((token, Outcome::Reply(reply))),
         );
     }

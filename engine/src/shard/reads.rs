@@ -2,11 +2,13 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::array;
 
 use net::{Command, Reply};
 use wal::{LogIndex, Term};
 
 use super::Token;
+use crate::state_machine::{StateMachine, WINDOW};
 
 /// Rounds under way at once: the reads that come meanwhile share the next one.
 const ROUNDS_MAX: usize = 2;
@@ -88,7 +90,7 @@ impl Reads {
         term: Term,
         confirmed: u64,
         applied: LogIndex,
-        mut answer: impl FnMut(Token, &Command<'_>) -> Reply,
+        (state, unix_ms): (&impl StateMachine, u64),
         mut reply: impl FnMut(Token, Reply),
     ) {
         while let Some(round) = self.under_way.front() {
@@ -96,9 +98,20 @@ impl Reads {
                 break;
             }
             let batch = self.under_way.pop_front().expect("just seen").batch;
-            for (token, bytes) in batch.iter() {
-                let command = Command::decode(bytes).expect("encoded by this replica");
-                reply(token, answer(token, &command));
+            let mut reads = batch.iter().map(|(token, bytes)| {
+                let command = Command::decode(bytes);
+                (token, command.expect("encoded by this replica"))
+            });
+            loop {
+                let window: [_; WINDOW] = array::from_fn(|_| reads.next());
+                if window[0].is_none() {
+                    break;
+                }
+                let reads = || window.iter().flatten();
+                state.look_ahead(reads().map(|(_, command)| command));
+                for (token, command) in reads() {
+                    reply(*token, state.read(unix_ms, command));
+                }
             }
         }
     }
