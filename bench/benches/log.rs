@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use glommio::{LocalExecutor, LocalExecutorBuilder};
-use wal::io::Log;
+use wal::io::{Log, Ring};
 use wal::{
     BLOCK, Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Record, Replay,
     SegmentId, Term, Writer,
@@ -164,7 +164,9 @@ fn on_disk(
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
         });
-        let (log, _) = Log::open(path, OPTIONS, 0).await.expect("a new log opens");
+        let (log, _) = Log::open(path, OPTIONS, 0, Ring::start().expect("a ring starts"))
+            .await
+            .expect("a new log opens");
         let elapsed = append(&log, records, n, depth).await;
         log.close().await;
         pulse.cancel().await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, spawn_local};
-use wal::io::{DataDirectory, DirectoryError, Identity, Log};
+use wal::io::{DataDirectory, DirectoryError, Identity, Log, Ring};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record, Term,
     UNREADABLE,
@@ -88,7 +88,9 @@ fn what_was_appended_is_there_after_reopening_and_can_be_read() {
     for round in 0..3 {
         let path = path.clone();
         run(async move {
-            let (log, found) = Log::open(&path, OPTIONS, 20_000).await.unwrap();
+            let (log, found) = Log::open(&path, OPTIONS, 20_000, Ring::start().unwrap())
+                .await
+                .unwrap();
             let last = round * 100;
             assert_eq!(found.next_flush.to_raw(), last + 1);
             if round > 0 {
@@ -117,7 +119,9 @@ fn a_log_whose_floor_follows_stays_small_over_all_starts() {
     for round in 0..4 {
         let path = path.clone();
         run(async move {
-            let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+            let (log, found) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+                .await
+                .unwrap();
             assert_eq!(found.lost, []);
             for number in found.next_flush.to_raw()..found.next_flush.to_raw() + 300 {
                 let mut records = vec![entry(number, 9000)];
@@ -152,13 +156,17 @@ fn a_log_that_rotted_is_opened_and_says_what_it_lost() {
     let path = scratch.0.join("shard-0");
     let opened = path.clone();
     run(async move {
-        let (log, found) = Log::open(&opened, OPTIONS, 0).await.unwrap();
+        let (log, found) = Log::open(&opened, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
         fill(&log, found.next_flush, 10).await;
         log.close().await;
     });
     damage(&path.join("00000001.seg"), 5 * 4096 + 700);
     let found = run(async move {
-        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        let (log, found) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
         log.close().await;
         found
     });
@@ -180,7 +188,9 @@ fn what_could_not_be_read_once_is_kept_until_the_loss_is_noted() {
     let open = |path: &Path, flushes: u64, mark: bool| {
         let path = path.to_owned();
         run(async move {
-            let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+            let (log, found) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+                .await
+                .unwrap();
             if flushes > 0 {
                 fill(&log, found.next_flush, flushes).await;
             }
@@ -228,7 +238,9 @@ fn a_flush_that_waits_for_a_segment_ends_when_the_log_is_closed() {
     let scratch = Scratch::new("close");
     let path = scratch.0.join("shard-0");
     run(async move {
-        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        let (log, found) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
         // Each needs a segment of its own; the files are made one after the other.
         let (mut number, mut under_way) = (found.next_flush, Vec::new());
         for _ in 0..4 {
@@ -251,7 +263,9 @@ fn a_newest_segment_that_decayed_to_zeroes_is_missed() {
     let path = scratch.0.join("shard-0");
     let opened = path.clone();
     run(async move {
-        let (log, found) = Log::open(&opened, OPTIONS, 0).await.unwrap();
+        let (log, found) = Log::open(&opened, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
         fill(&log, found.next_flush, 80).await;
         log.close().await;
     });
@@ -259,7 +273,9 @@ fn a_newest_segment_that_decayed_to_zeroes_is_missed() {
     std::fs::write(path.join("00000004.seg"), vec![0; 256 << 10]).unwrap();
     assert!(path.join("00000005.seg").exists());
     let found = run(async move {
-        let (log, found) = Log::open(&path, OPTIONS, 0).await.unwrap();
+        let (log, found) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
         log.close().await;
         found
     });

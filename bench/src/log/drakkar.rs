@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Task};
-use wal::io::{Log, LogError};
+use wal::io::{Log, LogError, Ring};
 use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Record, Term};
 
 use super::turns::{Turns, Watch};
@@ -137,7 +137,8 @@ pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> 
             }
         });
         let path = plan.directory.join("shard-0");
-        let opened = Log::open(&path, OPTIONS, 0).await;
+        let ring = Ring::start().map_err(|error| format!("cannot make a ring: {error}"))?;
+        let opened = Log::open(&path, OPTIONS, 0, ring).await;
         let (log, found) = opened.map_err(|error| error.to_string())?;
         let load = Load {
             cell,

@@ -32,7 +32,7 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
                 let (executor, connections) = (executor.clone(), connections.clone());
                 connections.set(connections.get() + 1);
                 glommio::spawn_local(async move {
-                    let socket = Socket::new(stream);
+                    let socket = Socket::new(stream, executor.ring.clone());
                     // Silence and broken connections end alike: nobody is there to be told.
                     drop(timeout(IDLE_MAX, async { Ok(serve(&executor, &socket).await) }).await);
                     socket.close();

@@ -382,7 +382,7 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                let socket = Socket::new(stream);
+                let socket = Socket::new(stream, executor.ring.clone());
                 let clients = &executor.clients;
                 clients.seen.borrow_mut().counters.connections_received += 1;
                 if clients.len() >= executor.config.limits.connections_max {

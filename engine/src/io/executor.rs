@@ -13,7 +13,7 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use net::Command;
 use net::peer::{Hello, Refusal, Refused, VERSION};
-use wal::io::{Log, LogError};
+use wal::io::{Log, LogError, Ring};
 use wal::{GroupId, NodeId};
 
 use crate::config::Config;
@@ -60,6 +60,7 @@ pub(super) struct Executor {
     pub(super) links: BTreeMap<NodeId, Rc<Link>>,
     pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
+    pub(super) ring: Rc<Ring>,
     pub(super) log: Rc<Log>,
     pub(super) snapshots: Snapshots,
     pub(super) taker: Taker,
@@ -86,6 +87,7 @@ pub(super) struct Executor {
 
 /// What a shard has on its disk.
 pub(super) struct Disk {
+    pub(super) ring: Rc<Ring>,
     pub(super) log: Rc<Log>,
     pub(super) snapshots: Snapshots,
     /// Of each group that has one.
@@ -131,6 +133,7 @@ impl Executor {
             links,
             shard: RefCell::new(shard),
             output: RefCell::default(),
+            ring: disk.ring,
             log: disk.log,
             snapshots: disk.snapshots,
             taker: Taker::new(disk.newest),

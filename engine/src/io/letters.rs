@@ -41,7 +41,7 @@ impl Executor {
         let mut letters = Vec::new();
         loop {
             self.mailboxes[usize::from(self.index)]
-                .take(&mut letters)
+                .take(&self.ring, &mut letters)
                 .await;
             for letter in letters.drain(..) {
                 self.open(letter);

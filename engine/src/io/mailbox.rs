@@ -2,10 +2,12 @@
 //! while it works, letters gather and are taken all at once.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 
+use rustix::pipe::{PipeFlags, pipe_with};
+use wal::io::Ring;
 use wal::{GroupId, LogIndex, Term};
 
 use crate::shard::{Outcome, Token};
@@ -109,6 +111,8 @@ impl fmt::Debug for Letter {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     inside: Mutex<Inside>,
+    /// Where the shard's fiber hears that somebody rang, and where one rings: the ends of a pipe.
+    bell: (OwnedFd, OwnedFd),
     bytes_max: usize,
 }
 
@@ -116,17 +120,18 @@ pub(super) struct Mailbox {
 struct Inside {
     letters: Vec<Letter>,
     bytes: usize,
-    /// The shard's fiber, while it waits for letters.
-    sleeper: Option<Waker>,
+    /// Whether the shard's fiber waits for the bell.
+    asleep: bool,
     closed: bool,
 }
 
 impl Mailbox {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self {
+    pub(super) fn new(bytes_max: usize) -> io::Result<Self> {
+        Ok(Self {
             inside: Mutex::default(),
+            bell: pipe_with(PipeFlags::CLOEXEC)?,
             bytes_max,
-        }
+        })
     }
 
     /// Puts a letter in, or gives it back if the box is full or its shard has ended.
@@ -140,29 +145,33 @@ impl Mailbox {
         }
         inside.letters.push(letter);
         inside.bytes += bytes;
-        let sleeper = inside.sleeper.take();
+        let asleep = std::mem::take(&mut inside.asleep);
         drop(inside);
-        if let Some(waker) = sleeper {
-            waker.wake();
+        if asleep {
+            rustix::io::write(&self.bell.1, &[0]).expect("both ends of the pipe are here");
         }
         Ok(())
     }
 
     /// Swaps all letters into `to`, which is empty; waits while there are none.
-    pub(super) async fn take(&self, to: &mut Vec<Letter>) {
+    pub(super) async fn take(&self, ring: &Ring, to: &mut Vec<Letter>) {
         assert!(to.is_empty(), "letters would be mixed up");
-        poll_fn(|context| self.poll_take(context, to)).await;
+        while !self.swap(to) {
+            let rung = ring.hear(self.bell.0.as_fd()).await;
+            rung.expect("both ends of the pipe are here");
+        }
     }
 
-    fn poll_take(&self, context: &Context<'_>, to: &mut Vec<Letter>) -> Poll<()> {
+    /// False if there are none: the bell will be rung for the next one.
+    fn swap(&self, to: &mut Vec<Letter>) -> bool {
         let mut inside = self.lock();
         if inside.letters.is_empty() {
-            inside.sleeper = Some(context.waker().clone());
-            return Poll::Pending;
+            inside.asleep = true;
+            return false;
         }
         std::mem::swap(&mut inside.letters, to);
         inside.bytes = 0;
-        Poll::Ready(())
+        true
     }
 
     /// Refuses further letters and drops those inside: their senders see them dropped.
@@ -170,7 +179,6 @@ impl Mailbox {
         let mut inside = self.lock();
         inside.closed = true;
         let letters = std::mem::take(&mut inside.letters);
-        inside.sleeper = None;
         drop(inside);
         drop(letters);
     }

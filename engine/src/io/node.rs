@@ -1,5 +1,6 @@
 //! Opens a node: one pinned thread per shard, and the handle on all of them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use wal::GroupId;
-use wal::io::{DataDirectory, DirectoryError, LogError};
+use wal::io::{DataDirectory, DirectoryError, LogError, Ring};
 
 use crate::config::Config;
 
@@ -22,8 +23,8 @@ use super::snapshots::SnapshotFileError;
 use super::start::open_shard;
 use super::{admin, client, peer, pulse, socket};
 
-/// Completions are seen only when a thread returns to its reactor; work yields this often.
-const PREEMPT_TIMER: Duration = Duration::from_micros(150);
+/// How often a busy thread returns to glommio's reactor: its timers and files wait so long.
+const PREEMPT_TIMER: Duration = Duration::from_micros(500);
 const RING_DEPTH: usize = 512;
 
 /// Why a node does not start.
@@ -53,6 +54,10 @@ pub enum OpenError {
          cluster.groups cannot be changed while there is data"
     )]
     Groups { shard: u16, group: GroupId },
+    #[error("cannot make a pipe ({source}): are there too many open files? Look at ulimit -n")]
+    Mailbox { source: io::Error },
+    #[error("shard {shard}: its ring cannot be made: {source}")]
+    Ring { shard: u16, source: io::Error },
     #[error("shard {shard}: its thread does not start: {reason}")]
     Thread { shard: u16, reason: String },
 }
@@ -152,7 +157,8 @@ impl Node {
         let limits = &config.limits;
         let mailboxes: Vec<Mailbox> = (0..shards)
             .map(|_| Mailbox::new(limits.mailbox_bytes_max))
-            .collect();
+            .collect::<io::Result<_>>()
+            .map_err(|source| OpenError::Mailbox { source })?;
         let shared = Shared {
             instance,
             register: Arc::new(register),
@@ -336,7 +342,15 @@ async fn run(start: Start) {
     } = start;
     let _closing = Closing(shared.clone(), index);
     let _pulse = glommio::spawn_local(pulse::pulse());
-    let executor = match open_shard(shared, index, &directory).await {
+    let ring = Ring::start().map_err(|source| OpenError::Ring {
+        shard: index,
+        source,
+    });
+    let opened = match ring {
+        Ok(ring) => open_shard(shared, index, &directory, ring).await,
+        Err(error) => Err(error),
+    };
+    let executor = match opened {
         Ok(executor) => Rc::new(executor),
         Err(error) => {
             // The thread that opens the node waits for it, or has given up for another's sake.

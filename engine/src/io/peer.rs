@@ -230,7 +230,7 @@ impl Link {
             .ok_or(io::ErrorKind::NotFound)
             .map_err(io::Error::from)?;
         let stream = TcpStream::connect_timeout(target, CONNECT_TIMEOUT).await?;
-        let socket = Socket::new(stream);
+        let socket = Socket::new(stream, executor.ring.clone());
         socket.give_up_after(silence_max(executor));
         let mut bytes = Vec::new();
         let hello = executor.hello(self.node);
@@ -475,7 +475,8 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
         match listener.accept().await {
             Ok(stream) => {
                 let executor = executor.clone();
-                glommio::spawn_local(serve(executor, Socket::new(stream))).detach();
+                let socket = Socket::new(stream, executor.ring.clone());
+                glommio::spawn_local(serve(executor, socket)).detach();
             }
             Err(error) => {
                 tracing::warn!(event = "peer.accept_failed", shard = executor.index, %error);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
-use wal::io::{Found, Log};
+use wal::io::{Found, Log, Ring};
 use wal::{Claim, Damage, GroupId, HardState, LogIndex, NodeId, RecoveredLog, Term};
 
 use crate::config::Config;
@@ -34,6 +34,7 @@ pub(super) async fn open_shard(
     shared: Shared,
     index: u16,
     directory: &Path,
+    ring: Rc<Ring>,
 ) -> Result<Executor, OpenError> {
     let config = &shared.config;
     let failed = |error| OpenError::Snapshots {
@@ -51,7 +52,7 @@ pub(super) async fn open_shard(
     let mut newest = BTreeMap::new();
     let loading = load(&shared, index, &snapshots, &mut newest).await;
     let mut loaded = loading.map_err(failed)?;
-    let (log, mut found) = open_log(&shared, index, directory).await?;
+    let (log, mut found) = open_log(&shared, index, directory, ring.clone()).await?;
     let groups = own.iter().map(|&group| {
         // What says nothing of votes and damage was put there by nothing but a snapshot's file.
         let rejoined = shared.register.rejoined();
@@ -81,6 +82,7 @@ pub(super) async fn open_shard(
     let clock = shared.origin.clock();
     let shard = Shard::new(options, clock, groups, found.next_flush);
     let disk = Disk {
+        ring,
         log,
         snapshots,
         newest,
@@ -207,6 +209,7 @@ async fn open_log(
     shared: &Shared,
     index: u16,
     directory: &Path,
+    ring: Rc<Ring>,
 ) -> Result<(Rc<Log>, Found), OpenError> {
     let config = &shared.config;
     let options = wal::Options {
@@ -214,7 +217,7 @@ async fn open_log(
         instance: shared.instance,
     };
     let begun = shared.origin.time();
-    let opened = Log::open(directory, options, config.cache_bytes).await;
+    let opened = Log::open(directory, options, config.cache_bytes, ring).await;
     let (log, found) = opened.map_err(|error| OpenError::Log {
         shard: index,
         error,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use glommio::LocalExecutorBuilder;
 use glommio::timer::sleep;
-use wal::io::{Log, LogError};
+use wal::io::{Log, LogError, Ring};
 use wal::{FlushNumber, LogIndex, Term};
 
 use crate::mark::Marker;
@@ -113,7 +113,8 @@ type Task = glommio::Task<Result<FlushNumber, LogError>>;
 
 async fn write(directory: PathBuf, last: LogIndex, voice: &Voice) -> Result<(), String> {
     let say = |error: LogError| error.to_string();
-    let (log, found) = Log::open(&directory, OPTIONS, 0).await.map_err(say)?;
+    let ring = Ring::start().map_err(|error| format!("cannot make a ring: {error}"))?;
+    let (log, found) = Log::open(&directory, OPTIONS, 0, ring).await.map_err(say)?;
     if let Some(lost) = found.lost.first() {
         let place = format!("segment {} @{}", lost.segment, lost.offset);
         return Err(format!("{place} was durable and is not readable"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 
+use super::ring::Ring;
 use super::segments::{Segments, read_part};
 use crate::writer::contiguous;
 use crate::{
@@ -97,18 +98,19 @@ pub struct Log {
 
 impl Log {
     /// Opens the log in a directory, or begins one. Keeps up to `cache_bytes` of each group's newest
-    /// payload in what it returns.
+    /// payload in what it returns. Appends go through `ring`, everything else through glommio.
     pub async fn open(
         directory: &Path,
         options: Options,
         cache_bytes: usize,
+        ring: Rc<Ring>,
     ) -> Result<(Rc<Self>, Found), LogError> {
         std::fs::create_dir_all(directory).map_err(|e| LogError::io("create", directory, e))?;
         let parent = directory.parent().unwrap_or(directory);
         let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
         synced.map_err(|error| LogError::io("sync", parent, error))?;
 
-        let segments = Rc::new(Segments::new(directory, options.segment_bytes));
+        let segments = Rc::new(Segments::new(directory, options.segment_bytes, ring));
         let mut firsts = Vec::new();
         let mut found = segments.list()?;
         for &segment in &found {
@@ -194,7 +196,8 @@ impl Log {
             let result = async {
                 let file = log.segments.ready(placement.segment).await?;
                 let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
-                let written = file.write_at(buffer, placement.offset).await;
+                let bytes = buffer.as_bytes();
+                let written = log.segments.write(&file, bytes, placement.offset).await;
                 match written.map_err(|error| LogError::io("write", &path(), error))? {
                     bytes if bytes == placement.bytes => Ok(()),
                     _ => Err(LogError::io(

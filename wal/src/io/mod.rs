@@ -4,10 +4,12 @@ pub(crate) mod checksum;
 mod directory;
 mod file_system;
 mod log;
+mod ring;
 mod segments;
 mod view;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
 pub use file_system::{FileSystem, FileSystemKind};
 pub use log::{Found, Log, LogError};
+pub use ring::Ring;
 pub use view::{DataView, SegmentView, ViewError};

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
 
 use super::log::LogError;
+use super::ring::Ring;
 use crate::{BLOCK, SegmentId, UNREADABLE};
 
 /// How much is zeroed at once.
@@ -38,6 +40,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub(super) struct Segments {
     directory: PathBuf,
     segment_bytes: u64,
+    ring: Rc<Ring>,
     state: RefCell<State>,
 }
 
@@ -56,10 +59,11 @@ struct State {
 }
 
 impl Segments {
-    pub(super) fn new(directory: &Path, segment_bytes: u64) -> Self {
+    pub(super) fn new(directory: &Path, segment_bytes: u64, ring: Rc<Ring>) -> Self {
         Self {
             directory: directory.to_owned(),
             segment_bytes,
+            ring,
             state: RefCell::default(),
         }
     }
@@ -309,28 +313,47 @@ impl Segments {
     async fn create(&self, path: &Path) -> Result<DmaFile, glommio::GlommioError<()>> {
         // glommio asks the device whether it can poll by reading from the first file it opens; on an
         // empty file that always works, and every later read of a device that cannot would fail.
-        let mut file = File::options()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(&[0; BLOCK])?;
-        file.sync_all()?;
-        drop(file);
+        let begun = path.to_owned();
+        let begin = move || -> io::Result<()> {
+            let mut options = File::options();
+            options.create_new(true).write(true).mode(0o600);
+            let mut file = options.open(begun)?;
+            file.write_all(&[0; BLOCK])?;
+            file.sync_all()
+        };
+        glommio::executor().spawn_blocking(begin).await?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = options.custom_flags(dsync()).dma_open(path).await?;
         file.pre_allocate(self.segment_bytes, false).await?;
         let mut at = 0;
+        let mut zeroes = file.alloc_dma_buffer(CHUNK);
+        zeroes.as_bytes_mut().fill(0);
         while at < self.segment_bytes {
-            let bytes = CHUNK.min(usize::try_from(self.segment_bytes - at).unwrap_or(CHUNK));
-            let mut zeroes = file.alloc_dma_buffer(bytes);
-            zeroes.as_bytes_mut().fill(0);
-            at += file.write_at(zeroes, at).await? as u64;
+            let bytes =
+                usize::try_from(self.segment_bytes - at).map_or(CHUNK, |left| left.min(CHUNK));
+            match self.write(&file, &zeroes.as_bytes()[..bytes], at).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                written => at += written as u64,
+            }
         }
         file.fdatasync().await?;
         self.sync_directory().await?;
         Ok(file)
+    }
+
+    /// Writes to a file, durably: how many bytes.
+    pub(super) async fn write(&self, file: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
+        #[expect(
+            unsafe_code,
+            reason = "the ring reads the bytes until they are written"
+        )]
+        // SAFETY: awaited here, while the file and the bytes are borrowed.
+        let written = unsafe {
+            let file = BorrowedFd::borrow_raw(file.as_raw_fd());
+            self.ring.write_at(file, bytes, at)
+        };
+        written.await
     }
 
     /// A segment that is being made ready, once it is.

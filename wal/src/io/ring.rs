@@ -1,0 +1,388 @@
+//! A ring of the shard's own for what is hot: writes to the log, sockets, and wake-ups by other threads.
+//!
+//! glommio's reactor makes several system calls for each pass, and allocates for each operation. Here one
+//! call submits all that the fibers of a thread have asked for since the last one, and brings back all that
+//! has completed. The fiber that makes it, the *driver*, lets the others run until they ask for nothing
+//! more. It sleeps in the kernel for moments only, because glommio's timers and files wait meanwhile; if
+//! nothing happens for longer, an eventfd that glommio watches stands in for it.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use glommio::Task;
+use glommio::io::BufferedFile;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+/// Operations that are submitted at once; more of them take another call.
+const ENTRIES: u32 = 512;
+/// Completions that there is room for; the kernel keeps what is more.
+const COMPLETIONS: u32 = 4096;
+/// Longest sleep in the kernel, for which glommio's timers may be late.
+const NAP: Timespec = Timespec::new().nsec(100_000);
+/// So many naps in a row in which nothing happened end in glommio's own sleep.
+const NAPS_MAX: u32 = 8;
+/// How often the other fibers run between two calls: what one asks of another is asked of the kernel by
+/// the third or fourth.
+const PASSES_MIN: u32 = 3;
+const PASSES_MAX: u32 = 8;
+/// Marks the completion of a cancellation, for which nobody waits.
+const CANCELLED: u64 = u64::MAX;
+
+/// The ring of one thread. Its operations work only while the executor that it was made on runs.
+pub struct Ring {
+    shared: Rc<Shared>,
+    _driver: Task<()>,
+    _watcher: Task<()>,
+}
+
+struct Shared {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Slots>,
+    /// Operations that have been asked for so far.
+    asked: Cell<u64>,
+    /// The driver, while it sleeps.
+    sleeper: RefCell<Option<Waker>>,
+    roused: Cell<bool>,
+}
+
+/// Operations under way, by the number that the kernel knows them by.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+enum Slot {
+    Free,
+    Waiting(Option<Waker>),
+    Done(i32),
+}
+
+impl Ring {
+    /// A ring for the executor of this thread.
+    pub fn start() -> io::Result<Rc<Self>> {
+        let uring = build()?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+        uring.submitter().register_eventfd(bell.as_raw_fd())?;
+        let shared = Rc::new(Shared {
+            uring: RefCell::new(uring),
+            slots: RefCell::default(),
+            asked: Cell::new(0),
+            sleeper: RefCell::default(),
+            roused: Cell::new(false),
+        });
+        Ok(Rc::new(Self {
+            _driver: glommio::spawn_local(shared.clone().drive()),
+            _watcher: glommio::spawn_local(shared.clone().watch(bell)),
+            shared,
+        }))
+    }
+
+    /// Writes to a file: how many bytes.
+    ///
+    /// # Safety
+    ///
+    /// As long as the future is neither done nor dropped, its memory must not be given up: who awaits it
+    /// where it is made is safe, who leaks it is not.
+    #[expect(
+        unsafe_code,
+        reason = "the kernel reads the bytes while the future lives"
+    )]
+    pub unsafe fn write_at(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: &[u8],
+        at: u64,
+    ) -> impl Future<Output = io::Result<usize>> {
+        let entry = opcode::Write::new(raw(file), bytes.as_ptr(), length(bytes.len())).offset(at);
+        self.begin(entry.build())
+    }
+
+    /// Receives from a socket: how many bytes; none at its end.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Ring::write_at`].
+    #[expect(
+        unsafe_code,
+        reason = "the kernel writes the bytes while the future lives"
+    )]
+    pub unsafe fn receive(
+        &self,
+        socket: BorrowedFd<'_>,
+        to: &mut [u8],
+    ) -> impl Future<Output = io::Result<usize>> {
+        let entry = opcode::Recv::new(raw(socket), to.as_mut_ptr(), length(to.len()));
+        self.begin(entry.build())
+    }
+
+    /// Sends to a socket: how many bytes, which may be fewer than there are.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Ring::write_at`].
+    #[expect(
+        unsafe_code,
+        reason = "the kernel reads the bytes while the future lives"
+    )]
+    pub unsafe fn send(
+        &self,
+        socket: BorrowedFd<'_>,
+        bytes: &[u8],
+    ) -> impl Future<Output = io::Result<usize>> {
+        let entry = opcode::Send::new(raw(socket), bytes.as_ptr(), length(bytes.len()));
+        self.begin(entry.build())
+    }
+
+    /// Waits until something is written to a pipe, and takes some of it: another thread has rung.
+    ///
+    /// An eventfd would not do. Kernels defer what the ring's own eventfd is told from within the signal of
+    /// another, and 6.18 was seen to lose the second such telling.
+    pub async fn hear(&self, pipe: BorrowedFd<'_>) -> io::Result<usize> {
+        // On the heap: if this future is leaked, so is what the kernel writes to.
+        let mut taken = Box::new([0u8; 8]);
+        let entry = opcode::Read::new(raw(pipe), taken.as_mut_ptr(), 8);
+        let bytes = self.begin(entry.build()).await?;
+        drop(taken);
+        Ok(bytes)
+    }
+
+    fn begin(&self, entry: squeue::Entry) -> Operation<'_> {
+        let key = self.shared.slots.borrow_mut().take();
+        self.shared.push(entry.user_data(key as u64));
+        Operation {
+            ring: &self.shared,
+            key: Some(key),
+        }
+    }
+}
+
+impl Shared {
+    fn push(&self, entry: squeue::Entry) {
+        #[expect(unsafe_code, reason = "entries point to memory")]
+        // SAFETY: who asked keeps the memory until the operation is done; `Operation` sees to it.
+        while unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_err() {
+            self.enter(false);
+        }
+        self.asked.set(self.asked.get() + 1);
+        self.rouse();
+    }
+
+    fn rouse(&self) {
+        if !self.roused.replace(true)
+            && let Some(waker) = self.sleeper.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Submits what was asked for, takes a nap if so wanted until something is done, and tells those who
+    /// wait: how many they are.
+    fn enter(&self, nap: bool) -> usize {
+        let mut woken = Vec::new();
+        {
+            let mut uring = self.uring.borrow_mut();
+            let entered = match nap {
+                true => {
+                    let args = SubmitArgs::new().timespec(&NAP);
+                    uring.submitter().submit_with_args(1, &args)
+                }
+                false => uring.submit(),
+            };
+            if let Err(error) = entered {
+                // The nap is over, a signal came, or completions must be taken first.
+                let passing = [Errno::TIME, Errno::INTR, Errno::AGAIN, Errno::BUSY];
+                let known = Errno::from_io_error(&error).is_some_and(|it| passing.contains(&it));
+                assert!(known, "the shard's ring cannot be entered: {error}");
+            }
+            let mut slots = self.slots.borrow_mut();
+            for completion in uring.completion() {
+                if completion.user_data() == CANCELLED {
+                    continue;
+                }
+                let key = usize::try_from(completion.user_data()).expect("a key is an index");
+                woken.extend(slots.done(key, completion.result()));
+            }
+        }
+        let count = woken.len();
+        // Outside of all borrows: a waker is foreign code.
+        woken.into_iter().for_each(Waker::wake);
+        count
+    }
+
+    /// Drives the ring until it is dropped.
+    async fn drive(self: Rc<Self>) {
+        let mut idle = false;
+        let mut naps = 0;
+        loop {
+            let woken = self.enter(idle);
+            naps = if woken > 0 { 0 } else { naps + u32::from(idle) };
+            if naps > NAPS_MAX {
+                naps = 0;
+                self.park().await;
+            }
+            idle = woken == 0;
+            for pass in 1..=PASSES_MAX {
+                let before = self.asked.get();
+                pass_on().await;
+                let nothing = self.asked.get() == before;
+                idle &= nothing;
+                if nothing && pass >= PASSES_MIN {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sleeps in glommio's reactor until something is done or asked for.
+    async fn park(&self) {
+        self.uring.borrow_mut().completion().enable_eventfd();
+        self.roused.set(false);
+        // What was done before the eventfd was watched did not add to it.
+        if self.enter(false) == 0 {
+            poll_fn(|context| {
+                if self.roused.get() {
+                    return Poll::Ready(());
+                }
+                *self.sleeper.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+        self.uring.borrow_mut().completion().disable_eventfd();
+    }
+
+    /// Rouses the driver when the kernel adds to the eventfd.
+    async fn watch(self: Rc<Self>, bell: OwnedFd) {
+        #[expect(unsafe_code, reason = "glommio takes descriptors by number only")]
+        // SAFETY: the descriptor is open and given away: nobody else closes it.
+        let bell = unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) };
+        while bell.read_at(0, 8).await.is_ok() {
+            self.rouse();
+        }
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        if let Some(key) = self.free.pop() {
+            self.slots[key] = Slot::Waiting(None);
+            return key;
+        }
+        self.slots.push(Slot::Waiting(None));
+        self.slots.len() - 1
+    }
+
+    fn done(&mut self, key: usize, result: i32) -> Option<Waker> {
+        match std::mem::replace(&mut self.slots[key], Slot::Done(result)) {
+            Slot::Waiting(waker) => waker,
+            Slot::Free | Slot::Done(_) => unreachable!("an operation completes once"),
+        }
+    }
+
+    fn give_back(&mut self, key: usize) {
+        self.slots[key] = Slot::Free;
+        self.free.push(key);
+    }
+}
+
+/// An operation under way. Dropped before it is done, it is cancelled, and the drop waits until the kernel
+/// has let go of the memory.
+struct Operation<'a> {
+    ring: &'a Shared,
+    key: Option<usize>,
+}
+
+impl Operation<'_> {
+    /// The result, if there is one; `waker` is told later otherwise.
+    fn take(&mut self, waker: Option<&Waker>) -> Option<i32> {
+        let key = self.key.expect("a future is not polled once it is done");
+        let mut slots = self.ring.slots.borrow_mut();
+        match &mut slots.slots[key] {
+            Slot::Done(result) => {
+                let result = *result;
+                slots.give_back(key);
+                self.key = None;
+                Some(result)
+            }
+            Slot::Waiting(waiting) => {
+                *waiting = waker.cloned();
+                None
+            }
+            Slot::Free => unreachable!("the operation holds its slot"),
+        }
+    }
+}
+
+impl Future for Operation<'_> {
+    type Output = io::Result<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.take(Some(context.waker())) {
+            None => Poll::Pending,
+            Some(result) => Poll::Ready(
+                usize::try_from(result)
+                    .map_err(|_negative| io::Error::from_raw_os_error(result.wrapping_neg())),
+            ),
+        }
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        let cancel = opcode::AsyncCancel::new(key as u64).build();
+        self.ring.push(cancel.user_data(CANCELLED));
+        while self.key.is_some() && self.take(None).is_none() {
+            self.ring.enter(true);
+        }
+    }
+}
+
+/// Lets every other fiber that is ready run first.
+async fn pass_on() {
+    let mut passed = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut passed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Kernels from 6.1 on leave completions until they are asked for; what came before them does less.
+fn build() -> io::Result<IoUring> {
+    let sized = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(COMPLETIONS);
+        builder
+    };
+    let mut best = sized();
+    best.setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag();
+    let mut good = sized();
+    good.setup_coop_taskrun().setup_taskrun_flag();
+    best.build(ENTRIES)
+        .or_else(|_refused| good.build(ENTRIES))
+        .or_else(|_refused| sized().build(ENTRIES))
+}
+
+fn raw(descriptor: BorrowedFd<'_>) -> Fd {
+    Fd(descriptor.as_fd().as_raw_fd())
+}
+
+/// More than fits is left for another operation.
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(1 << 30)
+}
