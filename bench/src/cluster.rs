@@ -42,6 +42,11 @@ pub(crate) struct Node {
 impl Cluster {
     /// Starts the nodes and waits until every slot has a leader.
     pub(crate) fn start(shape: &Shape) -> Result<Self, String> {
+        Self::start_with(shape, "")
+    }
+
+    /// The same, with more sections of the nodes' configuration.
+    pub(crate) fn start_with(shape: &Shape, settings: &str) -> Result<Self, String> {
         let directory = shape
             .dir
             .join(format!("drakkar-bench-{}", std::process::id()));
@@ -56,7 +61,8 @@ impl Cluster {
         let first = free_ports(NODES * (2 * shape.shards + 1))?;
         for id in 1..=NODES {
             let config = cluster.directory.join(format!("n{id}.toml"));
-            std::fs::write(&config, config_text(shape, &cluster.directory, id, first))
+            let text = config_text(shape, &cluster.directory, id, first);
+            std::fs::write(&config, text + settings)
                 .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
             cluster.nodes.push(Node::start(&config)?);
             let client = client_port(shape, id, first);

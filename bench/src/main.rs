@@ -13,6 +13,8 @@ mod peers;
 mod report;
 mod results;
 mod run;
+mod soak;
+mod soak_samples;
 mod usage;
 mod yardstick;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         (Some(config), _) => api::serve(config),
         (None, Some(Part::Log(part))) => log::run(part),
         (None, Some(Part::Run(part))) => run::run(part),
+        (None, Some(Part::Soak(part))) => soak::run(part),
         (None, Some(Part::Compare(part))) => run::compare(part),
         (None, Some(Part::CompareResults { before, after })) => compare_results(before, after),
         (None, Some(Part::Report { results, html })) => report::write(results, html),

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::load::{Load, Mix, Protocol};
 use crate::log::LogOptions;
 use crate::run::{CompareOptions, RunOptions};
+use crate::soak::SoakOptions;
 
 /// Measures a three-node cluster: throughput and tail latency.
 ///
@@ -85,6 +86,8 @@ pub(crate) enum Part {
     Run(RunOptions),
     Log(LogOptions),
     Compare(CompareOptions),
+    /// Writes for a long time while snapshots are taken, and shows what nodes take meanwhile.
+    Soak(SoakOptions),
     /// Draws result files as one page for a browser.
     Report {
         /// What `run --json` and `compare --json` wrote.

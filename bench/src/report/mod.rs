@@ -2,9 +2,12 @@
 //! percentiles of latency, and all figures.
 
 mod chart;
+mod soak;
 
 use std::fmt::Write;
 use std::path::Path;
+
+pub(crate) use soak::soak_page;
 
 use chart::{Bar, Line, Scale, bars, escape, lines, short};
 

@@ -1,7 +1,7 @@
 //! Workloads by name: each is measured several times, in turns with what it is compared with.
 
+pub(crate) mod admin;
 mod options;
-mod status;
 mod turn;
 mod workload;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::admin;
 use super::options::Plan;
-use super::status;
 use super::workload::{Beside, Spec, Way};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -293,7 +293,7 @@ fn idle_figures(turn: &mut Turn, used: &Used, window: Window) {
 
 /// Entries that all groups have committed, as the first node says.
 fn entries(cluster: &Cluster) -> Option<u64> {
-    status::entries(cluster.admin_endpoints().first()?)
+    admin::entries(cluster.admin_endpoints().first()?)
 }
 
 /// What a flush and an entry hold, over the whole load: from before the warm-up to its last answer.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::config::Options;
 use engine::io::Commands;
 use engine::shard::Outcome;
+use engine::snapshot::Compression;
 use net::Reply;
 use wal::{GroupId, LogIndex};
 
@@ -349,4 +350,61 @@ fn a_snapshot_that_rotted_is_not_sent_and_another_is_taken_in_its_place() {
         assert!(status.snapshot > second, "group {group}: {status:?}");
     }
     expect_filled(&mut cluster.connect(3), 4);
+}
+
+/// Sets so many keys of a group to values of 30 kB, all at once.
+fn set_many(cluster: &Cluster, group: GroupId, keys: usize, byte: u8) {
+    let leader = cluster.node(1).handle().leader(group).unwrap();
+    let handle = cluster.node(leader.to_raw() as usize).handle();
+    let names = (0_u64..).map(|number| format!("many{number}").into_bytes());
+    let names = names.filter(|key| handle.group_of(key) == group).take(keys);
+    let value = vec![byte; 30_000];
+    let mut commands = Commands::default();
+    names.for_each(|key| commands.push(&set(&key, &value)));
+    let (sender, receiver) = mpsc::channel();
+    let completion = move |outcomes: Vec<Outcome>| sender.send(outcomes).unwrap();
+    handle.submit(group, commands, completion).unwrap();
+    let outcomes = receiver.recv().unwrap();
+    let other = outcomes.iter().find(|it| **it != Outcome::Reply(Reply::Ok));
+    assert_eq!(other, None);
+}
+
+#[test]
+fn a_snapshot_that_would_take_too_much_memory_is_given_up_and_tried_again() {
+    let cluster = Cluster::start_with("memory", 1, true, |options| {
+        by_hand(options);
+        options.snapshot.memory_bytes_max = 1 << 20;
+        options.snapshot.compression = Compression::None;
+    });
+    let group = groups().next().unwrap();
+    set_many(&cluster, group, 1000, 1);
+    cluster.await_equal_states();
+    let leader = cluster.status(1, group).0.leader.unwrap().to_raw() as usize;
+    let counts = |cluster: &Cluster| {
+        let shards = cluster.node(leader).handle().status();
+        let accounts = &shards[0].accounts;
+        (accounts.snapshots_taken, accounts.snapshots_failed)
+    };
+    let handle = cluster.node(leader).handle();
+    let taking = std::thread::spawn(move || handle.take_snapshot(group, PATIENCE));
+    // What was not walked yet is kept for the snapshot: 30 times as much as may be.
+    let mut rounds = 2..20;
+    while counts(&cluster).1 == 0
+        && let Some(round) = rounds.next()
+    {
+        set_many(&cluster, group, 1000, round);
+    }
+    let outcome = taking.join().unwrap();
+    let said = outcome.map_err(|error| error.to_string());
+    let (taken, failed) = counts(&cluster);
+    assert!(failed > 0, "{said:?} after {rounds:?}");
+    let expected = "raise snapshot.memory_size";
+    assert!(
+        said.as_ref().is_err_and(|it| it.contains(expected)),
+        "{said:?}"
+    );
+    // Tried again by itself, with less to keep; nobody was refused meanwhile.
+    cluster.wait_until("no other is taken", |cluster| counts(cluster).0 > taken);
+    assert!(cluster.status(leader, group).0.snapshot > LogIndex::ZERO);
+    cluster.await_equal_states();
 }

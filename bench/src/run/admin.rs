@@ -1,4 +1,4 @@
-//! What a node says of its groups at its admin port.
+//! What a node says of itself at its admin port.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -21,7 +21,8 @@ fn committed(status: &serde_json::Value) -> Option<u64> {
         .sum()
 }
 
-fn get(endpoint: &str, path: &str) -> std::io::Result<String> {
+/// The body of the answer to `GET path`.
+pub(crate) fn get(endpoint: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(endpoint)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
