@@ -386,15 +386,17 @@ fn a_snapshot_that_would_take_too_much_memory_is_given_up_and_tried_again() {
         (accounts.snapshots_taken, accounts.snapshots_failed)
     };
     let handle = cluster.node(leader).handle();
-    let taking = std::thread::spawn(move || handle.take_snapshot(group, PATIENCE));
-    // What was not walked yet is kept for the snapshot: 30 times as much as may be.
     let mut rounds = 2..20;
-    while counts(&cluster).1 == 0
-        && let Some(round) = rounds.next()
-    {
-        set_many(&cluster, group, 1000, round);
-    }
-    let outcome = taking.join().unwrap();
+    let outcome = std::thread::scope(|scope| {
+        let taking = scope.spawn(|| handle.take_snapshot(group, PATIENCE));
+        // What was not walked yet is kept for the snapshot: 30 times as much as may be.
+        while counts(&cluster).1 == 0
+            && let Some(round) = rounds.next()
+        {
+            set_many(&cluster, group, 1000, round);
+        }
+        taking.join().unwrap()
+    });
     let said = outcome.map_err(|error| error.to_string());
     let (taken, failed) = counts(&cluster);
     assert!(failed > 0, "{said:?} after {rounds:?}");
