@@ -189,7 +189,10 @@ impl History {
         if self.beheaded {
             self.reach_back(index);
             self.beheaded = false;
-        } else if index <= self.start() {
+        } else if index < self.start() {
+            self.lower_floor(index, term);
+            return;
+        } else if index == self.start() {
             return;
         }
         self.positions.set_floor(index);
@@ -200,6 +203,14 @@ impl History {
             }
             self.cache_bytes -= oldest.remove().payload.len();
         }
+    }
+
+    /// The snapshot that the log began behind is gone, and so is what it held behind an older one.
+    fn lower_floor(&mut self, index: LogIndex, term: Term) {
+        let (before, before_term) = (self.start(), self.floor_term);
+        self.positions.set_floor(index);
+        self.positions.name(before, before_term);
+        self.floor_term = term;
     }
 
     /// A start with damage noted it: what was doubtful then was cut off then. If it was aware of all

@@ -70,8 +70,13 @@ impl Positions {
 
     /// The term of the last position is known if that is lost.
     pub(crate) fn name_last(&mut self, term: Term) {
-        if let Some(Slot::Lost(_)) = self.get(self.last) {
-            self.terms.insert(self.last, term);
+        self.name(self.last, term);
+    }
+
+    /// The term of a position is known if that is lost.
+    pub(crate) fn name(&mut self, index: LogIndex, term: Term) {
+        if let Some(Slot::Lost(_)) = self.get(index) {
+            self.terms.insert(index, term);
         }
     }
 

@@ -94,7 +94,7 @@ impl Standings {
             }
             Record::Floor { group, index, term } => {
                 let group = self.of(group);
-                group.floor = group.floor.max((index, term));
+                group.floor = (index, term);
                 group.last = if group.last.0 > index {
                     group.last
                 } else {

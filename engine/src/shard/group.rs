@@ -102,17 +102,22 @@ impl Group {
         };
         let start = snapshot.as_ref().map(|it| (it.index, it.term));
         let start_or_none = start.unwrap_or_default();
-        let recovered = if recovered.floor.0 > start_or_none.0 {
+        let lacks_state = recovered.floor.0 > start_or_none.0;
+        let recovered = if lacks_state {
             without_state(recovered, start_or_none)
         } else {
             recovered
         };
-        let log = Log::new(
+        let mut log = Log::new(
             recovered.floor,
             recovered.terms,
             recovered.last,
             recovered.tail,
         );
+        if lacks_state {
+            // What is put back below the floor that the disk knows would not stay.
+            log.keep_what_follows();
+        }
         let mut raft = Raft::new(
             replica,
             Members {

@@ -526,6 +526,14 @@ fn apply(contents: &mut Contents, change: Change) {
             }
             content.floor = index;
         }
+        // What stood below the old one is put back.
+        Change::Floor(_, index, term) if index < content.floor => {
+            content.floor = index;
+            if let Some(at) = index.to_raw().checked_sub(1) {
+                let at = usize::try_from(at).expect("runs are short");
+                content.terms[at] = term;
+            }
+        }
         Change::Floor(..) => {}
         Change::HardState(_, state) => content.state = state,
     }

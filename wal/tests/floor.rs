@@ -1,0 +1,125 @@
+//! A log that begins earlier again, because the snapshot that it began behind is gone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use wal::{
+    BLOCK, Entry, EntryKind, GroupId, LogIndex, Options, Payload, Record, Recovered, RecoveredLog,
+    Replay, SegmentId, Term, Writer,
+};
+
+const OPTIONS: Options = Options {
+    segment_bytes: 8 * BLOCK as u64,
+    instance: 7,
+};
+const GROUP: GroupId = GroupId::from_raw(1);
+
+struct Log {
+    disk: BTreeMap<SegmentId, Vec<u8>>,
+    writer: Writer,
+}
+
+impl Log {
+    fn replay(&self) -> Recovered {
+        let firsts = self.disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
+        while let Some(segment) = replay.next_segment() {
+            replay.segment(&self.disk[&segment]).unwrap();
+        }
+        replay.finish()
+    }
+
+    fn found(&self) -> RecoveredLog {
+        self.replay().groups.remove(&GROUP).unwrap()
+    }
+
+    fn flush(&mut self, records: &[Record]) {
+        let place = self.writer.place(self.writer.next_flush(), records);
+        let mut bytes = vec![0; place.bytes];
+        self.writer.encode(&place, records, &mut bytes);
+        let empty = || vec![0; 8 * BLOCK];
+        let file = self.disk.entry(place.segment).or_insert_with(empty);
+        let at = usize::try_from(place.offset).unwrap();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        self.writer.written(place.number);
+    }
+}
+
+fn entry(index: u64) -> Entry {
+    Entry {
+        term: Term::from_raw(1 + index / 4),
+        index: LogIndex::from_raw(index),
+        kind: EntryKind::Batch,
+        payload: Payload::from(*b"entry"),
+    }
+}
+
+fn floor(index: u64) -> Record {
+    Record::Floor {
+        group: GROUP,
+        index: LogIndex::from_raw(index),
+        term: entry(index).term,
+    }
+}
+
+/// Entries up to 9, of which a snapshot held those up to 6.
+fn log() -> Log {
+    let disk = BTreeMap::new();
+    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
+    let mut log = Log { disk, writer };
+    for index in 1..=9 {
+        let (group, entry) = (GROUP, entry(index));
+        log.flush(&[Record::Entry { group, entry }]);
+    }
+    log.flush(&[floor(6)]);
+    log
+}
+
+#[test]
+fn what_lies_between_an_older_floor_and_the_newer_is_missing_until_it_is_put_back() {
+    for first in [0, 2, 5] {
+        let mut log = log();
+        log.flush(&[floor(first)]);
+        let found = log.found();
+        let damage = found.damage.unwrap();
+        assert_eq!(found.floor.0.to_raw(), first);
+        assert_eq!(found.last.to_raw(), first);
+        let claim = damage.claim.unwrap();
+        let newest = entry(9);
+        assert_eq!((claim.index, claim.term), (Some(newest.index), newest.term));
+        assert_eq!(damage.gap_ends, [(entry(6).index, entry(6).term)]);
+        assert_eq!(damage.spares, [entry(7), entry(8), entry(9)]);
+
+        for index in first + 1..=6 {
+            let (group, entry) = (GROUP, entry(index));
+            log.flush(&[Record::Patch { group, entry }]);
+        }
+        let found = log.found();
+        assert_eq!((found.damage, found.last.to_raw()), (None, 9));
+        let there = (first + 1..=9).map(entry);
+        assert_eq!(found.tail, there.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_later_segment_begins_with_the_older_floor() {
+    let mut log = log();
+    log.flush(&[floor(2)]);
+    for index in 3..=6 {
+        let (group, entry) = (GROUP, entry(index));
+        log.flush(&[Record::Patch { group, entry }]);
+    }
+    // Another start begins another segment; what is before it is lost then.
+    log.writer = log.replay().writer;
+    log.flush(&[]);
+    log.flush(&[]);
+    let newest = *log.disk.last_key_value().unwrap().0;
+    log.disk.retain(|&segment, _| segment == newest);
+    let found = log.found();
+    let gone = found.damage.unwrap();
+    assert_eq!(
+        (found.floor.0.to_raw(), gone.claim.unwrap().index),
+        (2, Some(entry(9).index))
+    );
+}
