@@ -62,8 +62,6 @@ pub struct Replay {
     unsettled: bool,
     /// How groups stood before the first segment was not read yet.
     headless: bool,
-    /// Where a snapshot of each group ends.
-    snapshots: BTreeMap<GroupId, (LogIndex, Term)>,
     groups: BTreeMap<GroupId, History>,
 }
 
@@ -103,18 +101,8 @@ impl Replay {
             unnamed: false,
             unsettled: false,
             headless,
-            snapshots: BTreeMap::new(),
             groups: BTreeMap::new(),
         })
-    }
-
-    /// Entries that a snapshot holds are not needed: it ends at this position of the group's log. The
-    /// floor is then in what replay finds, and not on the disk: whoever relies on it writes it first.
-    #[must_use]
-    pub fn with_snapshot(mut self, group: GroupId, index: LogIndex, term: Term) -> Self {
-        self.snapshots.insert(group, (index, term));
-        self.history(group);
-        self
     }
 
     /// The segment to give next.
@@ -399,12 +387,8 @@ impl Replay {
 
     fn history(&mut self, group: GroupId) -> &mut History {
         let unnamed = self.unnamed;
-        let snapshot = self.snapshots.get(&group);
         self.groups.entry(group).or_insert_with(|| {
             let mut history = History::default();
-            if let Some(&(index, term)) = snapshot {
-                history.floor(index, term);
-            }
             if unnamed {
                 history.lose_unnamed();
             }
