@@ -12,6 +12,7 @@ mod fetcher;
 mod gathered;
 mod handle;
 pub mod identity;
+mod inbound;
 mod letters;
 mod mailbox;
 mod metrics;

@@ -21,7 +21,7 @@ use super::preflight::{self, PreflightError};
 use super::routes::Routes;
 use super::snapshots::SnapshotFileError;
 use super::start::open_shard;
-use super::{admin, client, peer, pulse, socket};
+use super::{admin, client, inbound, pulse, socket};
 
 /// How often a busy thread returns to glommio's reactor: its timers and files wait so long.
 const PREEMPT_TIMER: Duration = Duration::from_micros(500);
@@ -364,7 +364,7 @@ async fn run(start: Start) {
         glommio::spawn_local(executor.clone().watch_space()),
         glommio::spawn_local(executor.clone().watch_log()),
         glommio::spawn_local(executor.clone().let_go_on()),
-        glommio::spawn_local(peer::accept(executor.clone(), socket::adopt(peers))),
+        glommio::spawn_local(inbound::accept(executor.clone(), socket::adopt(peers))),
     ];
     for link in executor.links.values() {
         fibers.push(glommio::spawn_local(link.clone().run(executor.clone())));

@@ -9,7 +9,7 @@ use crate::shard::Token;
 
 use super::client::Connection;
 use super::handle::Batch;
-use super::peer::Inbound;
+use super::inbound::Inbound;
 
 /// Who waits for an answer.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::shard::{self, GroupOptions, Shard, Snapshot};
 
 use super::clock::unix_micros;
 use super::executor::{Disk, Executor, Shared};
+use super::identity::EPOCH_MAX;
 use super::node::OpenError;
 use super::snapshots::{Loaded, Refused, Restored, SnapshotFileError, Snapshots};
 use super::status::NewestSnapshot;
@@ -24,6 +25,9 @@ const MARK_AFTER: Duration = Duration::from_millis(20);
 
 /// How often a start that takes long says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Terms of one epoch: more than elections can be held. Terms stay below 2^63.
+const EPOCH_SHIFT: u32 = 32;
 
 /// No chunk that this build writes is longer: the largest value and key that may be configured, and what
 /// else fits beside them.
@@ -66,7 +70,10 @@ pub(super) async fn open_shard(
             members: config.members(),
             slots: config.slots_of_group(group),
             preferred: Some(config.preferred_leader(group)),
-            recovered: since_repair(recovered, shared.register.newest(group)),
+            recovered: in_epoch(
+                since_repair(recovered, shared.register.newest(group)),
+                shared.register.standing().epoch,
+            ),
             snapshot: loaded.remove(&group),
         }
     });
@@ -107,6 +114,18 @@ fn unmentioned(shared: &Shared, found: &Found) -> RecoveredLog {
         }),
         ..RecoveredLog::default()
     }
+}
+
+/// No term of an epoch was one of an epoch before: what lost members said and did in theirs can never be
+/// taken for what is said now. Nobody stands in the first term, so it need not be durable.
+fn in_epoch(mut log: RecoveredLog, epoch: u64) -> RecoveredLog {
+    assert!(epoch <= EPOCH_MAX, "epoch {epoch}");
+    let first = Term::from_raw(epoch << EPOCH_SHIFT);
+    if log.hard_state.term < first {
+        log.hard_state.term = first;
+        log.hard_state.vote = None;
+    }
+    log
 }
 
 /// A survivor of a lost quorum misses what another survivor held, until it has that: as if it had
@@ -291,6 +310,23 @@ fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn terms_of_an_epoch_are_above_all_of_those_before() {
+        let log = |term, vote| RecoveredLog {
+            hard_state: HardState {
+                term: Term::from_raw(term),
+                vote,
+                ..HardState::default()
+            },
+            ..RecoveredLog::default()
+        };
+        let vote = Some(wal::ReplicaId::from_raw(2));
+        assert_eq!(in_epoch(log(7, vote), 0), log(7, vote));
+        assert_eq!(in_epoch(log(7, vote), 1), log(1 << 32, None));
+        let went_on = log((1 << 32) + 3, vote);
+        assert_eq!(in_epoch(went_on.clone(), 1), went_on);
+    }
 
     #[test]
     fn a_survivor_claims_what_another_holds_until_its_log_reaches_it() {

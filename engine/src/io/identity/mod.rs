@@ -11,7 +11,7 @@ mod register;
 pub use dial::{Answered, ask};
 pub use error::IdentityError;
 pub use opening::{Holding, hold, settle};
-pub use record::{Condition, Member, Place, Record};
+pub use record::{Condition, EPOCH_MAX, Member, Place, Record};
 
 pub(super) use opening::open;
 pub(super) use register::{Caller, Presence, Register};

@@ -15,6 +15,8 @@ use super::IdentityError;
 
 const NAME: &str = "membership";
 const FORMAT: u32 = 1;
+/// Beyond it there are no terms left.
+pub const EPOCH_MAX: u64 = (1 << 30) - 1;
 
 /// One node of a membership and where its peers reach its first shard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -251,7 +253,9 @@ impl Record {
                         _ => return None,
                     }
                 }
-                "epoch" => record.epoch = value.parse().ok()?,
+                "epoch" => {
+                    record.epoch = value.parse().ok().filter(|&epoch| epoch <= EPOCH_MAX)?;
+                }
                 "origin" => record.origin = hex(value)?,
                 "formed" => record.formed = value == "yes",
                 "member" => record.members.push(Member {

@@ -14,6 +14,7 @@ use clap::{Args, Subcommand};
 use engine::config::Config;
 use engine::io::OpenError;
 use engine::io::identity::{Answered, IdentityError, ask};
+use wal::io::DirectoryError;
 
 use crate::{exit, serve};
 
@@ -111,6 +112,7 @@ impl From<IdentityError> for RepairError {
 impl RepairError {
     pub(crate) fn code(&self) -> u8 {
         match self {
+            Self::Open(OpenError::DataDirectory(DirectoryError::Locked { .. })) => exit::REFUSED,
             Self::Open(error) => serve::code_of(error),
             Self::Io { .. } => exit::ERROR,
             Self::NoAnswer { .. } => exit::NOT_FOUND,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use engine::config::Config;
-use engine::io::identity::{Holding, Member, Record, hold};
+use engine::io::identity::{EPOCH_MAX, Holding, Member, Record, hold};
 use wal::{GroupId, LogIndex, Term};
 
 use super::newest::{self, Newest, Plan, Purpose};
@@ -153,6 +153,9 @@ impl Repair {
             }
             None => record.epoch + 1,
         };
+        if epoch > EPOCH_MAX {
+            return Err(invalid(format!("no epoch is left after {}", record.epoch)));
+        }
         let (members, lost): (Vec<Member>, Vec<Member>) = {
             let members = record.members.iter().cloned();
             members.partition(|member| survivors.contains(&member.node))

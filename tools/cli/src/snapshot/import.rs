@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use engine::config::Config;
 use engine::io::OpenError;
-use engine::io::identity::{Condition, Holding, IdentityError, Member, Record, hold};
+use engine::io::identity::{Condition, EPOCH_MAX, Holding, IdentityError, Member, Record, hold};
 use serde_json::json;
 use wal::io::DirectoryError;
 
@@ -68,6 +68,8 @@ pub(super) enum ImportError {
     Locked { pid: String },
     #[error("node {node} is of epoch {found} already: give --epoch {} on all members", found + 1)]
     Epoch { node: u32, found: u64 },
+    #[error("epoch {found} is too high: there are {EPOCH_MAX}")]
+    EpochMax { found: u64 },
     #[error(transparent)]
     Repair(#[from] RepairError),
     #[error("cannot {what} {path}: {error}")]
@@ -98,6 +100,7 @@ impl ImportError {
             Self::GroupsChanged { .. } => ("GroupsChanged", exit::USAGE),
             Self::Locked { .. } => ("Locked", exit::REFUSED),
             Self::Epoch { .. } => ("Epoch", exit::REFUSED),
+            Self::EpochMax { .. } => ("Epoch", exit::USAGE),
             Self::Repair(error @ RepairError::LiveQuorum { .. }) => ("LiveQuorum", error.code()),
             Self::Repair(error @ RepairError::Running { .. }) => ("Locked", error.code()),
             Self::Repair(error) => ("Refused", error.code()),
@@ -182,7 +185,10 @@ fn import(config: &Config, options: &Options) -> Result<Imported, ImportError> {
         return Err(ImportError::RemovedNode { node });
     }
     check_stopped(config)?;
-    let epoch = options.epoch.unwrap_or(shipment.epoch + 1);
+    let epoch = options.epoch.unwrap_or(shipment.epoch.saturating_add(1));
+    if epoch > EPOCH_MAX {
+        return Err(ImportError::EpochMax { found: epoch });
+    }
     let listed: Vec<String> = members.iter().map(ToString::to_string).collect();
     let done = Imported {
         snapshot: shipment.id(),

@@ -1,0 +1,216 @@
+//! The connections that peers dial: whom they are let in as, and what comes on them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glommio::net::TcpListener;
+use glommio::timer::{sleep, timeout};
+use net::peer::{
+    Forwards, FrameKind, FrameReader, Hello, HelloReply, Messages, PartRequest, Refusal, VERSION,
+    Verdict, frame, push_answer,
+};
+use wal::{GroupId, NodeId};
+
+use crate::shard::{Input, Outcome};
+use crate::wire;
+
+use super::executor::Executor;
+use super::identity::Presence;
+use super::peer::{HANDSHAKE_TIMEOUT, PeerError, handshake, read_some, silence_max};
+use super::requests::Asker;
+use super::sender::Sender;
+use super::signal::Signal;
+use super::socket::Socket;
+
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Reply(reply) => Verdict::Reply(reply),
+        Outcome::Redirect { leader, command } => Verdict::Redirect {
+            leader: leader.to_raw(),
+            command,
+        },
+        Outcome::NoLeader => Verdict::NoLeader,
+        Outcome::Busy => Verdict::Busy,
+        Outcome::Unknown => Verdict::Unknown,
+    }
+}
+
+/// A connection that a peer dialled.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// Body of the next frame of answers.
+    answers: RefCell<Vec<u8>>,
+    /// The next part of a snapshot, in its frame.
+    part: RefCell<Vec<u8>>,
+    signal: Signal,
+    /// The part is on its way, or will never be.
+    part_taken: Signal,
+    closed: Cell<bool>,
+}
+
+impl Inbound {
+    /// Queues the answer to a forwarded command.
+    pub(super) fn answer(&self, request: u64, outcome: Outcome) {
+        if !self.closed.get() {
+            push_answer(request, &verdict(outcome), &mut self.answers.borrow_mut());
+            self.signal.raise();
+        }
+    }
+
+    /// Sends a part of a snapshot; done once it is on its way, so that only one waits here.
+    async fn send_part(&self, frame: Vec<u8>) {
+        *self.part.borrow_mut() = frame;
+        self.signal.raise();
+        while !self.part.borrow().is_empty() && !self.closed.get() {
+            self.part_taken.wait().await;
+        }
+    }
+}
+
+/// Lets peers in, for ever.
+pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let executor = executor.clone();
+                let socket = Socket::new(stream, executor.ring.clone());
+                glommio::spawn_local(serve(executor, socket)).detach();
+            }
+            Err(error) => {
+                tracing::warn!(event = "peer.accept_failed", shard = executor.index, %error);
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(executor: Rc<Executor>, socket: Socket) {
+    socket.give_up_after(silence_max(&executor));
+    let socket = Rc::new(socket);
+    executor.dialled(&socket);
+    let inbound = Rc::new(Inbound::default());
+    let error = match welcome(&executor, &socket).await {
+        Ok((from, presence, frames)) => {
+            let writer = glommio::spawn_local(write_answers(inbound.clone(), socket.clone()));
+            let ended = listen(&executor, &inbound, (from, &presence), &socket, frames).await;
+            inbound.closed.set(true);
+            writer.cancel().await;
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    socket.close();
+    match error {
+        Err(PeerError::Closed | PeerError::Refusal(Refusal::Asked)) | Ok(()) => {}
+        Err(error) => {
+            tracing::warn!(event = "peer.rejected", shard = executor.index, from = socket.peer(), reason = %error);
+        }
+    }
+}
+
+/// The handshake of the side that was dialled: the peer's node, and what it said since.
+async fn welcome(
+    executor: &Executor,
+    socket: &Socket,
+) -> Result<(NodeId, Arc<Presence>, FrameReader), PeerError> {
+    let mut frames = FrameReader::new(executor.config.limits.frame_bytes_max);
+    let hello: Hello = timeout(HANDSHAKE_TIMEOUT, async {
+        Ok(handshake(socket, &mut frames, FrameKind::Hello, Hello::decode).await)
+    })
+    .await??;
+    let admitted = executor.admit(&hello);
+    let reply = match &admitted {
+        Ok((version, _)) => HelloReply::Welcome {
+            version: *version,
+            instance: executor.instance,
+            start: executor.register.start,
+            manner: executor.register.manner(),
+        },
+        Err(refusal) => HelloReply::Refused(executor.refuse(hello.from, refusal)),
+    };
+    let mut bytes = Vec::new();
+    frame(FrameKind::HelloReply, &mut bytes, |to| reply.encode(to));
+    socket.write_all(&bytes).await?;
+    let (version, presence) = admitted?;
+    assert!(version <= VERSION, "admitted a format this build lacks");
+    Ok((NodeId::from_raw(hello.from), presence, frames))
+}
+
+/// Takes in what a peer says, until it ends.
+async fn listen(
+    executor: &Rc<Executor>,
+    inbound: &Rc<Inbound>,
+    (from, presence): (NodeId, &Presence),
+    socket: &Socket,
+    mut frames: FrameReader,
+) -> Result<(), PeerError> {
+    let mut sender = Sender::default();
+    loop {
+        let mut clock = executor.clock();
+        presence.hear(clock.now);
+        while let Some(frame) = frames.next_frame()? {
+            match frame.kind {
+                FrameKind::Messages => {
+                    for (envelope, payloads) in Messages::access(frame.body)?.iter() {
+                        let (group, message) =
+                            wire::message(envelope, payloads).ok_or(PeerError::Unknown)?;
+                        let input = Input::Message {
+                            from,
+                            group,
+                            message,
+                        };
+                        executor.step(clock, input);
+                    }
+                }
+                FrameKind::Forward => {
+                    for forward in Forwards::new(frame.body) {
+                        let forward = forward?;
+                        let asker = Asker::Peer {
+                            inbound: inbound.clone(),
+                            request: forward.request,
+                        };
+                        let group = GroupId::from_raw(forward.group);
+                        executor.request_encoded(clock, asker, group, false, forward.command);
+                    }
+                }
+                // Who asks for more than it takes is not read meanwhile.
+                FrameKind::SnapshotRequest => {
+                    let request = PartRequest::decode(frame.body)?;
+                    let part = sender.read(executor, &request).await?;
+                    inbound.send_part(part).await;
+                    clock = executor.clock();
+                }
+                kind => return Err(PeerError::Unexpected { kind }),
+            }
+        }
+        if !read_some(socket, &mut frames).await? {
+            return Err(PeerError::Closed);
+        }
+        glommio::yield_if_needed().await;
+    }
+}
+
+async fn write_answers(inbound: Rc<Inbound>, socket: Rc<Socket>) {
+    let mut bytes = Vec::new();
+    loop {
+        inbound.signal.wait().await;
+        bytes.clear();
+        bytes.append(&mut inbound.part.borrow_mut());
+        inbound.part_taken.raise();
+        let answers = std::mem::take(&mut *inbound.answers.borrow_mut());
+        if !answers.is_empty() {
+            frame(FrameKind::ForwardReply, &mut bytes, |to| {
+                to.extend_from_slice(&answers)
+            });
+        }
+        if socket.write_all(&bytes).await.is_err() {
+            // The reading side sees it too and ends the connection.
+            inbound.closed.set(true);
+            inbound.part_taken.raise();
+            socket.close();
+            return;
+        }
+    }
+}
