@@ -6,19 +6,24 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// As the configurations say.
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
 /// Ports of one cluster: nodes 1 to 7, three each.
 const PORTS: u16 = 24;
 
+/// Two clusters at a time: each keeps the disk busy while it starts.
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+
 pub(crate) struct Cluster {
+    _turn: MutexGuard<'static, ()>,
     pub(crate) directory: PathBuf,
     base: u16,
     /// By the number of the node; number 0 is nobody.
@@ -34,7 +39,9 @@ impl Cluster {
         let name = format!("drakkar-drills-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
+        let turn = &TURNS[usize::from(number) % TURNS.len()];
         Self {
+            _turn: turn.lock().unwrap_or_else(PoisonError::into_inner),
             directory,
             base: free_ports(number),
             children: (0..8).map(|_| None).collect(),
