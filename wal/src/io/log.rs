@@ -197,7 +197,7 @@ impl Log {
                 let file = log.segments.ready(placement.segment).await?;
                 let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
                 let bytes = buffer.as_bytes();
-                let written = log.segments.write(&file, bytes, placement.offset).await;
+                let written = log.segments.append(&file, bytes, placement.offset).await;
                 match written.map_err(|error| LogError::io("write", &path(), error))? {
                     bytes if bytes == placement.bytes => Ok(()),
                     _ => Err(LogError::io(

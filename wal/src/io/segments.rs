@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
+use rustix::fs::OFlags;
 
 use super::log::LogError;
 use super::ring::Ring;
@@ -314,14 +315,17 @@ impl Segments {
         // glommio asks the device whether it can poll by reading from the first file it opens; on an
         // empty file that always works, and every later read of a device that cannot would fail.
         let begun = path.to_owned();
-        let begin = move || -> io::Result<()> {
+        let begin = move || -> io::Result<File> {
             let mut options = File::options();
             options.create_new(true).write(true).mode(0o600);
-            let mut file = options.open(begun)?;
+            let mut file = options.open(&begun)?;
             file.write_all(&[0; BLOCK])?;
-            file.sync_all()
+            file.sync_all()?;
+            let direct = flag(OFlags::DIRECT);
+            File::options().write(true).custom_flags(direct).open(begun)
         };
-        glommio::executor().spawn_blocking(begin).await?;
+        // Synced once when all is written, not at each write: flushes of the log go on meanwhile.
+        let unsynced = glommio::executor().spawn_blocking(begin).await?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = options.custom_flags(dsync()).dma_open(path).await?;
@@ -332,7 +336,10 @@ impl Segments {
         while at < self.segment_bytes {
             let bytes =
                 usize::try_from(self.segment_bytes - at).map_or(CHUNK, |left| left.min(CHUNK));
-            match self.write(&file, &zeroes.as_bytes()[..bytes], at).await? {
+            match self
+                .write(unsynced.as_fd(), &zeroes.as_bytes()[..bytes], at)
+                .await?
+            {
                 0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 written => at += written as u64,
             }
@@ -342,17 +349,21 @@ impl Segments {
         Ok(file)
     }
 
-    /// Writes to a file, durably: how many bytes.
-    pub(super) async fn write(&self, file: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
-        #[expect(
-            unsafe_code,
-            reason = "the ring reads the bytes until they are written"
-        )]
-        // SAFETY: awaited here, while the file and the bytes are borrowed.
-        let written = unsafe {
-            let file = BorrowedFd::borrow_raw(file.as_raw_fd());
-            self.ring.write_at(file, bytes, at)
-        };
+    /// Writes to a segment, durably: how many bytes.
+    #[expect(unsafe_code, reason = "glommio's files do not implement AsFd")]
+    pub(super) async fn append(&self, to: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
+        // SAFETY: the file owns the descriptor and is borrowed meanwhile.
+        let file = unsafe { BorrowedFd::borrow_raw(to.as_raw_fd()) };
+        self.write(file, bytes, at).await
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "the ring reads the bytes until they are written"
+    )]
+    async fn write(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<usize> {
+        // SAFETY: awaited here, while the bytes are borrowed.
+        let written = unsafe { self.ring.write_at(file, bytes, at) };
         written.await
     }
 
@@ -447,7 +458,11 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 fn dsync() -> i32 {
-    i32::try_from(rustix::fs::OFlags::DSYNC.bits()).expect("a flag of open(2) is an int")
+    flag(OFlags::DSYNC)
+}
+
+fn flag(of_open: OFlags) -> i32 {
+    i32::try_from(of_open.bits()).expect("a flag of open(2) is an int")
 }
 
 /// The first bytes of a file. What the device cannot read comes as [`UNREADABLE`] bytes: it is for
