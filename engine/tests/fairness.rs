@@ -24,6 +24,7 @@ fn shard() -> Shard {
         request_timeout: Duration::from_secs(5),
         mark_after: Duration::from_millis(10),
         flushes_in_flight_max: 1,
+        flush_beside_bytes_min: 0,
         flush_bytes_max: 64,
         batch_bytes_max: 64,
         window_bytes_max: 1 << 22,

@@ -23,6 +23,9 @@ use super::status::NewestSnapshot;
 const WINDOW_MESSAGES_MAX: usize = 256;
 const MARK_AFTER: Duration = Duration::from_millis(20);
 
+/// A disk that writes a gigabyte a second is about as long with this as with its smallest durable write.
+const FLUSH_BESIDE_BYTES_MIN: usize = 64 << 10;
+
 /// How often a start that takes long says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -285,6 +288,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         request_timeout: config.request_timeout,
         mark_after: MARK_AFTER,
         flushes_in_flight_max: Config::FLUSHES_IN_FLIGHT_MAX,
+        flush_beside_bytes_min: FLUSH_BESIDE_BYTES_MIN,
         flush_bytes_max: config.flush_bytes_max(),
         batch_bytes_max: config.batch_bytes_max(),
         window_bytes_max: Config::WINDOW_BYTES_MAX,

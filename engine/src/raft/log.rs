@@ -96,6 +96,14 @@ impl Log {
         self.submitted < self.last || self.floor_owed.is_some()
     }
 
+    /// Payload of the entries that wait to be handed to the disk.
+    pub fn unsubmitted_bytes(&self) -> usize {
+        let count = self.submitted.entries_until(self.last);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let newest = self.cache.iter().rev().take(count);
+        newest.map(|entry| entry.payload.len()).sum()
+    }
+
     /// The term at `index`; `None` below the floor and behind the end.
     pub fn term(&self, index: LogIndex) -> Option<Term> {
         if index == self.floor.0 {

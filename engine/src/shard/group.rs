@@ -457,6 +457,11 @@ impl Group {
         self.has_unsubmitted() || (self.leads() && to_seal)
     }
 
+    /// Payload that waits for a flush.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.writes.open_bytes() + self.raft.log().unsubmitted_bytes()
+    }
+
     /// Ends a burst of inputs.
     pub(super) fn settle(
         &mut self,

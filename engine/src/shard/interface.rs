@@ -239,6 +239,9 @@ pub struct Options {
     pub mark_after: Duration,
     /// Flushes on their way to the disk at once.
     pub flushes_in_flight_max: usize,
+    /// Payload from which on a flush is begun while another is under way. What is less waits for it: each
+    /// flush costs the disk the same, however little it holds.
+    pub flush_beside_bytes_min: usize,
     /// Payload of one flush beyond which the next one is used.
     pub flush_bytes_max: usize,
     /// Payload of one entry beyond which a batch is sealed.

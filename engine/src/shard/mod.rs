@@ -241,8 +241,7 @@ impl Shard {
         lap: &mut dyn FnMut(Option<Stage>),
     ) {
         self.advance(clock);
-        let may_flush =
-            !self.disk.has_failed() && self.under_way.len() < self.options.flushes_in_flight_max;
+        let may_flush = !self.disk.has_failed() && self.is_flush_worth_it();
         let dirty = core::mem::take(&mut self.dirty);
         for &at in &dirty {
             let group = &mut self.groups[at];
@@ -347,6 +346,15 @@ impl Shard {
     }
 
     /// One durable write of what the groups have to persist.
+    fn is_flush_worth_it(&self) -> bool {
+        let under_way = self.under_way.len();
+        if under_way == 0 || under_way >= self.options.flushes_in_flight_max {
+            return under_way == 0;
+        }
+        let waiting = self.dirty.iter().map(|&at| self.groups[at].waiting_bytes());
+        waiting.sum::<usize>() >= self.options.flush_beside_bytes_min
+    }
+
     fn flush(&mut self, dirty: &BTreeSet<usize>, out: &mut Output) {
         let mut records = Vec::new();
         let mut holds = Vec::new();

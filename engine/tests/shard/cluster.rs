@@ -29,6 +29,7 @@ pub(crate) fn options(id: u32) -> Options {
         request_timeout: Duration::from_secs(5),
         mark_after: Duration::from_millis(10),
         flushes_in_flight_max: 2,
+        flush_beside_bytes_min: 0,
         flush_bytes_max: 1 << 20,
         batch_bytes_max: 1 << 18,
         window_bytes_max: 1 << 22,

@@ -498,6 +498,8 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         request_timeout: plan.election * 8,
         mark_after: Duration::from_millis(300),
         flushes_in_flight_max: plan.flushes_in_flight_max,
+        // Nothing is held back with two at once, small flushes are with three.
+        flush_beside_bytes_min: plan.batch_bytes_max * (plan.flushes_in_flight_max % 2),
         flush_bytes_max: plan.flush_bytes_max,
         batch_bytes_max: plan.batch_bytes_max,
         window_bytes_max: plan.window_bytes_max,
