@@ -27,6 +27,8 @@ pub(super) struct Snapshots {
     retry_at: Time,
     /// Somebody wants one now.
     asked: bool,
+    /// The newest cannot be read: another of the same state is not one too many.
+    lost: bool,
     /// All that the newest holds is to leave the log.
     release: bool,
     /// From where to where what the log still holds is to be written anew, so that the segments that
@@ -105,6 +107,7 @@ impl Group {
 
     pub(super) fn snapshot_lost(&mut self) {
         self.snapshots.asked = true;
+        self.snapshots.lost = true;
     }
 
     /// Whether a snapshot is to be taken now.
@@ -115,7 +118,9 @@ impl Group {
             retry_at,
             ..
         } = self.snapshots;
-        let news = self.applied > self.raft.snapshot().0;
+        let newest = self.raft.snapshot().0;
+        let again = self.snapshots.lost && self.applied == newest;
+        let news = self.applied > newest || again;
         self.snapshots.asked &= news;
         self.snapshots.release &= news;
         let reached = |count: u64, limit: u64| limit > 0 && count >= limit;
@@ -143,7 +148,8 @@ impl Group {
     }
 
     pub(super) fn begin_snapshot(&mut self, clock: Clock, out: &mut Output) {
-        let (index, term) = (self.applied, self.raft.log().term(self.applied));
+        let index = self.applied;
+        let term = self.raft.log().term(index);
         let term = term.expect("what is applied is not below the floor");
         self.kv.snapshot_begin();
         self.snapshots = Snapshots {
@@ -151,6 +157,7 @@ impl Group {
             entries: 0,
             bytes: 0,
             asked: false,
+            lost: false,
             taken: 0,
             taking: Some((index, term)),
             ..self.snapshots

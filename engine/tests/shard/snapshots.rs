@@ -1,6 +1,6 @@
 //! Logs that are cut behind snapshots, and replicas that need what was cut.
 
-use engine::shard::{Outcome, SnapshotPolicy};
+use engine::shard::{Input, Outcome, SnapshotPolicy};
 use net::Reply;
 use net::command::Expiry;
 
@@ -150,4 +150,23 @@ fn a_follower_that_cannot_take_the_snapshot_it_is_offered_gets_a_later_one() {
     write(&mut cluster, 1, 18..40);
     cluster.run(1000);
     assert_eq!(cluster.keys_on(3), 40);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_is_taken_again_although_nothing_was_written_since() {
+    let mut cluster = Cluster::new();
+    cluster.cut_off = vec![3];
+    write(&mut cluster, 1, 0..12);
+    cluster.snapshot(1, true);
+    let before = cluster.files.len();
+    cluster.files.clear();
+    cluster.cut_off.clear();
+    cluster.run(2000);
+    assert_eq!(cluster.keys_on(3), 0, "the snapshot that it needs is gone");
+    cluster.give(1, Input::SnapshotLost { group: GROUP });
+    cluster.run(2000);
+    assert_eq!(cluster.keys_on(3), 12);
+    assert_eq!(before, 1);
+    let taken = cluster.files.keys().filter(|file| file.0 == 1);
+    assert_eq!(taken.count(), 1, "once");
 }
