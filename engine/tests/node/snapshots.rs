@@ -410,3 +410,56 @@ fn a_snapshot_that_would_take_too_much_memory_is_given_up_and_tried_again() {
     assert!(cluster.status(leader, group).0.snapshot > LogIndex::ZERO);
     cluster.await_equal_states();
 }
+
+#[test]
+fn a_transfer_goes_on_where_it_was_when_its_sender_comes_back() {
+    let mut cluster = Cluster::start_with("resumed", 1, true, |options| {
+        by_hand(options);
+        options.snapshot.fetch_bytes_per_second = 1 << 20;
+        options.snapshot.compression = Compression::None;
+    });
+    let group = groups().next().unwrap();
+    set_many(&cluster, group, 300, 1);
+    cluster.await_equal_states();
+    cluster.stop(3);
+    // What the third lacks leaves the log with the second snapshot.
+    for round in 2..5 {
+        set_many(&cluster, group, 300, round);
+        snapshot_all(&cluster);
+    }
+    cluster.start_node(3);
+    let received = |cluster: &Cluster| {
+        let shards = cluster.node(3).handle().status();
+        shards[0].received.get(&group).copied()
+    };
+    cluster.wait_until("nothing is fetched", |cluster| {
+        received(cluster).is_some_and(|it| it.bytes >= 3 << 20)
+    });
+    let (status, _) = cluster.status(3, group);
+    let wanted = status.fetching.unwrap();
+    let sender = status.leader.unwrap().to_raw() as usize;
+    let before = received(&cluster).unwrap();
+    assert!(before.bytes < before.total_bytes, "{before:?}");
+    cluster.kill(sender);
+    cluster.start_node(sender);
+    let mut least = u64::MAX;
+    for _ in 0..crate::cluster::PATIENCE {
+        let (status, _) = cluster.status(3, group);
+        if status.snapshot >= wanted {
+            break;
+        }
+        if status.fetching == Some(wanted)
+            && let Some(now) = received(&cluster)
+        {
+            least = least.min(now.bytes);
+        }
+        std::thread::sleep(crate::cluster::PAUSE);
+    }
+    let (status, _) = cluster.status(3, group);
+    assert!(status.snapshot >= wanted, "{status:?}");
+    assert!(
+        (before.bytes..u64::MAX).contains(&least),
+        "it went back from {before:?} to {least}"
+    );
+    cluster.await_equal_states();
+}
