@@ -4,8 +4,9 @@
 mod demo;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use demo::Demo;
 use redis::Commands;
@@ -18,6 +19,26 @@ fn drakkar(arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
     command.args(["120", program]).args(arguments);
     command.output().unwrap()
+}
+
+/// The same with something to read.
+fn fed(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = Command::new("timeout");
+    command
+        .args(["120", env!("CARGO_BIN_EXE_drakkar")])
+        .args(arguments);
+    let (input_end, output_end) = (Stdio::piped(), Stdio::piped());
+    let mut child = command
+        .stdin(input_end)
+        .stdout(output_end)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Who finds out that it is damaged reads no further.
+    drop(stdin.write_all(input));
+    drop(stdin);
+    child.wait_with_output().unwrap()
 }
 
 fn connect(demo: &Demo) -> ClusterConnection {
@@ -85,6 +106,28 @@ fn a_backup_comes_back_in_a_cluster_of_another_shape() {
     }
     let left: i64 = restored.ttl("passing").unwrap();
     assert!((1..=3600).contains(&left), "{left} s are left");
+
+    // The same as one archive, in a file and through pipes.
+    let archive = source.directory.join("backup.tar");
+    let file = archive.to_str().unwrap();
+    let create = ["backup", "create", "--endpoint", &endpoints, "--to", file];
+    ends_with(&drakkar(&create), 0, "501 keys");
+    ends_with(&drakkar(&create), 4, "is there already");
+    let verify = ["backup", "verify", "--from", file];
+    ends_with(&drakkar(&verify), 0, "is sound");
+    let piped = drakkar(&["backup", "create", "--endpoint", &endpoints, "--to", "-"]);
+    assert_eq!(piped.status.code(), Some(0));
+    let _: () = restored.set("key 7", "another").unwrap();
+    let restore = ["backup", "restore", "--from", "-", "--to", &to, "--over"];
+    ends_with(&fed(&restore, &piped.stdout), 0, "501 keys were written");
+    let found: Vec<u8> = restored.get("key 7").unwrap();
+    assert_eq!(found, value(7));
+    let verify = ["backup", "verify", "--from", "-"];
+    for bytes in [600, piped.stdout.len() / 2, piped.stdout.len() - 2000] {
+        let cut = fed(&verify, &piped.stdout[..bytes]);
+        let code = cut.status.code().unwrap();
+        assert!([65, 66].contains(&code), "{code} for {bytes} bytes of it");
+    }
     target.stop();
 
     damage(&backup);

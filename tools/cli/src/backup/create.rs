@@ -24,7 +24,13 @@ pub(crate) struct Source {
     keys: u64,
 }
 
+/// Milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "a backup says when it was made")]
+pub(super) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
 pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupError> {
     let io = |error| BackupError::Io {
         path: to.to_owned(),
@@ -40,10 +46,9 @@ pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupEr
     for source in &sources {
         files.push(copy(source, to)?);
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let manifest = Manifest {
         cluster,
-        created_unix_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+        created_unix_ms: now_unix_ms(),
         files,
     };
     manifest.write(to).map_err(io)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::BackupError;
 
-const NAME: &str = "MANIFEST.json";
+pub(super) const NAME: &str = "MANIFEST.json";
 const FORMAT: u64 = 1;
 
 /// What is in a backup.
@@ -83,6 +83,14 @@ impl Manifest {
 
     /// Makes the backup one.
     pub(crate) fn write(&self, directory: &Path) -> std::io::Result<()> {
+        let path = directory.join(NAME);
+        fs::write(&path, self.text())?;
+        fs::File::open(&path)?.sync_all()?;
+        fs::File::open(directory)?.sync_all()
+    }
+
+    /// What the file holds.
+    pub(crate) fn text(&self) -> String {
         let files = self.files.iter().map(|file| {
             let File {
                 name,
@@ -100,10 +108,7 @@ impl Manifest {
             "groups": self.files.len(),
             "files": files.collect::<Vec<_>>(),
         });
-        let path = directory.join(NAME);
-        fs::write(&path, format!("{value:#}\n"))?;
-        fs::File::open(&path)?.sync_all()?;
-        fs::File::open(directory)?.sync_all()
+        format!("{value:#}\n")
     }
 
     pub(crate) fn told(&self, what: &str) -> String {

@@ -1,17 +1,19 @@
 //! `drakkar backup`: the snapshots of a whole cluster in a directory, checked, and back into a cluster
 //! of any size.
 
+mod archive;
 pub(crate) mod create;
 pub(crate) mod manifest;
 mod restore;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use crate::exit;
 use crate::snapshot_files;
+use archive::Files;
 use manifest::Manifest;
 
 #[derive(Subcommand)]
@@ -26,7 +28,8 @@ pub(crate) enum Verb {
             default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
         )]
         endpoint: Vec<String>,
-        /// An empty or new directory.
+        /// An empty or new directory; or a new file that ends in .tar; or -, the standard output: one
+        /// archive, for pipes.
         #[arg(long)]
         to: PathBuf,
     },
@@ -48,7 +51,8 @@ pub(crate) enum Verb {
 
 #[derive(Args)]
 pub(crate) struct Source {
-    /// The directory of the backup.
+    /// The directory of the backup, or its archive, or - for the standard input. An archive is unpacked
+    /// into a temporary directory.
     #[arg(long)]
     from: PathBuf,
 }
@@ -63,6 +67,8 @@ pub(crate) enum BackupError {
     },
     #[error("{path} is not empty: name a new directory")]
     NotEmpty { path: PathBuf },
+    #[error("{path} is there already: name a new file")]
+    Exists { path: PathBuf },
     #[error("no node answers: name their admin ports with --endpoint ({reason})")]
     Unreachable { reason: String },
     #[error("group {group} has no leader among the nodes that answer: try again later")]
@@ -86,7 +92,7 @@ pub(crate) enum BackupError {
 impl BackupError {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::NotEmpty { .. } | Self::Holds { .. } => exit::REFUSED,
+            Self::NotEmpty { .. } | Self::Exists { .. } | Self::Holds { .. } => exit::REFUSED,
             Self::Unreachable { .. } | Self::NoLeader { .. } | Self::Cluster(_) => exit::NOT_FOUND,
             Self::Manifest { .. } => exit::NO_INPUT,
             Self::Damaged { .. } => exit::CORRUPT,
@@ -97,15 +103,23 @@ impl BackupError {
 
 pub(crate) fn run(verb: &Verb) -> ExitCode {
     let done = match verb {
+        Verb::Create { endpoint, to } if archive::is_archive(to) => archive::create(endpoint, to),
         Verb::Create { endpoint, to } => create::create(endpoint, to),
-        Verb::Verify(source) => verify(source).map(|manifest| manifest.told("is sound")),
-        Verb::Restore { source, to, over } => {
-            verify(source).and_then(|manifest| restore::restore(&source.from, &manifest, to, *over))
-        }
+        Verb::Verify(source) => Files::of(&source.from)
+            .and_then(|files| verify(files.directory()))
+            .map(|manifest| manifest.told("is sound")),
+        Verb::Restore { source, to, over } => Files::of(&source.from).and_then(|files| {
+            let manifest = verify(files.directory())?;
+            restore::restore(files.directory(), &manifest, to, *over)
+        }),
     };
+    let piped = matches!(verb, Verb::Create { to, .. } if archive::is_stream(to));
     match done {
         Ok(told) => {
-            println!("{told}");
+            match piped {
+                true => eprintln!("{told}"),
+                false => println!("{told}"),
+            }
             ExitCode::SUCCESS
         }
         Err(error) => exit::complain(error.code(), &error),
@@ -113,10 +127,10 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
 }
 
 /// Reads every byte of a backup.
-fn verify(source: &Source) -> Result<Manifest, BackupError> {
-    let manifest = Manifest::read(&source.from)?;
+fn verify(directory: &Path) -> Result<Manifest, BackupError> {
+    let manifest = Manifest::read(directory)?;
     for file in &manifest.files {
-        let path = source.from.join(&file.name);
+        let path = directory.join(&file.name);
         let damaged = |what: String| BackupError::Damaged {
             path: path.clone(),
             what,
