@@ -141,9 +141,49 @@ fn hello() -> Vec<u8> {
     bytes
 }
 
+/// What both sides of a handshake say.
+fn handshakes() -> Vec<Vec<u8>> {
+    let standing = net::peer::Standing {
+        epoch: 1,
+        origin: 2,
+        members: vec![1, 2, 3],
+    };
+    let hello = net::peer::Hello {
+        cluster: "cluster".into(),
+        from: 1,
+        to: 2,
+        shard: 0,
+        version_min: 1,
+        version_max: 1,
+        instance: 3,
+        fingerprint: 4,
+        start: 5,
+        manner: net::peer::Manner::Rejoins,
+        standing: standing.clone(),
+    };
+    let refused = net::peer::HelloReply::Refused(net::peer::Refused {
+        cause: net::peer::Cause::Fenced,
+        standing,
+        known: 6,
+        reason: "fenced".into(),
+    });
+    let welcome = net::peer::HelloReply::Welcome {
+        version: 1,
+        instance: 7,
+        start: 8,
+        manner: net::peer::Manner::Usual,
+    };
+    let mut bodies = vec![vec![0], vec![1], vec![1]];
+    hello.encode(&mut bodies[0]);
+    refused.encode(&mut bodies[1]);
+    welcome.encode(&mut bodies[2]);
+    bodies
+}
+
 /// A body of each kind, behind the byte that draws it.
 fn bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = (0..3).map(|kind| [vec![kind], hello()].concat()).collect();
+    bodies.extend(handshakes());
     let command = encoded(&Command::Get { key: b"key" });
     let (mut forwards, mut answers) = (vec![3], vec![4]);
     for request in 1..4 {
