@@ -27,7 +27,7 @@ pub enum PreflightError {
     )]
     UringForbidden { source: io::Error },
     #[error(
-        "io_uring does not exist in this kernel (io_uring_setup: {source}): Linux 5.8 or newer is needed"
+        "io_uring does not exist in this kernel (io_uring_setup: {source}): Linux 5.11 or newer is needed"
     )]
     UringMissing { source: io::Error },
     #[error(

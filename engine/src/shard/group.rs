@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use net::{Command, Reply};
-use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Payload, Record, ReplicaId};
+use wal::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId};
 
 use super::accounts::{Accounts, Stage};
 use super::disk::Disk;
@@ -17,9 +17,7 @@ use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{
-    Log, Members, Message, Mode, NewFloor, Outbox, Raft, RepairNote, Role, Settings, Window,
-};
+use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
 
@@ -385,83 +383,6 @@ impl Group {
         self.address(out);
     }
 
-    pub(super) fn written(&mut self, now: Time, flush: FlushNumber, out: &mut Output) {
-        self.raft.written(flush, &mut self.outbox);
-        self.writes.persisted(self.raft.log().persisted(), now);
-        self.address(out);
-    }
-
-    pub(super) fn submit(
-        &mut self,
-        flush: FlushNumber,
-        bytes_max: usize,
-        records: &mut Vec<Record>,
-    ) -> usize {
-        let group = self.id;
-        let first = records.len();
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        let mut hard_state = None;
-        match self.raft.take_note() {
-            Some(RepairNote::Begun {
-                claim,
-                promises_lost,
-            }) => records.push(Record::Damaged {
-                group,
-                claim,
-                promises_lost,
-            }),
-            Some(RepairNote::Ended { index, term }) => {
-                records.push(Record::Intact { group, index, term });
-            }
-            None => {}
-        }
-        let new_floor = self.raft.take_floor();
-        self.raft.submit(
-            flush,
-            bytes_max,
-            |state| hard_state = Some(Record::HardState { group, state }),
-            |entry| entries.push(entry.clone()),
-        );
-        records.extend(hard_state);
-        records.extend(
-            new_floor
-                .into_iter()
-                .flat_map(|floor| floor_records(group, floor)),
-        );
-        records.extend(self.take_carried(bytes_max));
-        let raft = &self.raft;
-        records.extend(entries.into_iter().map(|entry| {
-            if raft.is_put_back(entry.index) {
-                Record::Patch { group, entry }
-            } else {
-                Record::Entry { group, entry }
-            }
-        }));
-        for record in &records[first..] {
-            if let Record::Entry { entry, .. } | Record::Patch { entry, .. } = record {
-                bytes += entry.payload.len();
-            }
-        }
-        bytes
-    }
-
-    /// Whether it has something to persist.
-    pub(super) fn has_unsubmitted(&self) -> bool {
-        self.raft.has_unsubmitted() || self.has_carried()
-    }
-
-    /// Whether it has something to persist, or to seal and persist.
-    pub(super) fn wants_flush(&self, clock: Clock) -> bool {
-        let to_seal = self.writes.is_open() || self.expiry_due(clock);
-        self.has_unsubmitted() || (self.leads() && to_seal)
-    }
-
-    /// Payload that waits for a flush.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.writes.open_bytes() + self.raft.log().unsubmitted_bytes()
-    }
-
     /// Ends a burst of inputs.
     pub(super) fn settle(
         &mut self,
@@ -562,7 +483,7 @@ impl Group {
     }
 
     /// Whether keys wait for an entry that carries the time to expire them.
-    fn expiry_due(&self, clock: Clock) -> bool {
+    pub(super) fn expiry_due(&self, clock: Clock) -> bool {
         self.expiry_proposed.is_none()
             && !self.duty.full
             && self
@@ -724,31 +645,6 @@ impl Group {
 
     pub(super) fn hash(&self) -> (LogIndex, u64) {
         (self.applied, self.kv.hash())
-    }
-}
-
-/// How the disk is told of a floor. Before a log that begins anew, an empty entry ends what stood there.
-fn floor_records(group: GroupId, floor: NewFloor) -> Vec<Record> {
-    match floor {
-        NewFloor::Raised { index, term } => [Record::Floor { group, index, term }].into(),
-        NewFloor::Begun { index, term } => {
-            let entry = Entry {
-                term,
-                index,
-                kind: EntryKind::Noop,
-                payload: Payload::from([]),
-            };
-            [
-                Record::Floor {
-                    group,
-                    index: index.previous(),
-                    term,
-                },
-                Record::Entry { group, entry },
-                Record::Floor { group, index, term },
-            ]
-            .into()
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod accounts;
 mod disk;
 mod duty;
+mod flushes;
 mod group;
 mod interface;
 mod pulse;

@@ -70,6 +70,10 @@ impl Ring {
     /// A ring for the executor of this thread.
     pub fn start() -> io::Result<Rc<Self>> {
         let uring = build()?;
+        if !uring.params().is_feature_ext_arg() {
+            let needed = "io_uring of this kernel cannot wait for a time: 5.11 or newer is needed";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, needed));
+        }
         let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
         uring.submitter().register_eventfd(bell.as_raw_fd())?;
         let shared = Rc::new(Shared {
