@@ -350,6 +350,8 @@ fn beside(
             figures.insert("yardstick_p50_micros".to_owned(), yardstick);
             let p99 = latencies.percentile(99.0).as_secs_f64() * 1e6;
             figures.insert("yardstick_p99_micros".to_owned(), p99);
+            let rare = latencies.percentile(99.9).as_secs_f64() * 1e6;
+            figures.insert("yardstick_p99_9_micros".to_owned(), rare);
             if let Some(&reached) = figures.get("latency_p50_micros") {
                 figures.insert("of_yardstick_p50".to_owned(), reached / yardstick);
             }

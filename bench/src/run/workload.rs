@@ -230,7 +230,7 @@ impl Workload {
                     workload: "W5",
                     title: "256 B writes at half of the highest rate, open loop".to_owned(),
                     rate: Rate::OfTheOneBefore(0.5),
-                    beside: Beside::Nothing,
+                    beside: Beside::WriteAndRoundTrips,
                     ..writes()
                 },
             ],
