@@ -209,6 +209,37 @@ fn a_replica_whose_snapshots_are_lost_says_so_and_gets_a_peers() {
 }
 
 #[test]
+fn a_node_whose_log_is_gone_does_not_take_itself_for_new() {
+    let mut cluster = Cluster::start_with("gone", 1, true, by_hand);
+    let mut client = cluster.connect(1);
+    fill(&mut client, 1);
+    snapshot_all(&cluster);
+    fill(&mut client, 2);
+    drop(client);
+    cluster.stop_all();
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|it| it == "seg");
+    let shard = std::fs::read_dir(cluster.directory_of(2).join("shard-0")).unwrap();
+    for file in shard.map(|file| file.unwrap().path()).filter(is_segment) {
+        std::fs::remove_file(file).unwrap();
+    }
+    for id in [2, 1, 3] {
+        cluster.start_node(id);
+        if id == 2 {
+            let is_damaged = |group| cluster.status(2, group).0.damaged;
+            assert!(groups().all(is_damaged), "it may have voted for others");
+        }
+    }
+    cluster.await_leaders(1);
+    let mut client = cluster.connect(1);
+    fill(&mut client, 3);
+    cluster.await_equal_states();
+    cluster.wait_until("it is not whole again", |cluster| {
+        groups().all(|group| !cluster.status(2, group).0.damaged)
+    });
+    expect_filled(&mut cluster.connect(2), 3);
+}
+
+#[test]
 fn a_leader_that_dies_while_it_sends_a_snapshot_is_replaced_by_the_next() {
     let mut cluster = Cluster::start_with("sending", 1, true, |options| {
         by_hand(options);

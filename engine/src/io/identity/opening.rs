@@ -125,11 +125,34 @@ pub(in crate::io) fn open(config: Config) -> Result<(Holding, Config), OpenError
     }
     let before = record.clone();
     record.place = here;
+    let shards = 0..config.cluster.shards;
+    if let Some(shard) = shards
+        .into_iter()
+        .find(|&it| is_log_gone(&holding.directory, it))
+        && record.condition == Condition::New
+        && record.formed
+    {
+        tracing::error!(
+            event = "log.gone",
+            shard,
+            "no file of a log is left that there was: what it held is fetched from the peers"
+        );
+        record.condition = Condition::Rejoined;
+    }
     let config = fit(config, record)?;
     if *record != before || Record::read(&path)?.is_none() {
         record.write(&path)?;
     }
     Ok((holding, config))
+}
+
+/// Whether there is no file of a shard's log. A node that peers have let in had one.
+fn is_log_gone(directory: &DataDirectory, shard: u16) -> bool {
+    let Ok(files) = std::fs::read_dir(directory.shard(shard)) else {
+        return true; // what cannot be listed is reported when the log is opened
+    };
+    let mut names = files.flatten().map(|file| file.file_name());
+    !names.any(|name| Path::new(&name).extension().is_some_and(|it| it == "seg"))
 }
 
 /// The configuration with the members of the record, whose addresses are those of the configuration.
