@@ -46,6 +46,8 @@ pub struct Ring {
 struct Shared {
     uring: RefCell<IoUring>,
     slots: RefCell<Slots>,
+    /// Memory for those who are to be told.
+    woken: Cell<Vec<Waker>>,
     /// Operations that have been asked for so far.
     asked: Cell<u64>,
     /// The driver, while it sleeps.
@@ -79,6 +81,7 @@ impl Ring {
         let shared = Rc::new(Shared {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
+            woken: Cell::default(),
             asked: Cell::new(0),
             sleeper: RefCell::default(),
             roused: Cell::new(false),
@@ -191,7 +194,7 @@ impl Shared {
     /// Submits what was asked for, takes a nap if so wanted until something is done, and tells those who
     /// wait: how many they are.
     fn enter(&self, nap: bool) -> usize {
-        let mut woken = Vec::new();
+        let mut woken = self.woken.take();
         {
             let mut uring = self.uring.borrow_mut();
             let entered = match nap {
@@ -218,7 +221,8 @@ impl Shared {
         }
         let count = woken.len();
         // Outside of all borrows: a waker is foreign code.
-        woken.into_iter().for_each(Waker::wake);
+        woken.drain(..).for_each(Waker::wake);
+        self.woken.set(woken);
         count
     }
 
