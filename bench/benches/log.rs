@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use glommio::{LocalExecutor, LocalExecutorBuilder};
-use wal::io::{Log, Ring};
+use glommio::{LocalExecutor, Placement};
+use wal::io::{Log, Ring, executor};
 use wal::{
     BLOCK, Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Record, Replay,
     SegmentId, Term, Writer,
@@ -157,21 +157,15 @@ fn on_disk(
     n: u64,
     depth: u64,
 ) -> Duration {
-    let elapsed = executor.run(async {
-        // The executor may only sleep while a timer is pending, or it can miss a completion.
-        let pulse = glommio::spawn_local(async {
-            loop {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        let (log, _) = Log::open(path, OPTIONS, 0, Ring::start().expect("a ring starts"))
-            .await
-            .expect("a new log opens");
-        let elapsed = append(&log, records, n, depth).await;
+    let (directory, records) = (path.to_owned(), records.to_vec());
+    let elapsed = executor.run(executor::awake(async move {
+        let ring = Ring::start().expect("a ring starts");
+        let opened = Log::open(&directory, OPTIONS, 0, ring).await;
+        let (log, _) = opened.expect("a new log opens");
+        let elapsed = append(&log, &records, n, depth).await;
         log.close().await;
-        pulse.cancel().await;
         elapsed
-    });
+    }));
     std::fs::remove_dir_all(path).expect("the log's directory can be removed");
     elapsed
 }
@@ -187,7 +181,7 @@ fn durable(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count));
         let name = BenchmarkId::from_parameter(format!("{count}x{bytes}B, {depth} under way"));
         group.bench_function(name, |bencher| {
-            let executor = LocalExecutorBuilder::default().make();
+            let executor = executor::builder(Placement::Unbound).make();
             let executor = executor.expect("io_uring is there and may lock memory (ulimit -l)");
             bencher.iter_custom(|flushes| on_disk(&executor, &path, &records, flushes, depth));
         });

@@ -4,16 +4,16 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use engine::batch::{Batch, BatchBuilder};
 use engine::io::snapshots::{Options, SnapshotFileError, Snapshots};
 use engine::kv::Kv;
 use engine::snapshot::{Compression, Header, Membership, SnapshotError, machine};
 use engine::state_machine::StateMachine;
-use glommio::LocalExecutorBuilder;
+use glommio::Placement;
 use net::Command;
 use net::command::{Condition, Expiry};
+use wal::io::executor;
 use wal::{GroupId, LogIndex, Term};
 
 const GROUP: GroupId = GroupId::from_raw(3);
@@ -43,17 +43,8 @@ impl Drop for Scratch {
 }
 
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::default().make().unwrap().run(async {
-        // glommio may sleep over ready tasks when it is preempted before the first; a timer wakes it.
-        let pulse = glommio::spawn_local(async {
-            loop {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        let result = test.await;
-        pulse.cancel().await;
-        result
-    })
+    let executor = executor::builder(Placement::Unbound).make().unwrap();
+    executor.run(executor::awake(test))
 }
 
 fn options() -> Options {

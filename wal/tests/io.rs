@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
-use glommio::{LocalExecutorBuilder, spawn_local};
-use wal::io::{DataDirectory, DirectoryError, Identity, Log, Ring};
+use glommio::{Placement, spawn_local};
+use wal::io::{DataDirectory, DirectoryError, Identity, Log, Ring, executor};
 use wal::{
     Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Options, Payload, Record, Term,
     UNREADABLE,
@@ -40,17 +40,8 @@ impl Drop for Scratch {
 }
 
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::default().make().unwrap().run(async {
-        // glommio may sleep over ready tasks when it is preempted before the first; a timer wakes it.
-        let pulse = spawn_local(async {
-            loop {
-                sleep(Duration::from_millis(1)).await;
-            }
-        });
-        let result = test.await;
-        pulse.cancel().await;
-        result
-    })
+    let executor = executor::builder(Placement::Unbound).make().unwrap();
+    executor.run(executor::awake(test))
 }
 
 fn entry(index: u64, bytes: usize) -> Record {

@@ -13,9 +13,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::task::Poll;
 use std::time::Duration;
 
-use glommio::LocalExecutor;
+use glommio::Placement;
 use rustix::pipe::{PipeFlags, pipe_with};
-use wal::io::Ring;
+use wal::io::{Ring, executor};
+
+fn run(test: impl Future<Output = ()> + 'static) {
+    let executor = executor::builder(Placement::Unbound).make().unwrap();
+    executor.run(executor::awake(test));
+}
 
 fn ring_bell(bell: &OwnedFd) {
     rustix::io::write(bell, &[0]).unwrap();
@@ -26,7 +31,7 @@ fn another_thread_wakes_a_ring_that_sleeps_or_naps() {
     let (heard_at, bell) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (rung, heard) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
-        LocalExecutor::default().run(async move {
+        run(async move {
             let ring = Ring::start().unwrap();
             for _ in 0..60 {
                 ring.hear(heard_at.as_fd()).await.unwrap();
@@ -50,7 +55,7 @@ fn another_thread_wakes_a_ring_that_sleeps_or_naps() {
 #[test]
 fn bytes_pass_between_sockets_and_an_operation_given_up_takes_none() {
     let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
-    LocalExecutor::default().run(async move {
+    run(async move {
         let ring = Ring::start().unwrap();
         let mut buffer = [0; 16];
         for round in 0..100u8 {

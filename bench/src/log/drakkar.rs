@@ -3,10 +3,9 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Task};
-use wal::io::{Log, LogError, Ring};
+use glommio::{Placement, Task};
+use wal::io::{Log, LogError, Ring, executor};
 use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Record, Term};
 
 use super::turns::{Turns, Watch};
@@ -28,8 +27,8 @@ const FLOOR_BYTES: usize = 16 << 20;
 type UnderWay = (Vec<usize>, Task<Result<FlushNumber, LogError>>);
 
 /// The load on one log.
-struct Load<'a> {
-    cell: &'a Cell,
+struct Load {
+    cell: Cell,
     log: Rc<Log>,
     /// Of the entries of a batch.
     payloads: Vec<Payload>,
@@ -40,7 +39,7 @@ struct Load<'a> {
     next_flush: FlushNumber,
 }
 
-impl Load<'_> {
+impl Load {
     /// Begins a flush with the next batch of each of the groups.
     fn append(&mut self, groups: Vec<usize>) -> UnderWay {
         let mut records = Vec::with_capacity(groups.len() * self.cell.batch);
@@ -82,9 +81,9 @@ impl Load<'_> {
         Ok(())
     }
 
-    async fn run(mut self, plan: &Plan<'_>) -> Result<Measured, LogError> {
+    async fn run(mut self, plan: &Plan) -> Result<Measured, LogError> {
         self.prepare().await?;
-        let mut turns = Turns::new(self.cell);
+        let mut turns = Turns::new(&self.cell);
         let mut watch = Watch::start(plan);
         let mut under_way: VecDeque<UnderWay> = VecDeque::new();
         let mut flushes = 0;
@@ -126,16 +125,11 @@ fn floor(group: GroupId, index: LogIndex) -> Record {
     Record::Floor { group, index, term }
 }
 
-pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> {
-    let executor = LocalExecutorBuilder::default().make();
+pub(super) fn measure(cell: &Cell, plan: &Plan) -> Result<Measured, String> {
+    let executor = executor::builder(Placement::Unbound).make();
     let executor = executor.map_err(|error| format!("cannot make an executor: {error}"))?;
-    executor.run(async {
-        // As in the node: the executor may only sleep while a timer is pending.
-        let pulse = glommio::spawn_local(async {
-            loop {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-            }
-        });
+    let (cell, plan) = (*cell, plan.clone());
+    executor.run(executor::awake(async move {
         let path = plan.directory.join("shard-0");
         let ring = Ring::start().map_err(|error| format!("cannot make a ring: {error}"))?;
         let opened = Log::open(&path, OPTIONS, 0, ring).await;
@@ -151,8 +145,6 @@ pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> 
             since_floor: vec![0; cell.groups],
             next_flush: found.next_flush,
         };
-        let result = load.run(plan).await.map_err(|error| error.to_string());
-        pulse.cancel().await;
-        result
-    })
+        load.run(&plan).await.map_err(|error| error.to_string())
+    }))
 }

@@ -12,7 +12,7 @@ use super::{Cell, Measured, Plan, noise};
 pub(super) const FILE_BYTES: u64 = 256 << 20;
 
 /// A file of zeroes, all of which are on the disk; what a turn before has written to it is as good.
-pub(super) fn prepared(plan: &Plan<'_>, name: &str) -> io::Result<PathBuf> {
+pub(super) fn prepared(plan: &Plan, name: &str) -> io::Result<PathBuf> {
     let path = plan.prepared.join(name);
     if !path.exists() {
         let mut file = File::create(&path)?;
@@ -25,7 +25,7 @@ pub(super) fn prepared(plan: &Plan<'_>, name: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-pub(super) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> {
+pub(super) fn measure(cell: &Cell, plan: &Plan) -> Result<Measured, String> {
     let outcome = prepared(plan, "buffered").and_then(|path| {
         let file = File::options().write(true).open(path)?;
         let bytes = noise(cell.batch_bytes() * cell.batches_per_flush());

@@ -107,11 +107,12 @@ impl Cell {
 }
 
 /// How long, and where.
-struct Plan<'a> {
+#[derive(Clone)]
+struct Plan {
     /// Empty before the turn.
-    directory: &'a Path,
+    directory: PathBuf,
     /// What is written before, and stays from turn to turn.
-    prepared: &'a Path,
+    prepared: PathBuf,
     warm_up: Duration,
     measured: Duration,
 }
@@ -262,8 +263,8 @@ fn measure(
 ) -> Result<Measured, String> {
     let directory = create(&base.join("turn"))?;
     let plan = Plan {
-        directory: &directory,
-        prepared: base,
+        directory: directory.clone(),
+        prepared: base.to_owned(),
         warm_up: Duration::from_secs_f64(options.warm_up),
         measured: Duration::from_secs_f64(options.seconds),
     };

@@ -56,9 +56,9 @@ fn syncs() -> u64 {
         .sum()
 }
 
-pub(super) fn measure(cell: &Cell, plan: &Plan<'_>, recycled: bool) -> Result<Measured, String> {
+pub(super) fn measure(cell: &Cell, plan: &Plan, recycled: bool) -> Result<Measured, String> {
     let engine =
-        Engine::open(config(plan.directory, recycled)).map_err(|error| error.to_string())?;
+        Engine::open(config(&plan.directory, recycled)).map_err(|error| error.to_string())?;
     let watch = Mutex::new(Watch::start(plan));
     let over = AtomicBool::new(false);
     let append = |group: u64| -> Result<Option<Measured>, String> {

@@ -49,7 +49,7 @@ struct Usage {
 }
 
 impl Watch {
-    pub(super) fn start(plan: &Plan<'_>) -> Self {
+    pub(super) fn start(plan: &Plan) -> Self {
         Self {
             warm: now() + plan.warm_up,
             measured: plan.measured,

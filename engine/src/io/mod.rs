@@ -21,7 +21,6 @@ mod outcomes;
 mod parked;
 mod peer;
 mod preflight;
-mod pulse;
 mod requests;
 mod routes;
 mod sender;

@@ -4,11 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, Placement};
 use wal::GroupId;
-use wal::io::{DataDirectory, DirectoryError, LogError, Ring};
+use wal::io::{DataDirectory, DirectoryError, LogError, Ring, executor};
 
 use crate::config::Config;
 
@@ -21,10 +20,9 @@ use super::preflight::{self, PreflightError};
 use super::routes::Routes;
 use super::snapshots::SnapshotFileError;
 use super::start::open_shard;
-use super::{admin, client, inbound, pulse, socket};
+use super::{admin, client, inbound, socket};
 
 /// How often a busy thread returns to glommio's reactor: its timers and files wait so long.
-const PREEMPT_TIMER: Duration = Duration::from_micros(500);
 const RING_DEPTH: usize = 512;
 
 /// Why a node does not start.
@@ -298,12 +296,11 @@ fn placement(config: &Config, index: u16) -> Placement {
 fn spawn(start: Start) -> Result<ExecutorJoinHandle<()>, OpenError> {
     let index = start.index;
     let config = &start.shared.config;
-    let builder = LocalExecutorBuilder::new(placement(config, index))
+    let builder = executor::builder(placement(config, index))
         .name(&format!("n{}s{index}", config.node_id))
-        .preempt_timer(PREEMPT_TIMER)
         .ring_depth(RING_DEPTH);
     builder
-        .spawn(move || run(start))
+        .spawn(move || executor::awake(run(start)))
         .map_err(|error| OpenError::Thread {
             shard: index,
             reason: error.to_string(),
@@ -341,7 +338,6 @@ async fn run(start: Start) {
         ready,
     } = start;
     let _closing = Closing(shared.clone(), index);
-    let _pulse = glommio::spawn_local(pulse::pulse());
     let ring = Ring::start().map_err(|source| OpenError::Ring {
         shard: index,
         source,

@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::LocalExecutorBuilder;
+use glommio::Placement;
 use glommio::timer::sleep;
-use wal::io::{Log, LogError, Ring};
+use wal::io::{Log, LogError, Ring, executor};
 use wal::{FlushNumber, LogIndex, Term};
 
 use crate::mark::Marker;
@@ -27,7 +27,6 @@ use crate::story::{GROUP, OPTIONS, Story};
 const DEPTH: usize = 4;
 /// How often it is looked whether the disk is full.
 const WATCH_INTERVAL: Duration = Duration::from_millis(5);
-const PULSE: Duration = Duration::from_millis(1);
 /// Entries of the longest log, about a kilobyte each.
 pub(crate) const LAST: u64 = 400_000;
 /// What sysexits(3) calls an I/O error.
@@ -40,19 +39,11 @@ pub(crate) fn run(directory: &Path, last: u64, voice: Voice) -> ExitCode {
         Ok(directory) => directory,
         Err(error) => return end(Err(error.to_string())),
     };
-    let executor = LocalExecutorBuilder::default().make();
-    let outcome = match executor {
-        Ok(executor) => executor.run(async move {
-            // glommio may sleep over ready tasks when it is preempted; a timer wakes it.
-            let pulse = glommio::spawn_local(async {
-                loop {
-                    sleep(PULSE).await;
-                }
-            });
-            let outcome = write(directory, LogIndex::from_raw(last), &voice).await;
-            pulse.cancel().await;
-            outcome
-        }),
+    let last = LogIndex::from_raw(last);
+    let outcome = match executor::builder(Placement::Unbound).make() {
+        Ok(executor) => executor.run(executor::awake(async move {
+            write(directory, last, &voice).await
+        })),
         Err(error) => Err(error.to_string()),
     };
     end(outcome)

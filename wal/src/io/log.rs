@@ -98,7 +98,7 @@ pub struct Log {
 
 impl Log {
     /// Opens the log in a directory, or begins one. Keeps up to `cache_bytes` of each group's newest
-    /// payload in what it returns. Appends go through `ring`, everything else through glommio.
+    /// payload in what it returns. What is written goes through `ring`, what is read through glommio.
     pub async fn open(
         directory: &Path,
         options: Options,

@@ -2,6 +2,7 @@
 
 pub(crate) mod checksum;
 mod directory;
+pub mod executor;
 mod file_system;
 mod log;
 mod ring;

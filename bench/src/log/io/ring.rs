@@ -25,7 +25,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(plan: &Plan<'_>, bytes_max: usize) -> io::Result<Self> {
+    fn new(plan: &Plan, bytes_max: usize) -> io::Result<Self> {
         let path = prepared(plan, "direct")?;
         let flags = (OFlags::DIRECT | OFlags::DSYNC).bits();
         let flags = i32::try_from(flags).expect("flags of open(2) are an int");
@@ -77,7 +77,7 @@ impl Ring {
     }
 }
 
-pub(in crate::log) fn measure(cell: &Cell, plan: &Plan<'_>) -> Result<Measured, String> {
+pub(in crate::log) fn measure(cell: &Cell, plan: &Plan) -> Result<Measured, String> {
     let bytes_max = cell.batch_bytes() * cell.batches_per_flush();
     let outcome = Ring::new(plan, bytes_max).and_then(|mut ring| {
         let mut turns = Turns::new(cell);
