@@ -170,7 +170,7 @@ impl Histories {
         for group in 0..groups {
             let mut tags = (0u32..).map(|number| format!("k{number}"));
             let keys = (0..KEYS_PER_GROUP).map(|place| {
-                let tag = tags.find(|tag| group_of(tag.as_bytes(), groups) == group);
+                let tag = tags.find(|tag| owns(group, tag.as_bytes()));
                 let tag = tag.expect("every group owns slots");
                 let history = new.histories.len();
                 new.histories.push(History::named(&tag, history));
@@ -360,19 +360,21 @@ fn value(values: &mut u64, rng: &mut Rng, plan: &Plan, counts: bool) -> Value {
     format!("v{}:{:.>length$}", *values, "").into_bytes().into()
 }
 
-/// The group that owns a key's slot: contiguous ranges, as even as they can be.
-pub(crate) fn group_of(key: &[u8], groups: u32) -> u32 {
-    let slot = u32::from(Slot::of(key).number());
-    let owns = |&group: &u32| {
-        let (first, last) = slots(group, groups);
-        (u32::from(first)..=u32::from(last)).contains(&slot)
-    };
-    (0..groups).find(owns).expect("the ranges cover all slots")
-}
+/// The slots of each group: enough for keys to share some and to be alone in others. A group that owned
+/// thousands would only be walked through slots that hold nothing.
+const SLOTS_PER_GROUP: u16 = 128;
 
 /// First and last slot of a group.
-pub(crate) fn slots(group: u32, groups: u32) -> (u16, u16) {
-    let border = |group: u32| group * u32::from(SLOTS) / groups;
-    let number = |slot: u32| u16::try_from(slot).expect("below the number of slots");
-    (number(border(group)), number(border(group + 1) - 1))
+pub(crate) fn slots(group: u32) -> (u16, u16) {
+    let group = u16::try_from(group).expect("few groups");
+    let first = group * SLOTS_PER_GROUP;
+    let last = first + SLOTS_PER_GROUP - 1;
+    assert!(last < SLOTS, "there are no slots for group {group}");
+    (first, last)
+}
+
+/// Whether the group owns the slot of this key.
+fn owns(group: u32, key: &[u8]) -> bool {
+    let (first, last) = slots(group);
+    (first..=last).contains(&Slot::of(key).number())
 }

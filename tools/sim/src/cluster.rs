@@ -72,7 +72,7 @@ impl Cluster {
                 .collect(),
             reads: BTreeMap::new(),
             histories: Histories::new(plan.groups),
-            oracle: Oracle::new(plan.nodes),
+            oracle: Oracle::new(plan.nodes, plan.groups),
             counters: Counters::default(),
             digest: seed,
             told,

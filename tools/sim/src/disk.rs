@@ -10,7 +10,6 @@ use crate::platter::Platter;
 use crate::rng::Rng;
 
 /// The disk of one node's only shard.
-#[derive(Default)]
 pub(crate) struct Disk {
     /// What a power cut leaves.
     platter: Platter,
@@ -80,18 +79,24 @@ impl Disk {
     pub(crate) fn new(segment_bytes: u64) -> Self {
         let segment_bytes = usize::try_from(segment_bytes).expect("a segment fits memory");
         Self {
+            platter: Platter::new(segment_bytes),
+            honest: None,
+            deceit: None,
+            lie: None,
+            confirmed: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             segment_bytes,
+            breaks: false,
+            full: false,
             slowness: 1,
-            ..Self::default()
         }
     }
 
     /// Writes a segment with zeroes, durably, unless it is there. Says whether it is there now.
     pub(crate) fn preallocate(&mut self, segment: SegmentId) -> bool {
         if !self.full {
-            let bytes = self.segment_bytes;
             self.sides()
-                .for_each(|platter| platter.preallocate(segment, bytes));
+                .for_each(|platter| platter.preallocate(segment));
         }
         self.platter.has(segment)
     }
@@ -313,7 +318,8 @@ impl Disk {
     }
 
     /// What replay makes of the segments.
-    pub(crate) fn replay(&self, cache_bytes: usize) -> Result<Recovered, ReplayError> {
+    pub(crate) fn replay(&mut self, cache_bytes: usize) -> Result<Recovered, ReplayError> {
+        self.platter.fill();
         let options = Options {
             segment_bytes: self.segment_bytes as u64,
             instance: INSTANCE,

@@ -111,8 +111,31 @@ pub(crate) enum Event {
     Inspect,
 }
 
-/// When something happens, what keeps the order at the same moment, and the place of the event.
-type Scheduled = (u64, u64, usize);
+/// When something happens, what keeps the order at the same moment, and the place of the event: one
+/// number, for sorting them is a good part of the work.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Scheduled(u128);
+
+/// Bits of the place of an event, and above them of what keeps the order.
+const PLACE_BITS: u32 = 24;
+const SEQUENCE_BITS: u32 = 40;
+
+impl Scheduled {
+    fn new(at: u64, sequence: u64, place: usize) -> Self {
+        assert!(place >> PLACE_BITS == 0, "{place} events are planned");
+        assert!(sequence >> SEQUENCE_BITS == 0, "{sequence} were planned");
+        let order = u128::from(sequence << PLACE_BITS | place as u64);
+        Self(u128::from(at) << u64::BITS | order)
+    }
+
+    fn at(self) -> u64 {
+        u64::try_from(self.0 >> u64::BITS).expect("the upper half")
+    }
+
+    fn place(self) -> usize {
+        usize::try_from(self.0 & ((1 << PLACE_BITS) - 1)).expect("few bits")
+    }
+}
 
 /// What is going to happen. Events stay in their places: they are larger than what has to be sorted.
 #[derive(Default)]
@@ -133,15 +156,15 @@ impl Queue {
         } else {
             self.places[place] = Some(event);
         }
-        self.heap.push(Reverse((at, sequence, place)));
+        self.heap.push(Reverse(Scheduled::new(at, sequence, place)));
     }
 
     /// The next event and when it happens.
     pub(crate) fn next(&mut self) -> Option<(u64, Event)> {
-        let Reverse((at, _, place)) = self.heap.pop()?;
-        self.free.push(place);
-        let event = self.places[place].take();
-        Some((at, event.expect("planned once")))
+        let Reverse(next) = self.heap.pop()?;
+        self.free.push(next.place());
+        let event = self.places[next.place()].take();
+        Some((next.at(), event.expect("planned once")))
     }
 
     /// A moment that orders events planned for the same time, and the calls and returns of clients.

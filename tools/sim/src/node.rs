@@ -224,7 +224,7 @@ impl Node {
             let recovered_log = recovered.groups.remove(&group);
             let recovered = recovered_log.unwrap_or_else(|| recovered.unmentioned.clone());
             found.insert(group, content(&recovered));
-            let (snapshot, rotten) = shelf.load(group, plan);
+            let (snapshot, rotten) = shelf.load(group);
             refused += rotten;
             let start = snapshot.as_ref().map_or(LogIndex::ZERO, |it| it.index);
             if recovered.damage.is_some() || recovered.floor.0 > start {
@@ -233,7 +233,7 @@ impl Node {
             GroupOptions {
                 group,
                 members: members(plan.nodes),
-                slots: slots(number, plan.groups),
+                slots: slots(number),
                 preferred: Some(node_id(number as usize % plan.nodes)),
                 recovered,
                 snapshot,

@@ -17,7 +17,7 @@ pub(crate) type Broken = String;
 /// What the whole cluster did, group by group, and what is on each disk.
 pub(crate) struct Oracle {
     nodes: usize,
-    groups: BTreeMap<GroupId, Group>,
+    groups: Vec<Group>,
     logs: Vec<NodeLog>,
 }
 
@@ -54,11 +54,23 @@ struct NodeLog {
     durable: Contents,
     pending: VecDeque<(FlushNumber, Vec<Change>)>,
     placed: Contents,
-    /// Per group: applied and checked up to, in this life of the node.
-    checked: BTreeMap<GroupId, LogIndex>,
-    roles: BTreeMap<GroupId, (Role, Term, LogIndex)>,
+    /// Per group: how it stood in this life of the node.
+    seen: Vec<Seen>,
     /// Groups under repair.
     damaged: Vec<GroupId>,
+}
+
+/// How a replica stood when it was last looked at.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    leads: bool,
+    term: Term,
+    commit: LogIndex,
+    applied: LogIndex,
+    persisted: LogIndex,
+    last: LogIndex,
+    /// Applied, and compared with others, up to here.
+    checked: LogIndex,
 }
 
 /// What a log holds of a group.
@@ -116,11 +128,15 @@ pub(crate) type Found = Contents;
 
 impl Oracle {
     /// Nothing has happened yet.
-    pub(crate) fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize, groups: u32) -> Self {
+        let log = NodeLog {
+            seen: (0..groups).map(|_| Seen::default()).collect(),
+            ..NodeLog::default()
+        };
         Self {
             nodes,
-            groups: BTreeMap::new(),
-            logs: vec![NodeLog::default(); nodes],
+            groups: (0..groups).map(|_| Group::default()).collect(),
+            logs: vec![log; nodes],
         }
     }
 
@@ -161,7 +177,7 @@ impl Oracle {
                             .copied()
                             .unwrap_or_default(),
                     };
-                    let entries = &mut self.groups.entry(*group).or_default().entries;
+                    let entries = &mut self.groups[group.to_raw() as usize].entries;
                     let known = entries.get(&(entry.index, entry.term)).copied();
                     let first = known.unwrap_or(written);
                     if !marks && follows && known.is_none() {
@@ -269,8 +285,7 @@ impl Oracle {
 
     /// The furthest commit that any leader of the group claimed.
     pub(crate) fn committed(&self, group: GroupId) -> LogIndex {
-        let group = self.groups.get(&group);
-        group.map_or(LogIndex::ZERO, |group| group.committed)
+        self.groups[group.to_raw() as usize].committed
     }
 
     /// Whether the node found damage when it last started, and has not noted its end.
@@ -291,7 +306,8 @@ impl Oracle {
             placed: held.clone(),
             durable: held,
             damaged: damaged.to_vec(),
-            ..NodeLog::default()
+            pending: VecDeque::new(),
+            seen: vec![Seen::default(); self.groups.len()],
         };
         Ok(())
     }
@@ -345,7 +361,7 @@ impl Oracle {
         name: GroupId,
         (at, hash): (LogIndex, u64),
     ) -> Result<(), Broken> {
-        let group = self.groups.entry(name).or_default();
+        let group = &mut self.groups[name.to_raw() as usize];
         let (first, who) = *group.hashes.entry(at).or_insert((hash, node));
         if first == hash {
             return Ok(());
@@ -365,24 +381,34 @@ impl Oracle {
         counters: &mut Counters,
     ) -> Result<(), Broken> {
         let name = status.group;
-        if status.applied > status.commit || status.commit > status.last {
+        let seen = &mut self.logs[node].seen[name.to_raw() as usize];
+        let now = Seen {
+            leads: status.role == Role::Leader,
+            term: status.term,
+            commit: status.commit,
+            applied: status.applied,
+            persisted: status.persisted,
+            last: status.last,
+            checked: seen.checked,
+        };
+        let before = std::mem::replace(seen, now);
+        if before == now && now.checked == now.applied.min(now.persisted) {
+            return Ok(());
+        }
+        if now.applied > now.commit || now.commit > now.last {
             return Err(format!("node {} is confused: {status:?}", node + 1));
         }
-        let (role, term, commit) = self.logs[node]
-            .roles
-            .insert(name, (status.role, status.term, status.commit))
-            .unwrap_or((Role::Follower, Term::ZERO, LogIndex::ZERO));
-        if status.term < term {
+        if now.term < before.term {
             return Err(format!(
                 "term of group {name} ran backwards on node {}",
                 node + 1
             ));
         }
-        if status.role == Role::Leader {
-            let began = role != Role::Leader || term != status.term;
+        if now.leads {
+            let began = !before.leads || now.term != before.term;
             if began {
                 self.leads(node, status, counters)?;
-            } else if status.commit > commit {
+            } else if now.commit > before.commit {
                 self.commits(node, status)?;
             }
         }
@@ -397,7 +423,7 @@ impl Oracle {
         counters: &mut Counters,
     ) -> Result<(), Broken> {
         let (name, term) = (status.group, status.term);
-        let group = self.groups.entry(name).or_default();
+        let group = &mut self.groups[name.to_raw() as usize];
         let before = group.leaders.values().next_back().copied();
         counters.elections += 1;
         counters.leader_changes += u64::from(before.is_some_and(|before| before != node));
@@ -432,7 +458,7 @@ impl Oracle {
     /// A leader moved its commit: onto an entry of its own term (Raft §5.4.2) that a quorum holds.
     fn commits(&mut self, node: usize, status: &GroupStatus) -> Result<(), Broken> {
         let (name, commit) = (status.group, status.commit);
-        let group = self.groups.entry(name).or_default();
+        let group = &mut self.groups[name.to_raw() as usize];
         if commit <= group.committed {
             return Ok(());
         }
@@ -467,11 +493,11 @@ impl Oracle {
         counters: &mut Counters,
     ) -> Result<(), Broken> {
         let name = status.group;
-        let group = self.groups.entry(name).or_default();
+        let group = &mut self.groups[name.to_raw() as usize];
         let log = &mut self.logs[node];
         // The log on the disk tells what was applied as soon as it has caught up with memory.
         let until = status.applied.min(status.persisted);
-        let checked = log.checked.entry(name).or_default();
+        let checked = &mut log.seen[name.to_raw() as usize].checked;
         let Some(Content { terms, .. }) = log.durable.get(&name) else {
             return Ok(());
         };

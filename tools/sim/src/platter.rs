@@ -9,14 +9,25 @@ use wal::{BLOCK, SegmentId, UNREADABLE};
 use crate::rng::Rng;
 
 /// The segment files. A copy costs little until one of the two changes.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Platter {
+    /// Up to the last block that was written: most of a new file is only zeroes.
     segments: BTreeMap<SegmentId, Rc<Vec<u8>>>,
+    segment_bytes: usize,
     /// Blocks that the device does not give, by their number in the segment.
     unreadable: BTreeSet<(SegmentId, usize)>,
 }
 
 impl Platter {
+    /// Without files; each will have so many bytes.
+    pub(crate) fn new(segment_bytes: usize) -> Self {
+        Self {
+            segments: BTreeMap::new(),
+            segment_bytes,
+            unreadable: BTreeSet::new(),
+        }
+    }
+
     /// Whether the segment is there.
     pub(crate) fn has(&self, segment: SegmentId) -> bool {
         self.segments.contains_key(&segment)
@@ -28,29 +39,45 @@ impl Platter {
     }
 
     /// Writes a segment with zeroes, unless it is there.
-    pub(crate) fn preallocate(&mut self, segment: SegmentId, bytes: usize) {
-        let zeroes = || Rc::new(vec![0; bytes]);
+    pub(crate) fn preallocate(&mut self, segment: SegmentId) {
+        let zeroes = || Rc::new(Vec::with_capacity(self.segment_bytes));
         self.segments.entry(segment).or_insert_with(zeroes);
+    }
+
+    /// Gives every file the zeroes that were not worth keeping, for a start that reads all.
+    pub(crate) fn fill(&mut self) {
+        for file in self.segments.values_mut() {
+            if file.len() < self.segment_bytes {
+                Rc::make_mut(file).resize(self.segment_bytes, 0);
+            }
+        }
     }
 
     /// Writes; what could not be read before can be read again.
     pub(crate) fn write(&mut self, segment: SegmentId, offset: usize, bytes: &[u8]) {
         let file = self.segments.get_mut(&segment);
         let file = Rc::make_mut(file.expect("writes go to segments that exist"));
+        let end = (offset + bytes.len()).next_multiple_of(BLOCK);
+        if file.len() < end {
+            file.resize(end.min(self.segment_bytes), 0);
+        }
         file[offset..offset + bytes.len()].copy_from_slice(bytes);
         for block in offset / BLOCK..(offset + bytes.len()).div_ceil(BLOCK) {
             self.unreadable.remove(&(segment, block));
         }
     }
 
-    /// Some bytes, if the device gives them.
+    /// Some bytes, if the device gives them and they were written.
     pub(crate) fn read(&self, segment: SegmentId, range: Range<usize>) -> Option<&[u8]> {
         let mut blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
-        let fails = blocks.any(|block| self.unreadable.contains(&(segment, block)));
-        (!fails).then(|| &self.segments[&segment][range])
+        if blocks.any(|block| self.unreadable.contains(&(segment, block))) {
+            return None;
+        }
+        self.segments[&segment].get(range)
     }
 
-    /// The first bytes of a segment as a start reads them: [`UNREADABLE`] where the device gives none.
+    /// The first bytes of a segment, of those that [`Platter::fill`] left, as a start reads them:
+    /// [`UNREADABLE`] where the device gives none.
     pub(crate) fn replayed(&self, segment: SegmentId, bytes: usize) -> &[u8] {
         &self.segments[&segment][..bytes]
     }

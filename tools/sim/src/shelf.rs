@@ -93,17 +93,17 @@ impl Shelf {
         bytes: &Rc<Vec<u8>>,
         plan: &Plan,
     ) -> Option<Snapshot> {
-        let snapshot = restore(name, bytes, plan)?;
+        let snapshot = restore(name, bytes)?;
         self.store(name, bytes.clone(), plan);
         Some(snapshot)
     }
 
     /// Restores the newest good snapshot of a group. Those that are not are removed; says how many.
-    pub(crate) fn load(&mut self, group: GroupId, plan: &Plan) -> (Option<Snapshot>, u64) {
+    pub(crate) fn load(&mut self, group: GroupId) -> (Option<Snapshot>, u64) {
         let mut refused = 0;
         let names: Vec<_> = self.of(group).collect();
         for name in names {
-            let restored = restore(name, &self.files[&name], plan);
+            let restored = restore(name, &self.files[&name]);
             if restored.is_some() {
                 return (restored, refused);
             }
@@ -134,8 +134,8 @@ impl Shelf {
     }
 }
 
-fn restore((group, index, term): Name, bytes: &[u8], plan: &Plan) -> Option<Snapshot> {
-    let mut state = Kv::new(slots(group.to_raw(), plan.groups));
+fn restore((group, index, term): Name, bytes: &[u8]) -> Option<Snapshot> {
+    let mut state = Kv::new(slots(group.to_raw()));
     let mut decoder = Decoder::new(CHUNK_BYTES_MAX);
     decoder.push(bytes);
     while let Some(event) = decoder.next().ok()? {
