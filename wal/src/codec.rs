@@ -14,6 +14,8 @@
 //! claim has an index (2), promises may be lost (4); in contents 1 if they were put back. `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
 
+use alloc::vec::Vec;
+
 use crate::bytes::{read_u32, read_u64, write};
 use crate::checksum;
 use crate::coordinates::COUNT_MAX;
@@ -66,9 +68,7 @@ pub enum RecordError {
 /// Bytes that a record takes.
 pub(crate) fn record_bytes(record: &Record) -> usize {
     match record {
-        Record::Entry { entry, .. } | Record::Patch { entry, .. } => {
-            (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT)
-        }
+        Record::Entry { entry, .. } | Record::Patch { entry, .. } => entry_bytes(entry),
         Record::HardState { .. }
         | Record::Floor { .. }
         | Record::Contents { .. }
@@ -112,13 +112,7 @@ pub(crate) fn encode_record(
     match record {
         Record::Entry { group, entry } | Record::Patch { group, entry } => {
             let patch = matches!(record, Record::Patch { .. });
-            let kind = if patch { PATCH } else { ENTRY };
-            put(to, kind, *group, entry.term, entry.index);
-            to[9] = entry.kind as u8;
-            let length = u32::try_from(entry.payload.len()).expect("entries fit a segment");
-            write(to, 4, &length.to_le_bytes());
-            write(to, HEADER, &entry.payload);
-            to[HEADER + entry.payload.len()..].fill(0);
+            put_entry(to, if patch { PATCH } else { ENTRY }, *group, entry);
         }
         Record::HardState { group, state } => {
             put(to, HARD_STATE, *group, state.term, state.commit);
@@ -169,6 +163,31 @@ fn put(to: &mut [u8], kind: u8, group: GroupId, term: Term, index: LogIndex) {
     write(to, 12, &group.to_raw().to_le_bytes());
     write(to, 16, &term.to_raw().to_le_bytes());
     write(to, 24, &index.to_raw().to_le_bytes());
+}
+
+fn put_entry(to: &mut [u8], kind: u8, group: GroupId, entry: &Entry) {
+    put(to, kind, group, entry.term, entry.index);
+    to[9] = entry.kind as u8;
+    let length = u32::try_from(entry.payload.len()).expect("entries fit a segment");
+    write(to, 4, &length.to_le_bytes());
+    write(to, HEADER, &entry.payload);
+    to[HEADER + entry.payload.len()..].fill(0);
+}
+
+/// Bytes that an entry takes as a record.
+pub fn entry_bytes(entry: &Entry) -> usize {
+    (HEADER + entry.payload.len()).next_multiple_of(ALIGNMENT)
+}
+
+/// Appends an entry as the record of it that stands in a log: [`entry_bytes`] of them, which
+/// [`decode_entry`] reads.
+pub fn encode_entry(group: GroupId, entry: &Entry, to: &mut Vec<u8>) {
+    let start = to.len();
+    to.resize(start + entry_bytes(entry), 0);
+    let record = &mut to[start..];
+    put_entry(record, ENTRY, group, entry);
+    let crc = crc32c::crc32c(&record[4..]);
+    write(record, 0, &crc.to_le_bytes());
 }
 
 /// Reads the record at the start of `bytes`; says how many bytes it took.
@@ -285,7 +304,8 @@ fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
     }
 }
 
-/// Reads one entry back from the place that [`crate::Writer::locate`] named.
+/// Reads one entry back from the place that [`crate::Writer::locate`] named, or that
+/// [`encode_entry`] wrote it to.
 pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Entry, RecordError> {
     match decode_record(bytes)?.0 {
         Record::Entry {
@@ -327,6 +347,29 @@ mod tests {
         let crc = crc32c::crc32c(&bytes[4..]);
         write(&mut bytes, 0, &crc.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn an_entry_alone_is_read_back_and_any_bit_that_changes_is_noticed() {
+        let group = GroupId::from_raw(3);
+        let entry = Entry {
+            term: Term::from_raw(2),
+            index: LogIndex::from_raw(7),
+            kind: EntryKind::Batch,
+            payload: Payload::from(b"thirteen byte".as_slice()),
+        };
+        let mut bytes = Vec::new();
+        encode_entry(group, &entry, &mut bytes);
+        assert_eq!(bytes.len(), entry_bytes(&entry));
+        assert_eq!(decode_entry(&bytes, group, entry.index), Ok(entry.clone()));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                decode_entry(&damaged, group, entry.index).is_err(),
+                "bit {bit}"
+            );
+        }
     }
 
     #[test]

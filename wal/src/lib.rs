@@ -26,7 +26,7 @@ mod stop;
 pub mod survey;
 mod writer;
 
-pub use codec::{RecordError, decode_entry};
+pub use codec::{RecordError, decode_entry, encode_entry, entry_bytes};
 pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use damage::{Claim, Damage};
 pub use index::Location;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use net::SLOTS;
+use wal::GroupId;
 
 use super::{ConfigError, millis};
 
@@ -54,6 +55,19 @@ impl Default for ClusterOptions {
 }
 
 impl ClusterOptions {
+    /// The slots a group owns, first and last.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such group.
+    pub fn slots_of_group(&self, group: GroupId) -> (u16, u16) {
+        let (g, n) = (group.to_raw(), self.groups);
+        assert!(g < n, "group {g} of {n}");
+        let first = |g: u32| g * u32::from(SLOTS) / n;
+        let slot = |raw: u32| u16::try_from(raw).expect("slots are below 16384");
+        (slot(first(g)), slot(first(g + 1) - 1))
+    }
+
     pub(super) fn check(&self, node_id: u32, errors: &mut Vec<ConfigError>) {
         if self.id.is_empty() {
             errors.push(ConfigError::ClusterId);

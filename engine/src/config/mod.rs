@@ -18,7 +18,7 @@ pub use cluster::{ClusterOptions, NodeAddress};
 pub use memory::{MemoryBound, MemoryPart};
 pub use snapshot::SnapshotOptions;
 
-use crate::shard::Member;
+use crate::shard::{Member, SnapshotPolicy};
 
 /// How much of everything. What goes beyond is refused with an error that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,9 @@ pub struct Options {
     /// Beyond this the groups that hold the oldest segments of a shard's log take snapshots and let all of
     /// it go that these hold. Four segments at least.
     pub log_bytes_target: u64,
+    /// Whether entries leave the log once snapshots hold them. Otherwise the log grows until the disk is
+    /// full, and what a replica got by a peer's snapshot is not in its log.
+    pub delete_log_after_snapshot: bool,
     pub snapshot: SnapshotOptions,
     /// Whether a command for another shard or node is forwarded. Otherwise: `MOVED`.
     pub proxy: bool,
@@ -208,6 +211,7 @@ impl Default for Options {
             segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
             log_bytes_target: 4096 * MIB as u64,
+            delete_log_after_snapshot: true,
             snapshot: SnapshotOptions::default(),
             proxy: false,
             route_wait: Duration::from_millis(1000),
@@ -439,11 +443,12 @@ impl Config {
     ///
     /// If there is no such group.
     pub fn slots_of_group(&self, group: GroupId) -> (u16, u16) {
-        let (g, n) = (group.to_raw(), self.cluster.groups);
-        assert!(g < n, "group {g} of {n}");
-        let first = |g: u32| g * u32::from(SLOTS) / n;
-        let slot = |raw: u32| u16::try_from(raw).expect("slots are below 16384");
-        (slot(first(g)), slot(first(g + 1) - 1))
+        self.cluster.slots_of_group(group)
+    }
+
+    /// When a group takes snapshots, and what becomes of its log then.
+    pub fn snapshot_policy(&self) -> SnapshotPolicy {
+        self.snapshot.policy(!self.delete_log_after_snapshot)
     }
 
     /// The shard a group lives on, on every node.

@@ -87,14 +87,15 @@ impl SnapshotOptions {
         ConfigError::check_ranges(&ranges, errors);
     }
 
-    /// What that means for a group.
-    pub fn policy(&self) -> SnapshotPolicy {
+    /// What that means for a group, of which the log may be kept whole.
+    pub(super) fn policy(&self, keeps_log: bool) -> SnapshotPolicy {
         SnapshotPolicy {
             entries: self.entries,
             bytes: self.bytes,
             interval: self.interval,
             retry_after: RETRY_AFTER,
             keeps_previous: self.keep > 1,
+            keeps_log,
         }
     }
 }

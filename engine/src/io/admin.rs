@@ -13,6 +13,7 @@ use crate::shard::DiskState;
 use super::costs;
 use super::executor::Executor;
 use super::gathered::Gathered;
+use super::log_admin;
 use super::mailbox::Letter;
 use super::metrics;
 use super::snapshot_admin;
@@ -125,6 +126,8 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
                 ..Response::text(200, text)
             }
         }
+        "/v1/log" => log_admin::range(executor, &request.query).await,
+        "/v1/log/entries" => log_admin::entries(executor, &request.query).await,
         "/v1/stages" => {
             let shards = gather(executor).await;
             let node = executor.config.node();
@@ -133,7 +136,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         _ => Response::text(
             404,
             "not found; try /healthz, /readyz, /metrics, /v1/status, /v1/stages, /v1/membership, \
-             /v1/snapshots, /v1/snapshots/file\n",
+             /v1/snapshots, /v1/snapshots/file, /v1/log, /v1/log/entries\n",
         ),
     }
 }
@@ -182,7 +185,7 @@ fn ready(executor: &Executor, shards: &[ShardStatus]) -> Response {
 }
 
 /// The status of all shards that answer in time.
-async fn gather(executor: &Executor) -> Vec<ShardStatus> {
+pub(super) async fn gather(executor: &Executor) -> Vec<ShardStatus> {
     let gathered = Gathered::new(executor.mailboxes.len());
     for mailbox in executor.mailboxes.iter() {
         let gathered = gathered.clone();

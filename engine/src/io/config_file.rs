@@ -67,7 +67,16 @@ const SECTIONS: &[(&str, &[&str])] = &[
         "node",
         &["id", "data_dir", "any_file_system", "listen", "cores"],
     ),
-    ("log", &["segment_size", "cache_size", "size_target"]),
+    (
+        "log",
+        &[
+            "segment_size",
+            "cache_size",
+            "size_target",
+            "delete_after_snapshot",
+            "deleteLogsAfterTakeSnapshot",
+        ],
+    ),
     (
         "snapshot",
         &[
@@ -117,6 +126,7 @@ const SNAPSHOT_ALIASES: &[(&str, &str)] = &[
     ("maxKeepSnapshots", "keep"),
     ("saveSnapshotWhenClose", "at_close"),
 ];
+const LOG_ALIASES: &[(&str, &str)] = &[("deleteLogsAfterTakeSnapshot", "delete_after_snapshot")];
 const LIMIT_ALIASES: &[(&str, &str)] = &[
     ("max_pending_tasks", "pending_tasks"),
     ("maxPendingTasks", "pending_tasks"),
@@ -315,6 +325,11 @@ impl Fields<'_> {
         self.put("segment_size", SIZE, &mut options.segment_bytes, size);
         self.put("cache_size", SIZE, &mut options.cache_bytes, size_in_memory);
         self.put("size_target", SIZE, &mut options.log_bytes_target, size);
+        self.refuse_twice(LOG_ALIASES);
+        for key in ["delete_after_snapshot", "deleteLogsAfterTakeSnapshot"] {
+            let delete = &mut options.delete_log_after_snapshot;
+            self.put(key, "true or false", delete, Value::as_bool);
+        }
     }
 
     fn snapshot(&mut self, options: &mut SnapshotOptions) {
@@ -560,6 +575,17 @@ mod tests {
             errors[0].to_string(),
             "snapshot.maxKeepSnapshots and snapshot.keep are the same: keep one of them"
         );
+    }
+
+    #[test]
+    fn logs_can_be_kept_by_our_name_and_by_that_of_others() {
+        assert!(parse(GOOD).unwrap().delete_log_after_snapshot);
+        for key in ["delete_after_snapshot", "deleteLogsAfterTakeSnapshot"] {
+            let text = GOOD.replace("[log]", &format!("[log]\n{key} = false"));
+            let config = parse(&text).unwrap();
+            assert!(!config.delete_log_after_snapshot, "{key}");
+            assert!(config.snapshot_policy().keeps_log, "{key}");
+        }
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Executor {
                 })
                 .detach();
             }
+            Letter::ReadLog {
+                group,
+                from,
+                answer,
+            } => self.read_log(group, from, answer),
             Letter::Inspect(answer) => answer(self.status()),
             Letter::Stop => {
                 if !self.stopping.replace(true) {

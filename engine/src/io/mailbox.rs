@@ -13,6 +13,7 @@ use wal::{GroupId, LogIndex, Term};
 use crate::shard::{Outcome, Token};
 
 use super::handle::{Commands, Completion};
+use super::log_admin::LogAnswer;
 use super::snapshots::SnapshotFile;
 use super::status::ShardStatus;
 use super::taker::SnapshotAnswer;
@@ -40,6 +41,13 @@ pub(super) enum Letter {
     ReadSnapshot {
         place: SnapshotPlace,
         answer: Box<dyn FnOnce(Result<Vec<u8>, String>) + Send>,
+    },
+    /// Asks for committed entries of a group's log from one on, each as a record; as many as fit an
+    /// answer, and none if the next is not there yet.
+    ReadLog {
+        group: GroupId,
+        from: LogIndex,
+        answer: LogAnswer,
     },
     /// Asks how the shard is.
     Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
@@ -84,6 +92,7 @@ impl Letter {
             | Self::Snapshot { .. }
             | Self::ListSnapshots(_)
             | Self::ReadSnapshot { .. }
+            | Self::ReadLog { .. }
             | Self::Inspect(_)
             | Self::Stop
             | Self::Abort => 0,
@@ -100,6 +109,7 @@ impl fmt::Debug for Letter {
             Self::Snapshot { .. } => "Snapshot",
             Self::ListSnapshots(_) => "ListSnapshots",
             Self::ReadSnapshot { .. } => "ReadSnapshot",
+            Self::ReadLog { .. } => "ReadLog",
             Self::Inspect(_) => "Inspect",
             Self::Stop => "Stop",
             Self::Abort => "Abort",

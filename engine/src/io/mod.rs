@@ -14,6 +14,7 @@ mod handle;
 pub mod identity;
 mod inbound;
 mod letters;
+mod log_admin;
 mod mailbox;
 mod metrics;
 mod node;

@@ -300,7 +300,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
             .data_bytes_max
             .div_ceil(u64::from(config.cluster.shards)),
         cache_bytes: config.cache_bytes,
-        snapshots: config.snapshot.policy(),
+        snapshots: config.snapshot_policy(),
         seed,
     }
 }

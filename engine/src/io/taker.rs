@@ -179,7 +179,8 @@ impl Executor {
         let mut asked: BTreeMap<GroupId, Time> = BTreeMap::new();
         loop {
             sleep(PRESSURE_INTERVAL).await;
-            if self.log_bytes() <= self.config.log_bytes_target() {
+            let kept = !self.config.delete_log_after_snapshot;
+            if kept || self.log_bytes() <= self.config.log_bytes_target() {
                 continue;
             }
             let now = self.origin.time();

@@ -211,6 +211,8 @@ pub struct SnapshotPolicy {
     pub retry_after: Duration,
     /// Whether the snapshot before the newest stays usable, and with it what follows it in the log.
     pub keeps_previous: bool,
+    /// Whether nothing leaves the log because it is in a snapshot.
+    pub keeps_log: bool,
 }
 
 impl SnapshotPolicy {
@@ -221,6 +223,7 @@ impl SnapshotPolicy {
         interval: Duration::ZERO,
         retry_after: Duration::from_secs(1),
         keeps_previous: true,
+        keeps_log: false,
     };
 }
 

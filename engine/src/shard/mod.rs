@@ -187,6 +187,7 @@ impl Shard {
             }
             Input::TakeSnapshot { group, release } => {
                 if let Some(at) = self.position(group) {
+                    let release = release && !self.options.snapshots.keeps_log;
                     self.groups[at].ask_for_snapshot(release);
                     self.dirty.insert(at);
                 }

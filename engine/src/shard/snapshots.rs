@@ -204,6 +204,9 @@ impl Group {
         }
         let release = core::mem::take(&mut self.snapshots.release) || !policy.keeps_previous;
         self.raft.snapshot_taken(index, term);
+        if policy.keeps_log {
+            return;
+        }
         self.raft.compact(if release { index } else { newest });
     }
 

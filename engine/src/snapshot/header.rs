@@ -26,6 +26,8 @@ const BYTES_MAX: usize =
 pub mod machine {
     /// The built-in one.
     pub const KV: u32 = 1;
+    /// None: the chunks are entries of a log, as they stand there, up to the header's index.
+    pub const LOG: u32 = 2;
 }
 
 /// How blocks are compressed.

@@ -60,6 +60,21 @@ fn the_log_keeps_what_follows_the_snapshot_before_the_newest() {
 }
 
 #[test]
+fn a_log_that_is_to_be_kept_is_cut_for_no_snapshot() {
+    let mut cluster = Cluster::with(|options| options.snapshots.keeps_log = true);
+    for round in 0..3 {
+        write(&mut cluster, 1, round * 5..round * 5 + 5);
+        cluster.snapshot(1, round == 2);
+    }
+    let status = cluster.shards[0].status().remove(0);
+    assert_eq!(
+        (status.floor.to_raw(), status.snapshot),
+        (0, status.applied)
+    );
+    assert_eq!(cluster.files.len(), 3);
+}
+
+#[test]
 fn nothing_is_snapshotted_twice() {
     let mut cluster = Cluster::new();
     write(&mut cluster, 1, 0..5);

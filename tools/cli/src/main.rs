@@ -6,12 +6,14 @@ mod demo;
 mod exit;
 mod http;
 mod inspect;
+mod listed;
 mod repair;
 mod serve;
 mod snapshot;
 mod snapshot_files;
 mod stages;
 mod status;
+mod timestamp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

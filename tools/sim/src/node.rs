@@ -512,6 +512,7 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         snapshots: SnapshotPolicy {
             entries: plan.snapshot_entries,
             keeps_previous: plan.snapshots_kept > 1,
+            keeps_log: false,
             ..SnapshotPolicy::BY_HAND
         },
         seed: mix(seed ^ position as u64),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tar::{Archive, Builder, Header};
 
 use super::BackupError;
-use super::create::{copy, leaders, now_unix_ms};
+use super::create::{Scope, gather};
 use super::manifest::{Manifest, NAME};
 
 /// Names the standard input or output.
@@ -26,14 +26,14 @@ pub(super) fn is_stream(to: &Path) -> bool {
 
 /// Copies every group's snapshot into an archive: one group at a time lies in a temporary directory
 /// before, so that only what was checked leaves, and its length is known.
-pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupError> {
+pub(super) fn create(endpoints: &[String], scope: Scope, to: &Path) -> Result<String, BackupError> {
     let io = |error| BackupError::Io {
         path: to.to_owned(),
         error,
     };
     if is_stream(to) {
         let mut stream = BufWriter::new(io::stdout().lock());
-        let manifest = write(endpoints, &mut stream)?;
+        let manifest = write(endpoints, scope, &mut stream)?;
         stream.flush().map_err(io)?;
         return Ok(manifest.told("was written as a stream"));
     }
@@ -43,33 +43,30 @@ pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupEr
     }
     let part = to.with_extension("tar.part");
     let mut file = BufWriter::new(File::create(&part).map_err(io)?);
-    let manifest = write(endpoints, &mut file)?;
+    let manifest = write(endpoints, scope, &mut file)?;
     let file = file.into_inner().map_err(|error| io(error.into_error()))?;
     file.sync_all().map_err(io)?;
     fs::rename(&part, to).map_err(io)?;
     Ok(manifest.told(&format!("is in {}", to.display())))
 }
 
-fn write(endpoints: &[String], to: &mut impl Write) -> Result<Manifest, BackupError> {
+fn write(endpoints: &[String], scope: Scope, to: &mut impl Write) -> Result<Manifest, BackupError> {
     let spool = Spool::new()?;
-    let (cluster, sources) = leaders(endpoints)?;
     let mut archive = Builder::new(to);
-    let mut files = Vec::new();
-    for source in &sources {
-        let copied = copy(source, &spool.0)?;
-        let path = spool.0.join(&copied.name);
-        let appended = File::open(&path).and_then(|mut file| {
-            append(&mut archive, &copied.name, copied.bytes, &mut file)?;
-            fs::remove_file(&path)
-        });
-        appended.map_err(|error| BackupError::Io { path, error })?;
-        files.push(copied);
-    }
-    let manifest = Manifest {
-        cluster,
-        created_unix_ms: now_unix_ms(),
-        files,
-    };
+    let manifest = gather(endpoints, scope, &spool.0, |file| {
+        for listed in [Some(&file.snapshot), file.log.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let path = spool.0.join(&listed.name);
+            let appended = File::open(&path).and_then(|mut file| {
+                append(&mut archive, &listed.name, listed.bytes, &mut file)?;
+                fs::remove_file(&path)
+            });
+            appended.map_err(|error| BackupError::Io { path, error })?;
+        }
+        Ok(())
+    })?;
     let text = manifest.text();
     let ended = append(&mut archive, NAME, text.len() as u64, &mut text.as_bytes())
         .and_then(|()| archive.finish());

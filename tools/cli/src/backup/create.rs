@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use engine::snapshot::Verifier;
 use serde_json::Value;
 
-use super::BackupError;
 use super::manifest::{File, Manifest};
+use super::{BackupError, log};
 use crate::http;
+use crate::listed::Listed;
 
 /// Longer than a node waits itself.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -20,8 +21,7 @@ const ATTEMPTS: usize = 60;
 /// Where a group can be had.
 pub(crate) struct Source {
     pub(crate) group: u64,
-    endpoint: String,
-    keys: u64,
+    pub(super) endpoint: String,
 }
 
 /// Milliseconds since 1970.
@@ -31,7 +31,16 @@ pub(super) fn now_unix_ms() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
-pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupError> {
+/// What is to be in a backup.
+#[derive(Clone, Copy)]
+pub(super) struct Scope {
+    /// This group alone.
+    pub(super) group: Option<u64>,
+    /// The log of each group as well, and instead of its newest snapshot the oldest that the log follows.
+    pub(super) with_log: bool,
+}
+
+pub(super) fn create(endpoints: &[String], scope: Scope, to: &Path) -> Result<String, BackupError> {
     let io = |error| BackupError::Io {
         path: to.to_owned(),
         error,
@@ -41,18 +50,43 @@ pub(super) fn create(endpoints: &[String], to: &Path) -> Result<String, BackupEr
         let path = to.to_owned();
         return Err(BackupError::NotEmpty { path });
     }
-    let (cluster, sources) = leaders(endpoints)?;
-    let mut files = Vec::new();
-    for source in &sources {
-        files.push(copy(source, to)?);
-    }
-    let manifest = Manifest {
-        cluster,
-        created_unix_ms: now_unix_ms(),
-        files,
-    };
+    let manifest = gather(endpoints, scope, to, |_| Ok(()))?;
     manifest.write(to).map_err(io)?;
     Ok(manifest.told(&format!("is in {}", to.display())))
+}
+
+/// Copies what there is of each group to a directory; `each` is told when a group is there.
+pub(super) fn gather(
+    endpoints: &[String],
+    scope: Scope,
+    to: &Path,
+    mut each: impl FnMut(&File) -> Result<(), BackupError>,
+) -> Result<Manifest, BackupError> {
+    let (cluster, sources) = leaders(endpoints)?;
+    let groups = sources.len() as u64;
+    let wanted = |source: &&Source| scope.group.is_none_or(|group| group == source.group);
+    let mut files = Vec::new();
+    for source in sources.iter().filter(wanted) {
+        let file = match scope.with_log {
+            true => log::copy(source, &cluster, groups, to)?,
+            false => File {
+                snapshot: copy(source, to)?,
+                log: None,
+                until_unix_ms: None,
+            },
+        };
+        each(&file)?;
+        files.push(file);
+    }
+    match scope.group {
+        Some(group) if files.is_empty() => Err(BackupError::NoGroup { group, groups }),
+        _ => Ok(Manifest {
+            cluster,
+            created_unix_ms: now_unix_ms(),
+            groups,
+            files,
+        }),
+    }
 }
 
 /// The leader of each group, as the one with the newest term says: another may not know yet that it
@@ -83,7 +117,6 @@ pub(crate) fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), Bac
                 let source = Source {
                     group,
                     endpoint: endpoint.clone(),
-                    keys: number("keys"),
                 };
                 newest[at] = Some((term, source));
             }
@@ -99,14 +132,48 @@ pub(crate) fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), Bac
     Ok((cluster, sources.collect::<Result<_, _>>()?))
 }
 
+impl Source {
+    /// Why nothing can be had.
+    pub(super) fn failed(&self, reason: String) -> BackupError {
+        BackupError::Group {
+            group: self.group,
+            endpoint: self.endpoint.clone(),
+            reason,
+        }
+    }
+
+    /// Asks the leader something.
+    pub(super) fn ask(&self, method: &str, path: &str) -> Result<Value, String> {
+        let text = http::ask(method, &self.endpoint, path, PATIENCE)?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// The last entries and terms of the group's snapshots that the leader keeps, the oldest first.
+    pub(super) fn snapshots(&self) -> Result<Vec<(u64, u64)>, String> {
+        let list = self.ask("GET", "/v1/snapshots")?;
+        let files = list["snapshots"].as_array().into_iter().flatten();
+        let mut kept: Vec<_> = files
+            .filter(|file| file["group"] == self.group && file["refused"] != true)
+            .filter_map(|file| Some((file["index"].as_u64()?, file["term"].as_u64()?)))
+            .collect();
+        kept.sort_unstable();
+        Ok(kept)
+    }
+}
+
 /// Has a group's leader take a snapshot, and copies it.
-pub(crate) fn copy(source: &Source, to: &Path) -> Result<File, BackupError> {
-    let failed = |reason: String| BackupError::Group {
-        group: source.group,
-        endpoint: source.endpoint.clone(),
-        reason,
-    };
-    let (index, term) = take(source).map_err(failed)?;
+pub(crate) fn copy(source: &Source, to: &Path) -> Result<Listed, BackupError> {
+    let newest = take(source).map_err(|reason| source.failed(reason))?;
+    copy_at(source, newest, to)
+}
+
+/// Copies the snapshot that ends with an entry.
+pub(super) fn copy_at(
+    source: &Source,
+    (index, term): (u64, u64),
+    to: &Path,
+) -> Result<Listed, BackupError> {
+    let failed = |reason: String| source.failed(reason);
     let name = format!("{}-{index:016x}-{term:016x}.snap", source.group);
     let path = to.join(&name);
     let io = |error| BackupError::Io {
@@ -131,41 +198,28 @@ pub(crate) fn copy(source: &Source, to: &Path) -> Result<File, BackupError> {
             break;
         }
     }
-    let items = verifier.header().map_or(source.keys, |header| header.items);
+    let header = verifier.header().cloned();
     let summary = verifier.finish().map_err(|it| failed(it.to_string()))?;
+    let header = header.expect("a whole snapshot has one");
     file.sync_all().map_err(io)?;
     fs::rename(&part, &path).map_err(io)?;
-    Ok(File {
-        name,
-        group: source.group,
-        bytes: summary.bytes,
-        crc: u64::from(summary.crc),
-        keys: items,
-    })
+    Ok(Listed::new(name, &header, &summary))
 }
 
 /// Has the leader take a snapshot of the group as it is now; gives its last entry.
 fn take(source: &Source) -> Result<(u64, u64), String> {
-    let Source {
-        group, endpoint, ..
-    } = source;
-    let path = format!("/v1/snapshots?group={group}");
-    let parse = |text: String| serde_json::from_str::<Value>(&text).map_err(|it| it.to_string());
+    let path = format!("/v1/snapshots?group={}", source.group);
     let mut reason = String::new();
     for _ in 0..ATTEMPTS {
-        let taken = http::ask("POST", endpoint, &path, PATIENCE).and_then(parse)?;
+        let taken = source.ask("POST", &path)?;
         let taken = &taken["snapshots"][0];
         let Some(index) = taken["index"].as_u64() else {
             reason = taken["error"].to_string();
             continue;
         };
-        let list = http::get(endpoint, "/v1/snapshots").and_then(parse)?;
-        let files = list["snapshots"].as_array().into_iter().flatten();
-        let newest = files
-            .filter(|file| file["group"] == *group && file["refused"] != true)
-            .filter_map(|file| Some((file["index"].as_u64()?, file["term"].as_u64()?)));
+        let newest = source.snapshots()?.pop();
         // A newer one is as good.
-        return match newest.max().filter(|newest| newest.0 >= index) {
+        return match newest.filter(|newest| newest.0 >= index) {
             Some(newest) => Ok(newest),
             None if index == 0 => Err("nothing was ever written to it".into()),
             None => Err(format!("its snapshot up to {index} is gone again")),

@@ -6,28 +6,59 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::BackupError;
+use crate::listed::{Listed, write_manifest};
 
 pub(super) const NAME: &str = "MANIFEST.json";
-const FORMAT: u64 = 1;
+/// One snapshot of each group.
+const STATES: u64 = 1;
+/// The same with logs, or of some groups only. Who does not know of these would restore something else.
+const PARTS: u64 = 2;
 
 /// What is in a backup.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) cluster: String,
     pub(crate) created_unix_ms: u64,
-    /// One of each group, in their order.
+    /// Groups of the cluster.
+    pub(crate) groups: u64,
+    /// One of each group, or of one group alone, in their order.
     pub(crate) files: Vec<File>,
 }
 
-/// The snapshot of a group.
+/// What there is of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct File {
-    pub(crate) name: String,
-    pub(crate) group: u64,
-    pub(crate) bytes: u64,
-    /// Over the checksums of all its parts.
-    pub(crate) crc: u64,
-    pub(crate) keys: u64,
+    pub(crate) snapshot: Listed,
+    /// The entries that follow the snapshot, if there are any.
+    pub(crate) log: Option<Listed>,
+    /// Whatever was written up to then, by its leader's clock, is in the log. `None` without logs.
+    pub(crate) until_unix_ms: Option<u64>,
+}
+
+impl File {
+    fn parse(value: &Value) -> Option<Self> {
+        let snapshot = Listed::parse(value, "keys")?;
+        let log = match &value["log"] {
+            Value::Null => None,
+            log => Some(Listed::parse(log, "entries").filter(|log| log.group == snapshot.group)?),
+        };
+        Some(Self {
+            snapshot,
+            log,
+            until_unix_ms: value["until_unix_ms"].as_u64(),
+        })
+    }
+
+    fn json(&self) -> Value {
+        let mut value = self.snapshot.json("keys");
+        if let Some(log) = &self.log {
+            value["log"] = log.json("entries");
+        }
+        if let Some(until) = self.until_unix_ms {
+            value["until_unix_ms"] = until.into();
+        }
+        value
+    }
 }
 
 impl Manifest {
@@ -38,16 +69,20 @@ impl Manifest {
         };
         let text = fs::read_to_string(directory.join(NAME)).map_err(|it| no(it.to_string()))?;
         let value: Value = serde_json::from_str(&text).map_err(|it| no(it.to_string()))?;
-        if value["format"] != FORMAT {
+        if value["format"] != STATES && value["format"] != PARTS {
             let format = &value["format"];
             return Err(no(format!(
-                "it has format {format}, this build reads {FORMAT}"
+                "it has format {format}, this build reads {STATES} and {PARTS}"
             )));
         }
         let manifest = Self::parse(&value).ok_or_else(|| no("fields are missing".into()))?;
-        let groups = value["groups"].as_u64().unwrap_or(u64::MAX);
-        let complete = (0..groups).eq(manifest.files.iter().map(|file| file.group));
-        if complete {
+        let groups = manifest.groups;
+        let found = manifest.files.iter().map(|file| file.snapshot.group);
+        let expected = match value["only"].as_u64() {
+            Some(only) => only..only.saturating_add(1).min(groups),
+            None => 0..groups,
+        };
+        if !expected.is_empty() && found.eq(expected) {
             Ok(manifest)
         } else {
             Err(no(format!(
@@ -57,65 +92,56 @@ impl Manifest {
     }
 
     fn parse(value: &Value) -> Option<Self> {
-        let file = |value: &Value| {
-            let name = value["name"].as_str()?;
-            // A name from elsewhere must not lead elsewhere.
-            let plain = Path::new(name).file_name()?.to_str()? == name;
-            plain.then_some(())?;
-            Some(File {
-                name: name.to_owned(),
-                group: value["group"].as_u64()?,
-                bytes: value["bytes"].as_u64()?,
-                crc: value["crc"].as_u64()?,
-                keys: value["keys"].as_u64()?,
-            })
-        };
+        let files = value["files"].as_array()?.iter().map(File::parse);
         Some(Self {
             cluster: value["cluster"].as_str()?.to_owned(),
             created_unix_ms: value["created_unix_ms"].as_u64()?,
-            files: value["files"]
-                .as_array()?
-                .iter()
-                .map(file)
-                .collect::<Option<_>>()?,
+            groups: value["groups"].as_u64()?,
+            files: files.collect::<Option<_>>()?,
         })
     }
 
     /// Makes the backup one.
     pub(crate) fn write(&self, directory: &Path) -> std::io::Result<()> {
-        let path = directory.join(NAME);
-        fs::write(&path, self.text())?;
-        fs::File::open(&path)?.sync_all()?;
-        fs::File::open(directory)?.sync_all()
+        write_manifest(directory, NAME, &self.text())
     }
 
     /// What the file holds.
     pub(crate) fn text(&self) -> String {
-        let files = self.files.iter().map(|file| {
-            let File {
-                name,
-                group,
-                bytes,
-                crc,
-                keys,
-            } = file;
-            json!({ "name": name, "group": group, "bytes": bytes, "crc": crc, "keys": keys })
-        });
-        let value = json!({
-            "format": FORMAT,
+        let with_logs = self.files.iter().any(|file| file.until_unix_ms.is_some());
+        let partial = self.files.len() as u64 != self.groups;
+        let format = if with_logs || partial { PARTS } else { STATES };
+        let mut value = json!({
+            "format": format,
             "cluster": self.cluster,
             "created_unix_ms": self.created_unix_ms,
-            "groups": self.files.len(),
-            "files": files.collect::<Vec<_>>(),
+            "groups": self.groups,
+            "files": self.files.iter().map(File::json).collect::<Vec<_>>(),
         });
+        if partial {
+            value["only"] = self.files[0].snapshot.group.into();
+        }
         format!("{value:#}\n")
     }
 
     pub(crate) fn told(&self, what: &str) -> String {
-        let keys: u64 = self.files.iter().map(|file| file.keys).sum();
-        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
-        let groups = self.files.len();
-        let cluster = &self.cluster;
-        format!("backup of cluster {cluster}: {groups} groups, {keys} keys, {bytes} bytes: {what}")
+        let listed = self.files.iter().flat_map(|file| {
+            let log = file.log.iter();
+            log.chain([&file.snapshot])
+        });
+        let bytes: u64 = listed.map(|file| file.bytes).sum();
+        let keys: u64 = self.files.iter().map(|file| file.snapshot.items).sum();
+        let logs = self.files.iter().filter_map(|file| file.log.as_ref());
+        let entries: u64 = logs.map(|log| log.items).sum();
+        let (found, groups, cluster) = (self.files.len(), self.groups, &self.cluster);
+        let groups = match found as u64 == groups {
+            true => format!("{groups} groups"),
+            false => format!("group {} of {groups}", self.files[0].snapshot.group),
+        };
+        let behind = match self.files.iter().any(|file| file.until_unix_ms.is_some()) {
+            true => format!(" and {entries} entries behind them"),
+            false => String::new(),
+        };
+        format!("backup of cluster {cluster}: {groups}, {keys} keys{behind}, {bytes} bytes: {what}")
     }
 }

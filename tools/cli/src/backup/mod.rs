@@ -1,20 +1,25 @@
-//! `drakkar backup`: the snapshots of a whole cluster in a directory, checked, and back into a cluster
-//! of any size.
+//! `drakkar backup`: the snapshots of a cluster in a directory, with their logs if wanted, checked, and back
+//! into a cluster of any size, as of the end or any moment before.
 
 mod archive;
 pub(crate) mod create;
-pub(crate) mod manifest;
+mod log;
+mod manifest;
+mod point;
 mod restore;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use engine::snapshot::machine;
 
 use crate::exit;
-use crate::snapshot_files;
+use crate::timestamp::Timestamp;
 use archive::Files;
+use create::Scope;
 use manifest::Manifest;
+use point::{Extent, Points};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -32,6 +37,13 @@ pub(crate) enum Verb {
         /// archive, for pipes.
         #[arg(long)]
         to: PathBuf,
+        /// Of this group alone.
+        #[arg(long)]
+        group: Option<u64>,
+        /// Copies the logs as well, with the oldest states that they continue: the backup can be restored as
+        /// of any entry and any time since then.
+        #[arg(long)]
+        with_log: bool,
     },
     /// Reads a whole backup and says whether it is complete and undamaged.
     Verify(Source),
@@ -40,6 +52,8 @@ pub(crate) enum Verb {
     Restore {
         #[command(flatten)]
         source: Source,
+        #[command(flatten)]
+        points: Points,
         /// Client endpoints of the cluster (host:port); one is enough.
         #[arg(long, value_delimiter = ',', default_values = ["127.0.0.1:7001"])]
         to: Vec<String>,
@@ -73,6 +87,31 @@ pub(crate) enum BackupError {
     Unreachable { reason: String },
     #[error("group {group} has no leader among the nodes that answer: try again later")]
     NoLeader { group: u64 },
+    #[error("the cluster has no group {group}: it has {groups}")]
+    NoGroup { group: u64, groups: u64 },
+    #[error("the backup has no group {group}: it has {groups:?}")]
+    NotInBackup { group: u64, groups: Vec<u64> },
+    #[error("--to-index names group {group} twice")]
+    GroupTwice { group: u64 },
+    #[error(
+        "entry {index} of group {group} is outside of the backup: it has entries {first} to {last}. With --with-log \
+         a backup has all that the logs hold"
+    )]
+    IndexOutside {
+        group: u64,
+        index: u64,
+        first: u64,
+        last: u64,
+    },
+    #[error(
+        "{time} is outside of the backup: it has the states of all groups from {from} to {until}. With --with-log \
+         a backup has all that the logs hold"
+    )]
+    TimeOutside {
+        time: Timestamp,
+        from: Timestamp,
+        until: Timestamp,
+    },
     #[error("group {group}: {endpoint}: {reason}")]
     Group {
         group: u64,
@@ -93,7 +132,14 @@ impl BackupError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::NotEmpty { .. } | Self::Exists { .. } | Self::Holds { .. } => exit::REFUSED,
-            Self::Unreachable { .. } | Self::NoLeader { .. } | Self::Cluster(_) => exit::NOT_FOUND,
+            Self::Unreachable { .. }
+            | Self::NoLeader { .. }
+            | Self::NoGroup { .. }
+            | Self::NotInBackup { .. }
+            | Self::IndexOutside { .. }
+            | Self::TimeOutside { .. }
+            | Self::Cluster(_) => exit::NOT_FOUND,
+            Self::GroupTwice { .. } => exit::USAGE,
             Self::Manifest { .. } => exit::NO_INPUT,
             Self::Damaged { .. } => exit::CORRUPT,
             Self::Io { .. } | Self::Group { .. } => exit::ERROR,
@@ -101,16 +147,44 @@ impl BackupError {
     }
 }
 
+/// A file is not what it should be.
+fn damaged(path: &Path, what: impl ToString) -> BackupError {
+    BackupError::Damaged {
+        path: path.to_owned(),
+        what: what.to_string(),
+    }
+}
+
 pub(crate) fn run(verb: &Verb) -> ExitCode {
     let done = match verb {
-        Verb::Create { endpoint, to } if archive::is_archive(to) => archive::create(endpoint, to),
-        Verb::Create { endpoint, to } => create::create(endpoint, to),
-        Verb::Verify(source) => Files::of(&source.from)
-            .and_then(|files| verify(files.directory()))
-            .map(|manifest| manifest.told("is sound")),
-        Verb::Restore { source, to, over } => Files::of(&source.from).and_then(|files| {
-            let manifest = verify(files.directory())?;
-            restore::restore(files.directory(), &manifest, to, *over)
+        Verb::Create {
+            endpoint,
+            to,
+            group,
+            with_log,
+        } => {
+            let scope = Scope {
+                group: *group,
+                with_log: *with_log,
+            };
+            match archive::is_archive(to) {
+                true => archive::create(endpoint, scope, to),
+                false => create::create(endpoint, scope, to),
+            }
+        }
+        Verb::Verify(source) => Files::of(&source.from).and_then(|files| describe(&files)),
+        Verb::Restore {
+            source,
+            points,
+            to,
+            over,
+        } => Files::of(&source.from).and_then(|files| {
+            let directory = files.directory();
+            let manifest = verify(directory)?;
+            if points.any() {
+                points.check(&Extent::all(directory, &manifest)?)?;
+            }
+            restore::restore(directory, &manifest, points, to, *over)
         }),
     };
     let piped = matches!(verb, Verb::Create { to, .. } if archive::is_stream(to));
@@ -126,22 +200,33 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
     }
 }
 
+/// What there is to know of a backup that is sound.
+fn describe(files: &Files) -> Result<String, BackupError> {
+    let directory = files.directory();
+    let manifest = verify(directory)?;
+    let told = manifest.told("is sound");
+    let extents = Extent::all(directory, &manifest)?;
+    Ok(format!("{told}\n{}", point::table(&extents).trim_end()))
+}
+
 /// Reads every byte of a backup.
 fn verify(directory: &Path) -> Result<Manifest, BackupError> {
     let manifest = Manifest::read(directory)?;
     for file in &manifest.files {
-        let path = directory.join(&file.name);
-        let damaged = |what: String| BackupError::Damaged {
-            path: path.clone(),
-            what,
-        };
-        let (header, summary) =
-            snapshot_files::verify(&path).map_err(|flaw| damaged(flaw.to_string()))?;
-        let same = u64::from(header.group.to_raw()) == file.group
-            && header.cluster == manifest.cluster
-            && (summary.bytes, u64::from(summary.crc)) == (file.bytes, file.crc);
-        if !same {
-            return Err(damaged("it is not the file that the manifest names".into()));
+        for listed in [Some(&file.snapshot), file.log.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let path = directory.join(&listed.name);
+            let verified = listed.verify(directory, &manifest.cluster);
+            let header = verified.map_err(|what| damaged(&path, what))?;
+            let is_log = header.machine == machine::LOG;
+            if is_log != file.log.as_ref().is_some_and(|log| log == listed) {
+                return Err(damaged(&path, "a log and a state are mixed up"));
+            }
+        }
+        if let Some(log) = &file.log {
+            log::verify(directory, log, point::index_of(&file.snapshot.name))?;
         }
     }
     Ok(manifest)

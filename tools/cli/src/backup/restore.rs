@@ -1,19 +1,18 @@
 //! From files to keys of a running cluster.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use engine::kv::{Item, Items};
-use engine::snapshot::{Decoder, Event};
+use engine::state_machine::StateMachine;
 use redis::cluster::{ClusterClient, ClusterConnection, cluster_pipe};
 
-use super::BackupError;
-use super::manifest::Manifest;
+use super::log::chunks;
+use super::manifest::{File, Manifest};
+use super::point::{Point, Points, state};
+use super::{BackupError, damaged};
 
-const PIECE: usize = 1 << 20;
-/// No limit allows longer values.
-const CHUNK_BYTES_MAX: usize = 1 << 30;
+/// Of a state that is written from memory.
+const CHUNK_BYTES: usize = 1 << 20;
 /// Keys, and bytes, of one round trip.
 const BATCH_KEYS: usize = 2000;
 const BATCH_BYTES: usize = 4 << 20;
@@ -21,6 +20,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) fn restore(
     directory: &Path,
     manifest: &Manifest,
+    points: &Points,
     to: &[String],
     over: bool,
 ) -> Result<String, BackupError> {
@@ -32,45 +32,40 @@ pub(super) fn restore(
         return Err(BackupError::Holds { keys });
     }
     let mut batch = Batch::new(&mut connection);
+    let mut reached = String::new();
     for file in &manifest.files {
-        read(&directory.join(&file.name), &mut batch)?;
+        let group = file.snapshot.group;
+        let last = write(directory, file, points.of(group), &mut batch)?;
+        if let Some(last) = last.filter(|_| points.any()) {
+            reached.push_str(&format!("\ngroup {group} as of entry {last}"));
+        }
     }
     batch.send()?;
     let written = batch.written;
-    Ok(manifest.told(&format!("{written} keys were written")))
+    Ok(manifest.told(&format!("{written} keys were written")) + &reached)
 }
 
-fn read(path: &Path, batch: &mut Batch<'_>) -> Result<(), BackupError> {
-    let io = |error| BackupError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let damaged = |what: String| BackupError::Damaged {
-        path: path.to_owned(),
-        what,
-    };
-    let mut file = File::open(path).map_err(io)?;
-    let mut decoder = Decoder::new(CHUNK_BYTES_MAX);
-    let mut piece = vec![0; PIECE];
-    loop {
-        let bytes = file.read(&mut piece).map_err(io)?;
-        decoder.push(&piece[..bytes]);
-        while let Some(event) = decoder.next().map_err(|it| damaged(it.to_string()))? {
-            let Event::Chunk(chunk) = event else { continue };
-            for item in Items::new(chunk) {
-                if let Item::Entry { key, value, due } =
-                    item.map_err(|it| damaged(it.to_string()))?
-                {
-                    batch.put(key, value, due)?;
-                }
-            }
-        }
-        if bytes == 0 {
-            break;
-        }
+/// Writes a group as of a point; gives the last entry in it unless that is all there is.
+fn write(
+    directory: &Path,
+    file: &File,
+    point: Point,
+    batch: &mut Batch<'_>,
+) -> Result<Option<u64>, BackupError> {
+    let path = directory.join(&file.snapshot.name);
+    if file.log.is_none() && point == Point::End {
+        chunks(&path, |chunk| batch.put_all(&path, chunk).map(|()| true))?;
+        return Ok(None);
     }
-    decoder.finish().map_err(|it| damaged(it.to_string()))?;
-    Ok(())
+    let (mut kv, last) = state(directory, file, point)?;
+    kv.snapshot_begin();
+    let (mut chunk, mut more) = (Vec::new(), true);
+    while more {
+        chunk.clear();
+        more = kv.snapshot_next(CHUNK_BYTES, &mut chunk);
+        batch.put_all(&path, &chunk)?;
+    }
+    Ok(Some(last))
 }
 
 /// Keys that are written in one round trip.
@@ -91,6 +86,18 @@ impl<'a> Batch<'a> {
             bytes: 0,
             written: 0,
         }
+    }
+
+    /// Writes the keys of a chunk, which is from this file.
+    fn put_all(&mut self, path: &Path, chunk: &[u8]) -> Result<(), BackupError> {
+        for item in Items::new(chunk) {
+            match item {
+                Ok(Item::Entry { key, value, due }) => self.put(key, value, due)?,
+                Ok(_) => {}
+                Err(error) => return Err(damaged(path, error)),
+            }
+        }
+        Ok(())
     }
 
     fn put(&mut self, key: &[u8], value: &[u8], due: Option<u64>) -> Result<(), BackupError> {

@@ -71,7 +71,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(shipment) => {
-            let keys: u64 = shipment.files.iter().map(|file| file.keys).sum();
+            let keys: u64 = shipment.files.iter().map(|file| file.items).sum();
             println!(
                 "snapshot {:016x} of cluster {}: {} of {} groups, {keys} keys, is in {}",
                 shipment.id(),

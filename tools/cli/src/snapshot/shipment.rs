@@ -8,8 +8,7 @@ use engine::snapshot::{Header, MemberRole};
 use serde_json::{Value, json};
 
 use super::import::ImportError;
-use crate::backup::manifest::File;
-use crate::snapshot_files;
+use crate::listed::{Listed, write_manifest};
 
 const NAME: &str = "EXPORT.json";
 const FORMAT: u64 = 1;
@@ -24,7 +23,7 @@ pub(super) struct Shipment {
     pub(super) removed: Vec<u32>,
     /// Groups of the cluster; an export may hold one of them alone.
     pub(super) groups: u64,
-    pub(super) files: Vec<File>,
+    pub(super) files: Vec<Listed>,
 }
 
 /// FNV-1a.
@@ -41,7 +40,7 @@ impl Shipment {
     /// Equal for equal snapshots, wherever they lie.
     pub(super) fn id(&self) -> u64 {
         let mut text = format!("{} {}", self.cluster, self.groups);
-        for File {
+        for Listed {
             name, bytes, crc, ..
         } in &self.files
         {
@@ -53,16 +52,7 @@ impl Shipment {
     pub(super) fn write(&self, directory: &Path) -> std::io::Result<()> {
         let members = self.members.iter();
         let members = members.map(|it| json!({ "node": it.node, "address": it.address }));
-        let files = self.files.iter().map(|file| {
-            let File {
-                name,
-                group,
-                bytes,
-                crc,
-                keys,
-            } = file;
-            json!({ "name": name, "group": group, "bytes": bytes, "crc": crc, "keys": keys })
-        });
+        let files = self.files.iter().map(|file| file.json("keys"));
         let value = json!({
             "format": FORMAT,
             "cluster": self.cluster,
@@ -72,10 +62,7 @@ impl Shipment {
             "groups": self.groups,
             "files": files.collect::<Vec<_>>(),
         });
-        let path = directory.join(NAME);
-        fs::write(&path, format!("{value:#}\n"))?;
-        fs::File::open(&path)?.sync_all()?;
-        fs::File::open(directory)?.sync_all()
+        write_manifest(directory, NAME, &format!("{value:#}\n"))
     }
 
     /// Reads what an export says of itself.
@@ -107,19 +94,7 @@ impl Shipment {
                 address: value["address"].as_str()?.to_owned(),
             })
         };
-        let file = |value: &Value| {
-            let name = value["name"].as_str()?;
-            // A name from elsewhere must not lead elsewhere.
-            let plain = Path::new(name).file_name()?.to_str()? == name;
-            plain.then_some(())?;
-            Some(File {
-                name: name.to_owned(),
-                group: value["group"].as_u64()?,
-                bytes: value["bytes"].as_u64()?,
-                crc: value["crc"].as_u64()?,
-                keys: value["keys"].as_u64()?,
-            })
-        };
+        let file = |value: &Value| Listed::parse(value, "keys");
         let list = |name: &str| value[name].as_array();
         Some(Self {
             cluster: value["cluster"].as_str()?.to_owned(),
@@ -154,19 +129,9 @@ impl Shipment {
         }
         let mut headers = Vec::new();
         for file in &self.files {
+            let verified = file.verify(directory, &self.cluster);
             let path = directory.join(&file.name);
-            let verified = snapshot_files::verify(&path);
-            let (header, summary) =
-                verified.map_err(|flaw| no(format!("{}: {flaw}", path.display())))?;
-            let same = u64::from(header.group.to_raw()) == file.group
-                && header.cluster == self.cluster
-                && (summary.bytes, u64::from(summary.crc)) == (file.bytes, file.crc);
-            if !same {
-                return Err(no(format!(
-                    "{} is not the file that {NAME} names",
-                    path.display()
-                )));
-            }
+            let header = verified.map_err(|flaw| no(format!("{}: {flaw}", path.display())))?;
             headers.push(header);
         }
         Ok(headers)

@@ -1,0 +1,80 @@
+//! What the manifest of a backup or an export says of a file, and whether it is that file.
+
+use std::fs;
+use std::path::Path;
+
+use engine::snapshot::{Header, Summary};
+use serde_json::{Value, json};
+
+use crate::snapshot_files;
+
+/// A file in the format of snapshots, as a manifest lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) group: u64,
+    pub(crate) bytes: u64,
+    /// Over the checksums of all its parts.
+    pub(crate) crc: u64,
+    /// Keys of a state, entries of a log.
+    pub(crate) items: u64,
+}
+
+impl Listed {
+    pub(crate) fn new(name: String, header: &Header, summary: &Summary) -> Self {
+        Self {
+            name,
+            group: u64::from(header.group.to_raw()),
+            bytes: summary.bytes,
+            crc: u64::from(summary.crc),
+            items: header.items,
+        }
+    }
+
+    /// Reads what [`Listed::json`] wrote.
+    pub(crate) fn parse(value: &Value, items: &str) -> Option<Self> {
+        let name = value["name"].as_str()?;
+        // A name from elsewhere must not lead elsewhere.
+        let plain = Path::new(name).file_name()?.to_str()? == name;
+        plain.then_some(())?;
+        Some(Self {
+            name: name.to_owned(),
+            group: value["group"].as_u64()?,
+            bytes: value["bytes"].as_u64()?,
+            crc: value["crc"].as_u64()?,
+            items: value[items].as_u64()?,
+        })
+    }
+
+    /// `items` says what is counted.
+    pub(crate) fn json(&self, items: &str) -> Value {
+        let Self {
+            name,
+            group,
+            bytes,
+            crc,
+            items: count,
+        } = self;
+        json!({ "name": name, "group": group, "bytes": bytes, "crc": crc, (items): count })
+    }
+
+    /// Reads every byte of the file: it is whole, and the one that is listed. Otherwise says why not.
+    pub(crate) fn verify(&self, directory: &Path, cluster: &str) -> Result<Header, String> {
+        let path = directory.join(&self.name);
+        let (header, summary) = snapshot_files::verify(&path).map_err(|flaw| flaw.to_string())?;
+        let found = Self::new(self.name.clone(), &header, &summary);
+        if header.cluster == cluster && found == *self {
+            Ok(header)
+        } else {
+            Err("it is not the file that the manifest names".into())
+        }
+    }
+}
+
+/// Puts a manifest beside the files that it lists, durably.
+pub(crate) fn write_manifest(directory: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let path = directory.join(name);
+    fs::write(&path, text)?;
+    fs::File::open(&path)?.sync_all()?;
+    fs::File::open(directory)?.sync_all()
+}
