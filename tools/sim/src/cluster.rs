@@ -376,8 +376,11 @@ impl Cluster {
     pub(crate) fn write(&mut self, node: usize, number: FlushNumber) {
         let usual = self.rng.between(FLUSH_MIN, self.plan.flush_max);
         let stalls = self.rng.chance(self.plan.flush_stalls);
-        let Node { disk, life, .. } = &mut self.nodes[node];
+        let Node {
+            disk, life, paces, ..
+        } = &mut self.nodes[node];
         let takes = usual * disk.slowness.max(if stalls { 10 } else { 1 });
+        paces.note(takes);
         let life = *life;
         let end = if std::mem::take(&mut disk.breaks) {
             Event::FlushFailed { node, life, number }

@@ -10,6 +10,11 @@ use crate::faults::Fault;
 use crate::node::Arrival;
 use crate::oracle::Broken;
 
+/// What nodes take for eight times as long, with clocks that differ by a fifth.
+const FAR_LONGER: u64 = 6;
+/// A node notices the end of a write so much later, in nanoseconds.
+const NOTICED_LATE: u64 = 100_000;
+
 impl Cluster {
     /// Leaves a disk without space for another segment, for a while.
     pub(crate) fn fill_disk(&mut self, node: usize) {
@@ -124,16 +129,17 @@ impl Cluster {
         Ok(())
     }
 
-    /// A node hands over for slowness only if its disk was slow.
+    /// A node hands over for slowness only if its disk was slow, or by chance took far longer than
+    /// another for a while: nobody there can tell the two apart.
     pub(crate) fn watch_disk(&mut self, node: usize) -> Result<(), Broken> {
         let process = self.nodes[node].process.as_mut().expect("it runs");
         let watch = &mut process.watch;
         let disk = process.shard.disk();
         let news = disk.handovers - std::mem::replace(&mut watch.handovers, disk.handovers);
         if disk.state == DiskState::Slow {
-            // Where flushes stall and nodes stand still, a disk may look slow.
-            let steady = self.plan.flush_stalls <= 1_000 && !self.plan.has(Fault::Pause);
-            if news > 0 && !watch.was_slow && steady {
+            // Of a node that stands still, a disk may look slow.
+            let steady = !self.plan.has(Fault::Pause);
+            if news > 0 && !watch.was_slow && steady && !self.looks_slow(node) {
                 return Err(format!(
                     "node {} hands over because of a disk that was never slow: {disk:?}",
                     node + 1
@@ -144,6 +150,15 @@ impl Cluster {
             self.counters.disk_handovers += news;
         }
         Ok(())
+    }
+
+    /// Whether a disk lately took far longer than that of another node.
+    fn looks_slow(&self, node: usize) -> bool {
+        let others = self.nodes.iter().filter(|other| other.position != node);
+        let best = others.filter_map(|other| other.paces.best()).min();
+        let own = self.nodes[node].paces.worst();
+        best.zip(own)
+            .is_some_and(|(best, own)| own + NOTICED_LATE > FAR_LONGER * best)
     }
 
     /// The election timeout in nanoseconds.

@@ -12,6 +12,7 @@ mod nemesis;
 mod network;
 mod node;
 mod oracle;
+mod paces;
 mod platter;
 mod rng;
 mod shelf;

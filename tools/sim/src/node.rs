@@ -19,6 +19,7 @@ use crate::client::{Request, slots};
 use crate::disk::Disk;
 use crate::faults::{Counters, Fault, Plan};
 use crate::oracle::{Content, Found};
+use crate::paces::Paces;
 use crate::rng::{MILLION, Rng, mix};
 use crate::shelf::{Part, Shelf};
 
@@ -33,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) clocks: Clocks,
     /// It takes no turn before this moment.
     pub(crate) paused_until: u64,
+    /// How long its disk took for each of the last writes.
+    pub(crate) paces: Paces,
 }
 
 /// What a crash takes away.
@@ -193,6 +196,7 @@ impl Node {
             shelf: Shelf::default(),
             clocks: Clocks::default(),
             paused_until: 0,
+            paces: Paces::default(),
         }
     }
 
