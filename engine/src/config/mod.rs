@@ -16,7 +16,7 @@ use wal::{GroupId, NodeId};
 
 pub use cluster::{ClusterOptions, NodeAddress};
 pub use memory::{MemoryBound, MemoryPart};
-pub use snapshot::SnapshotOptions;
+pub use snapshot::{SnapshotOptions, SnapshotProfile};
 
 use crate::shard::{Member, SnapshotPolicy};
 

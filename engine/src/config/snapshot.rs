@@ -33,12 +33,36 @@ pub struct SnapshotOptions {
     pub close_wait: Duration,
 }
 
+/// What makes snapshots due, as one word: how often they are taken, and so how long a start replays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotProfile {
+    /// Short starts and short logs, for more writes to the disk.
+    Frequent,
+    #[default]
+    Default,
+    /// Few snapshots, for a longer log and a longer start.
+    Rare,
+}
+
+impl SnapshotProfile {
+    /// Bytes of payload, and time, that make a snapshot due.
+    fn triggers(self) -> (u64, Duration) {
+        let (mebibytes, minutes) = match self {
+            Self::Frequent => (64, 10),
+            Self::Default => (256, 60),
+            Self::Rare => (1024, 6 * 60),
+        };
+        (mebibytes * MIB as u64, Duration::from_secs(minutes * 60))
+    }
+}
+
 impl Default for SnapshotOptions {
     fn default() -> Self {
+        let (bytes, interval) = SnapshotProfile::Default.triggers();
         Self {
             entries: 0,
-            bytes: 256 * MIB as u64,
-            interval: Duration::from_secs(3600),
+            bytes,
+            interval,
             keep: 2,
             compression: Compression::Lz4,
             memory_bytes_max: 256 * MIB,
@@ -50,6 +74,13 @@ impl Default for SnapshotOptions {
 }
 
 impl SnapshotOptions {
+    /// Sets what makes snapshots due. By bytes and not by entries: an entry has from one to thousands of
+    /// commands.
+    pub fn set_profile(&mut self, profile: SnapshotProfile) {
+        self.entries = 0;
+        (self.bytes, self.interval) = profile.triggers();
+    }
+
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         let hours = |hours: u64| hours * 3_600_000;
         let ranges: [(&'static str, u64, u64, u64); 6] = [

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::config::{Config, ConfigError, NodeAddress, Options, SnapshotOptions};
+use crate::config::{Config, ConfigError, NodeAddress, Options, SnapshotOptions, SnapshotProfile};
 use crate::snapshot::Compression;
 
 /// Why a configuration file is refused: one of possibly many reasons.
@@ -80,6 +80,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (
         "snapshot",
         &[
+            "profile",
             "entries",
             "size",
             "interval",
@@ -334,6 +335,18 @@ impl Fields<'_> {
 
     fn snapshot(&mut self, options: &mut SnapshotOptions) {
         self.refuse_twice(SNAPSHOT_ALIASES);
+        let mut profile = SnapshotProfile::default();
+        let profiles = "\"frequent\", \"default\" or \"rare\"";
+        self.put("profile", profiles, &mut profile, |value| {
+            match value.as_str()? {
+                "frequent" => Some(SnapshotProfile::Frequent),
+                "default" => Some(SnapshotProfile::Default),
+                "rare" => Some(SnapshotProfile::Rare),
+                _ => None,
+            }
+        });
+        // What is said in figures counts more.
+        options.set_profile(profile);
         self.put("entries", "a number", &mut options.entries, number);
         self.put("size", SIZE, &mut options.bytes, size);
         self.put("interval", DURATION, &mut options.interval, duration);
@@ -575,6 +588,27 @@ mod tests {
             errors[0].to_string(),
             "snapshot.maxKeepSnapshots and snapshot.keep are the same: keep one of them"
         );
+    }
+
+    #[test]
+    fn a_profile_says_how_often_snapshots_are_taken_and_figures_count_more() {
+        let snapshot = |keys: &str| {
+            let text = format!("{GOOD}[snapshot]\n{keys}\n");
+            parse(&text).unwrap().snapshot.clone()
+        };
+        assert_eq!(
+            snapshot("profile = \"default\""),
+            SnapshotOptions::default()
+        );
+        let due = |it: SnapshotOptions| (it.entries, it.bytes >> 20, it.interval.as_secs());
+        assert_eq!(due(snapshot("profile = \"frequent\"")), (0, 64, 600));
+        assert_eq!(due(snapshot("profile = \"rare\"")), (0, 1024, 21_600));
+        let own = snapshot("size = \"8MB\"\nprofile = \"rare\"\nentries = 10000");
+        assert_eq!(due(own), (10_000, 8, 21_600));
+        let wrong = parse(&format!("{GOOD}[snapshot]\nprofile = \"often\"\n"));
+        let expected =
+            "snapshot.profile: expected \"frequent\", \"default\" or \"rare\", found \"often\"";
+        assert_eq!(wrong.unwrap_err()[0].to_string(), expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod backup;
 mod check_disk;
 mod demo;
+mod endpoints;
 mod exit;
 mod http;
 mod inspect;

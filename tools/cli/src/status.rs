@@ -5,17 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::endpoints::Endpoints;
 use crate::{exit, http, stages};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Admin endpoints of the nodes (host:port).
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
-    )]
-    endpoint: Vec<String>,
+    #[command(flatten)]
+    endpoints: Endpoints,
     /// Prints JSON: a list of endpoints with the status or the error of each.
     #[arg(long)]
     json: bool,
@@ -32,6 +28,7 @@ pub(crate) fn ask(endpoint: &str) -> Result<Value, String> {
 
 pub(crate) fn run(options: &Options) -> ExitCode {
     let answers: Vec<(&String, Result<Value, String>)> = options
+        .endpoints
         .endpoint
         .iter()
         .map(|endpoint| match options.stages {

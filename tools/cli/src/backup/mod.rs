@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use engine::snapshot::machine;
 
+use crate::endpoints::Endpoints;
 use crate::exit;
 use crate::timestamp::Timestamp;
 use archive::Files;
@@ -26,13 +27,8 @@ pub(crate) enum Verb {
     /// Has every group's leader take a snapshot, and copies it, while the cluster serves. Everything
     /// acknowledged before it began is in the backup; groups are not of one moment.
     Create {
-        /// Admin endpoints of the nodes (host:port).
-        #[arg(
-            long,
-            value_delimiter = ',',
-            default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
-        )]
-        endpoint: Vec<String>,
+        #[command(flatten)]
+        endpoints: Endpoints,
         /// An empty or new directory; or a new file that ends in .tar; or -, the standard output: one
         /// archive, for pipes.
         #[arg(long)]
@@ -158,11 +154,12 @@ fn damaged(path: &Path, what: impl ToString) -> BackupError {
 pub(crate) fn run(verb: &Verb) -> ExitCode {
     let done = match verb {
         Verb::Create {
-            endpoint,
+            endpoints,
             to,
             group,
             with_log,
         } => {
+            let endpoint = &endpoints.endpoint;
             let scope = Scope {
                 group: *group,
                 with_log: *with_log,

@@ -10,17 +10,13 @@ use serde_json::{Value, json};
 
 use super::shipment::{Shipment, snapshots_in};
 use crate::backup::{BackupError, create};
+use crate::endpoints::Endpoints;
 use crate::{exit, http};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Admin endpoints of the nodes (host:port).
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
-    )]
-    endpoint: Vec<String>,
+    #[command(flatten)]
+    endpoints: Endpoints,
     /// A directory that is there and holds no export.
     #[arg(long)]
     to: PathBuf,
@@ -104,8 +100,8 @@ fn export(options: &Options) -> Result<Shipment, ExportError> {
     if Shipment::exists(to) || !snapshots_in(to).map_err(io)?.is_empty() {
         return Err(ExportError::Holds { path: to.clone() });
     }
-    let membership = membership(&options.endpoint)?;
-    let (cluster, sources) = create::leaders(&options.endpoint)?;
+    let membership = membership(&options.endpoints.endpoint)?;
+    let (cluster, sources) = create::leaders(&options.endpoints.endpoint)?;
     let groups = sources.len();
     let wanted = |group: u64| options.group.is_none_or(|it| it == group);
     let mut files = Vec::new();

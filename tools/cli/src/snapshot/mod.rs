@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use crate::endpoints::Endpoints;
 use crate::status::{columns, size};
 use crate::{exit, http};
 
@@ -43,13 +44,8 @@ pub(crate) enum Verb {
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Admin endpoints of the nodes (host:port).
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_values = ["127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"]
-    )]
-    endpoint: Vec<String>,
+    #[command(flatten)]
+    endpoints: Endpoints,
     /// Prints JSON: a list of endpoints with the answer or the error of each.
     #[arg(long)]
     json: bool,
@@ -74,7 +70,12 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         let body = http::ask(method, endpoint, &path, PATIENCE)?;
         serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
     };
-    let answers: Answers<'_> = options.endpoint.iter().map(|it| (it, ask(it))).collect();
+    let answers: Answers<'_> = options
+        .endpoints
+        .endpoint
+        .iter()
+        .map(|it| (it, ask(it)))
+        .collect();
     if options.json {
         let list = answers.iter().map(|(endpoint, answer)| match answer {
             Ok(answer) => serde_json::json!({ "endpoint": endpoint, "answer": answer }),
@@ -157,7 +158,9 @@ mod tests {
     #[test]
     fn the_table_says_what_was_taken_and_what_was_not() {
         let options = Options {
-            endpoint: Vec::new(),
+            endpoints: Endpoints {
+                endpoint: Vec::new(),
+            },
             json: false,
         };
         let verb = Verb::Create {
