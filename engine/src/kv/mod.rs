@@ -23,6 +23,7 @@ use crate::state_machine::{RestoreError, StateMachine, WINDOW};
 pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
+pub use slot::fingerprint_of;
 use slot::{Entry, Table};
 use walk::{Change, Walk};
 

@@ -229,7 +229,7 @@ pub(super) fn hash_key(key: &[u8]) -> u64 {
 }
 
 /// The hash of an entry.
-pub(super) fn fingerprint_of(key: &[u8], value: &[u8], due: Option<u64>) -> u64 {
+pub fn fingerprint_of(key: &[u8], value: &[u8], due: Option<u64>) -> u64 {
     fingerprint(fingerprint(due.unwrap_or(0), key), value)
 }
 

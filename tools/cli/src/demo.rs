@@ -1,6 +1,7 @@
 //! `drakkar demo`: a cluster of three processes on this machine.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -17,7 +18,7 @@ use crate::{exit, status};
 const NODES: u16 = 3;
 const STEP: Duration = Duration::from_millis(100);
 /// Steps to wait for leaders, and for a node to stop.
-const START_STEPS: usize = 300;
+const START_STEPS: u32 = 1200;
 const STOP_STEPS: usize = 100;
 
 #[derive(Args)]
@@ -114,6 +115,61 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
+/// A cluster of defaults on ports that were free, until it is dropped. Its files stay.
+pub(crate) struct Scratch {
+    demo: Demo,
+    options: Options,
+}
+
+impl Scratch {
+    /// Waits until it serves.
+    pub(crate) fn start(directory: &Path) -> Result<Self, String> {
+        let options = Options {
+            dir: Some(directory.to_owned()),
+            shards: 1,
+            groups: None,
+            base_port: free_ports().ok_or("no ports are free")?,
+            no_proxy: false,
+        };
+        let demo = Demo::start(&options)?;
+        // From here on its nodes are stopped, whatever happens.
+        let mut scratch = Self { demo, options };
+        scratch
+            .demo
+            .await_leaders(&scratch.options, &AtomicBool::default())?;
+        Ok(scratch)
+    }
+
+    /// Where clients connect.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        let port = |node| format!("127.0.0.1:{}", self.options.client_port(node));
+        (1..=NODES).map(port).collect()
+    }
+
+    pub(crate) fn admins(&self) -> Vec<String> {
+        let port = |node| format!("127.0.0.1:{}", self.options.admin_port(node));
+        (1..=NODES).map(port).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.demo.stop();
+    }
+}
+
+/// The first client port of three nodes of which all ports are free.
+fn free_ports() -> Option<u16> {
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let start = std::process::id() % 480;
+    let ports = (start..start + 480).map(|at| 14_000 + u16::try_from(at % 480 * 4).unwrap_or(0));
+    let all_free = |port: &u16| {
+        let firsts = [0, 2000, 10_000].map(|above| port + above);
+        firsts.iter().all(|&first| (first..first + NODES).all(free))
+    };
+    ports.into_iter().find(all_free)
+}
+
 impl Demo {
     fn start(options: &Options) -> Result<Self, String> {
         let temporary = options.dir.is_none();
@@ -168,6 +224,19 @@ impl Demo {
 
     /// Waits for leaders, says how to connect, and watches the nodes until the end.
     fn attend(&mut self, options: &Options, ended: &AtomicBool) -> Result<(), String> {
+        self.await_leaders(options, ended)?;
+        if !ended.load(Ordering::Relaxed) {
+            self.greet(options);
+        }
+        while !ended.load(Ordering::Relaxed) {
+            self.watch()?;
+            sleep(STEP);
+        }
+        Ok(())
+    }
+
+    /// Returns early if it is to end.
+    fn await_leaders(&mut self, options: &Options, ended: &AtomicBool) -> Result<(), String> {
         let mut steps = 0;
         while !self.is_led(options) {
             self.watch()?;
@@ -175,18 +244,13 @@ impl Demo {
             if steps > START_STEPS {
                 return Err(format!(
                     "no leaders after {:?}: see the logs in {}",
-                    STEP * 300,
+                    STEP * START_STEPS,
                     self.directory.display()
                 ));
             }
             if ended.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            sleep(STEP);
-        }
-        self.greet(options);
-        while !ended.load(Ordering::Relaxed) {
-            self.watch()?;
             sleep(STEP);
         }
         Ok(())

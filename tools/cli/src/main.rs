@@ -59,6 +59,9 @@ enum Verb {
     /// Copies a cluster's data while it serves, checks such copies, and writes them to other clusters.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// Practises for a disaster.
+    #[command(subcommand)]
+    Dr(backup::drill::Verb),
     /// Brings back what a cluster cannot bring back by itself. Offline: the node must be stopped.
     #[command(subcommand)]
     Repair(repair::Verb),
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Verb::Status(options) => status::run(&options),
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Backup(verb) => backup::run(&verb),
+        Verb::Dr(verb) => backup::drill::run(&verb),
         Verb::Repair(verb) => repair::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
     }

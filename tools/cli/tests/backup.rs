@@ -130,7 +130,25 @@ fn a_backup_comes_back_in_a_cluster_of_another_shape() {
     }
     target.stop();
 
+    let scratch = source.directory.join("scratch");
+    let scratch = scratch.to_str().unwrap();
+    let drill = ["dr", "drill", "--scratch", scratch, "--from", place];
+    ends_with(
+        &drakkar(&drill),
+        0,
+        "all 501 keys of cluster demo came back",
+    );
+    assert_eq!(fs::read_dir(scratch).unwrap().count(), 0, "all is removed");
+    fs::write(source.directory.join("scratch/file"), "").unwrap();
+    ends_with(&drakkar(&drill), 4, "not empty");
+    fs::remove_file(source.directory.join("scratch/file")).unwrap();
+
     damage(&backup);
+    ends_with(
+        &drakkar(&[&drill[..], &["--json"]].concat()),
+        65,
+        "\"ok\":false",
+    );
     ends_with(
         &drakkar(&["backup", "verify", "--from", place]),
         65,

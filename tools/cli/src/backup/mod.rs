@@ -3,6 +3,7 @@
 
 mod archive;
 pub(crate) mod create;
+pub(crate) mod drill;
 mod log;
 mod manifest;
 mod point;

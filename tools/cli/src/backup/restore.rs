@@ -35,7 +35,9 @@ pub(super) fn restore(
     let mut reached = String::new();
     for file in &manifest.files {
         let group = file.snapshot.group;
-        let last = write(directory, file, points.of(group), &mut batch)?;
+        let path = directory.join(&file.snapshot.name);
+        let mut put = |chunk: &[u8]| batch.put_all(&path, chunk);
+        let last = each_chunk(directory, file, points.of(group), &mut put)?;
         if let Some(last) = last.filter(|_| points.any()) {
             reached.push_str(&format!("\ngroup {group} as of entry {last}"));
         }
@@ -45,16 +47,17 @@ pub(super) fn restore(
     Ok(manifest.told(&format!("{written} keys were written")) + &reached)
 }
 
-/// Writes a group as of a point; gives the last entry in it unless that is all there is.
-fn write(
+/// Hands out the state of a group as of a point, in chunks; gives the last entry in it unless that is all
+/// there is.
+pub(super) fn each_chunk(
     directory: &Path,
     file: &File,
     point: Point,
-    batch: &mut Batch<'_>,
+    each: &mut impl FnMut(&[u8]) -> Result<(), BackupError>,
 ) -> Result<Option<u64>, BackupError> {
-    let path = directory.join(&file.snapshot.name);
     if file.log.is_none() && point == Point::End {
-        chunks(&path, |chunk| batch.put_all(&path, chunk).map(|()| true))?;
+        let path = directory.join(&file.snapshot.name);
+        chunks(&path, |chunk| each(chunk).map(|()| true))?;
         return Ok(None);
     }
     let (mut kv, last) = state(directory, file, point)?;
@@ -63,7 +66,7 @@ fn write(
     while more {
         chunk.clear();
         more = kv.snapshot_next(CHUNK_BYTES, &mut chunk);
-        batch.put_all(&path, &chunk)?;
+        each(&chunk)?;
     }
     Ok(Some(last))
 }
