@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) shards: u16,
     /// A directory below it is made, and removed at the end.
     pub(crate) dir: PathBuf,
+    /// A line of the nodes' `[node]` section, or nothing.
+    pub(crate) setting: String,
 }
 
 /// Three nodes; they end, and their data goes away, when this is dropped.
@@ -205,13 +207,14 @@ fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
     // Nodes share cores when there are more shards than those.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
-        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n\n\
+        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n{}\n\n\
          [cluster]\nid = \"bench\"\nshards = {}\ngroups = {}\n\n[client]\nproxy = false\n",
         directory.join(format!("n{id}")).display(),
         (0..shape.shards)
             .map(|shard| (usize::from((id - 1) * shape.shards + shard) % cores).to_string())
             .collect::<Vec<_>>()
             .join(", "),
+        shape.setting,
         shape.shards,
         shape.groups,
     );

@@ -22,6 +22,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         groups: options.groups,
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),
+        setting: String::new(),
     })?;
     let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
     eprintln!(

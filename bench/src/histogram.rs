@@ -75,6 +75,8 @@ pub(crate) struct Recorded {
     pub(crate) intervals: Vec<Latencies>,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
+    /// How often a request was sent elsewhere and went there.
+    pub(crate) redirected: u64,
     /// Good answers of the warm-up as well.
     pub(crate) answered_in_all: u64,
     /// How late an open loop made requests that were due in the measured time.
@@ -87,6 +89,7 @@ impl Recorded {
             intervals: vec![Latencies::new(); INTERVALS as usize],
             errors: 0,
             first_error: None,
+            redirected: 0,
             answered_in_all: 0,
             lateness: Latencies::new(),
         }
@@ -97,6 +100,7 @@ impl Recorded {
             all.add(part);
         }
         self.errors += other.errors;
+        self.redirected += other.redirected;
         self.answered_in_all += other.answered_in_all;
         self.lateness.add(&other.lateness);
         if self.first_error.is_none() {

@@ -93,6 +93,7 @@ pub(crate) fn run(options: &SoakOptions) -> Result<(), String> {
         groups: options.groups,
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),
+        setting: String::new(),
     };
     let cluster = Cluster::start_with(&shape, &settings)?;
     let soaked = soak(options, &cluster)?;

@@ -152,6 +152,17 @@ fn ycsb_runs_by_name() {
 }
 
 #[test]
+fn an_option_of_the_nodes_is_measured_beside_its_default() {
+    let (_, measurements) = run("beside", &["W2", "--beside", "stages = false"]);
+    let systems: Vec<&str> = measurements
+        .iter()
+        .map(|it| it["system"].as_str().unwrap())
+        .collect();
+    assert_eq!(systems, ["drakkar", "drakkar, stages = false"]);
+    measurements.iter().for_each(check_load);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
         .args(["run", "W2", "--pipeline", "0"])

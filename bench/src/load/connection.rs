@@ -1,70 +1,62 @@
-//! One connection, and what is under way on it.
+//! One client: a connection to the leader of its keys and, once it was sent elsewhere, to others.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Instant;
 
+use net::Slot;
+use rustix::event::{PollFd, PollFlags};
+
+use super::keys::{KEY_BYTES, write_key};
+use super::line::{Line, Request};
 use super::mix::{Chooser, Kind};
-use super::wire::Wire;
+use super::replies::{Answer, Redirection};
+use super::wire::Protocol;
 use super::{Load, Mix, now};
 use crate::histogram::{Recorded, Window};
 
-/// A request that was not answered yet.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    due: Instant,
-    /// The key to write once this read was answered.
-    then: Option<u32>,
-}
+/// A request that was sent elsewhere more often has failed, as with other clients.
+const HOPS_MAX: u8 = 16;
 
 pub(super) struct Connection {
-    stream: TcpStream,
     chooser: Chooser,
-    wire: Wire,
-    /// Bytes to send, from `sent` on.
-    out: Vec<u8>,
-    sent: usize,
-    /// Requests from the oldest that was not answered on; `None` for those that were.
-    under_way: VecDeque<Option<Pending>>,
-    /// The number of the first of those: requests are numbered from 0.
-    first: u64,
-    /// How many of them were not answered.
-    waiting: usize,
+    protocol: Protocol,
+    value: Vec<u8>,
+    /// The first is to the leader of its keys at the start.
+    lines: Vec<Line>,
+    /// Slots that have moved, and the line to the server that has them.
+    moved: BTreeMap<u16, usize>,
 }
 
 impl Connection {
     pub(super) fn new(leader: SocketAddr, chooser: Chooser, load: &Load) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("{leader}: {error}");
-        let stream = TcpStream::connect(leader).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        stream.set_nonblocking(true).map_err(failed)?;
         let mut chooser = chooser;
         let value: Vec<u8> = (0..load.value_bytes)
             .map(|_| b"0123456789abcdef"[chooser.random.below(16)])
             .collect();
         Ok(Self {
-            stream,
             chooser,
-            wire: Wire::new(load.protocol, &value),
-            out: Vec::new(),
-            sent: 0,
-            under_way: VecDeque::new(),
-            first: 0,
-            waiting: 0,
+            protocol: load.protocol,
+            lines: vec![Line::connect(leader, load.protocol, &value)?],
+            value,
+            moved: BTreeMap::new(),
         })
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// What can happen on its lines.
+    pub(super) fn interests(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.lines.iter().map(|line| {
+            let flags = if line.has_unsent() {
+                PollFlags::IN | PollFlags::OUT
+            } else {
+                PollFlags::IN
+            };
+            PollFd::new(&line.stream, flags)
+        })
     }
 
     pub(super) fn under_way(&self) -> usize {
-        self.waiting
-    }
-
-    pub(super) fn has_unsent(&self) -> bool {
-        self.sent < self.out.len()
+        self.lines.iter().map(|line| line.waiting).sum()
     }
 
     /// Adds a request that is due at this moment.
@@ -80,42 +72,78 @@ impl Connection {
             }
             Kind::Read => {
                 let number = self.chooser.existing();
-                self.read_key(number, due, None);
+                self.read_key(number, due, false);
             }
             Kind::ReadModifyWrite => {
                 let number = self.chooser.existing();
-                self.read_key(number, due, Some(number));
+                self.read_key(number, due, true);
             }
         }
     }
 
     /// Adds a write of this key.
     pub(super) fn update(&mut self, number: u32, due: Instant) {
-        self.wire.request(number, true, &mut self.out);
-        self.push(Pending { due, then: None });
+        self.send(Request {
+            due,
+            number,
+            writes: true,
+            then_write: false,
+            hops: 0,
+        });
     }
 
-    fn read_key(&mut self, number: u32, due: Instant, then: Option<u32>) {
-        self.wire.request(number, false, &mut self.out);
-        self.push(Pending { due, then });
+    fn read_key(&mut self, number: u32, due: Instant, then_write: bool) {
+        self.send(Request {
+            due,
+            number,
+            writes: false,
+            then_write,
+            hops: 0,
+        });
     }
 
-    fn push(&mut self, pending: Pending) {
-        self.under_way.push_back(Some(pending));
-        self.waiting += 1;
+    fn send(&mut self, request: Request) {
+        let line = if self.moved.is_empty() {
+            0
+        } else {
+            let mut key = [0; KEY_BYTES];
+            write_key(request.number, &mut key);
+            let slot = Slot::of(&key).number();
+            self.moved.get(&slot).copied().unwrap_or(0)
+        };
+        self.lines[line].request(request);
+    }
+
+    /// Sends a request again, where its answer says.
+    fn follow(&mut self, mut request: Request, to: &Redirection) -> Result<(), String> {
+        let line = self.line_to(&to.address)?;
+        request.hops += 1;
+        if to.once {
+            self.lines[line].ask(request);
+        } else {
+            self.moved.insert(to.slot, line);
+            self.lines[line].request(request);
+        }
+        Ok(())
+    }
+
+    fn line_to(&mut self, address: &str) -> Result<usize, String> {
+        let mut servers = address
+            .to_socket_addrs()
+            .map_err(|error| format!("sent to {address}: {error}"))?;
+        let server = servers
+            .next()
+            .ok_or_else(|| format!("sent to {address}, which has no address"))?;
+        if let Some(at) = self.lines.iter().position(|line| line.server == server) {
+            return Ok(at);
+        }
+        let line = Line::connect(server, self.protocol, &self.value)?;
+        self.lines.push(line);
+        Ok(self.lines.len() - 1)
     }
 
     pub(super) fn write(&mut self) -> Result<(), String> {
-        while self.sent < self.out.len() {
-            match (&self.stream).write(&self.out[self.sent..]) {
-                Ok(bytes) => self.sent += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(format!("write: {error}")),
-            }
-        }
-        self.out.clear();
-        self.sent = 0;
-        Ok(())
+        self.lines.iter_mut().try_for_each(Line::write)
     }
 
     /// Reads what has come. A closed loop counts what is answered in the measured time; an open one
@@ -127,29 +155,29 @@ impl Connection {
         open: bool,
         recorded: &mut Recorded,
     ) -> Result<(), String> {
-        loop {
-            let bytes = match (&self.stream).read(input) {
-                Ok(0) => return Err("the node closed the connection".to_owned()),
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(format!("read: {error}")),
-            };
-            self.answered(&input[..bytes], window, open, recorded)?;
-            if bytes < input.len() {
-                return Ok(());
+        for line in 0..self.lines.len() {
+            loop {
+                let bytes = self.lines[line].receive(input)?;
+                self.answered(line, &input[..bytes], window, open, recorded)?;
+                if bytes < input.len() {
+                    break;
+                }
             }
         }
+        Ok(())
     }
 
     fn answered(
         &mut self,
+        line: usize,
         bytes: &[u8],
         window: Window,
         open: bool,
         recorded: &mut Recorded,
     ) -> Result<(), String> {
         let time = now();
-        let (mut unasked, mut continued) = (false, Vec::new());
+        let (mut continued, mut redirected) = (Vec::new(), Vec::new());
+        let (mut errors, mut lost) = (0, None);
         let mut run = Run {
             due: time,
             count: 0,
@@ -162,44 +190,35 @@ impl Connection {
             }
             recorded.answered_in_all += run.count;
         };
-        let (under_way, first) = (&mut self.under_way, &mut self.first);
-        let (mut errors, mut ended) = (0, 0);
-        self.wire.feed(bytes, &mut self.out, |number, good| {
-            let place = number
-                .checked_sub(*first)
-                .and_then(|at| usize::try_from(at).ok());
-            let Some(pending) = place.and_then(|at| under_way.get_mut(at)?.take()) else {
-                unasked = true;
-                return;
-            };
-            ended += 1;
-            while under_way.pop_front_if(|oldest| oldest.is_none()).is_some() {
-                *first += 1;
-            }
-            if !good {
+        self.lines[line].answered(bytes, |request, answer| match answer {
+            Answer::Failed => errors += 1,
+            Answer::Elsewhere(to) if request.hops < HOPS_MAX => redirected.push((request, to)),
+            Answer::Elsewhere(to) => {
                 errors += 1;
-            } else if let Some(number) = pending.then {
-                continued.push((number, pending.due));
-            } else if pending.due == run.due {
-                run.count += 1;
-            } else {
-                let due = pending.due;
-                let before = std::mem::replace(&mut run, Run { due, count: 1 });
-                record(before);
+                lost = Some(to.address);
             }
-        });
+            Answer::Good if request.then_write => continued.push(request),
+            Answer::Good if request.due == run.due => run.count += 1,
+            Answer::Good => {
+                let next = Run {
+                    due: request.due,
+                    count: 1,
+                };
+                record(std::mem::replace(&mut run, next));
+            }
+        })?;
         record(run);
-        self.waiting -= ended;
-        self.wire.forget(self.first);
         recorded.errors += errors;
+        recorded.redirected += redirected.len() as u64;
         if recorded.first_error.is_none() {
-            recorded.first_error = self.wire.first_error().cloned();
+            let lost = lost.map(|to| format!("sent elsewhere {HOPS_MAX} times, at last to {to}"));
+            recorded.first_error = self.lines[line].first_error().cloned().or(lost);
         }
-        for (number, due) in continued {
-            self.update(number, due);
+        for request in continued {
+            self.update(request.number, request.due);
         }
-        if unasked {
-            return Err("a reply without a request".to_owned());
+        for (request, to) in redirected {
+            self.follow(request, &to)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::keys::{KEY_BYTES, write_key};
+use super::replies::Answer;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
@@ -194,7 +195,7 @@ impl Etcd {
         &mut self,
         bytes: &[u8],
         out: &mut Vec<u8>,
-        mut ended: impl FnMut(u64, bool),
+        mut ended: impl FnMut(u64, Answer),
     ) {
         let mut all = std::mem::take(&mut self.partial);
         all.extend_from_slice(bytes);
@@ -220,7 +221,7 @@ impl Etcd {
         flags: u8,
         stream: u32,
         payload: &[u8],
-        ended: &mut impl FnMut(u64, bool),
+        ended: &mut impl FnMut(u64, Answer),
     ) {
         match kind {
             DATA => {
@@ -258,7 +259,7 @@ impl Etcd {
         self.answered.get_mut(usize::try_from(number).ok()?)
     }
 
-    fn ended(&mut self, stream: u32, ended: &mut impl FnMut(u64, bool)) {
+    fn ended(&mut self, stream: u32, ended: &mut impl FnMut(u64, Answer)) {
         let Some(&mut good) = self.call(stream) else {
             return;
         };
@@ -266,7 +267,8 @@ impl Etcd {
             self.first_error
                 .get_or_insert_with(|| "etcd refused a call".to_owned());
         }
-        ended(u64::from(stream / 2), good);
+        let answer = if good { Answer::Good } else { Answer::Failed };
+        ended(u64::from(stream / 2), answer);
     }
 
     /// Calls before this one, counted from 0, have all ended.
@@ -310,8 +312,12 @@ mod tests {
             etcd.request(2, false, &mut out);
             out.clear();
             let (first, second) = stream.split_at(cut);
-            etcd.feed(first, &mut out, |call, good| found.push((call, good)));
-            etcd.feed(second, &mut out, |call, good| found.push((call, good)));
+            etcd.feed(first, &mut out, |call, answer| {
+                found.push((call, answer == Answer::Good))
+            });
+            etcd.feed(second, &mut out, |call, answer| {
+                found.push((call, answer == Answer::Good))
+            });
             assert_eq!(found, [(1, true), (0, false)], "cut at {cut}");
             assert_eq!(out, [0, 0, 0, SETTINGS, ACK, 0, 0, 0, 0], "cut at {cut}");
         }

@@ -1,11 +1,15 @@
 //! Load through sockets: each thread drives many connections, each with many requests under way.
 //! A closed loop sends when something was answered; an open one when it is due, and counts latency
-//! from then, however late the request could be sent.
+//! from then, however late the request could be sent. A request that is sent elsewhere goes there, and
+//! so do the later ones of its slot.
 
 mod connection;
 mod etcd;
 mod keys;
+mod line;
 mod mix;
+#[cfg(test)]
+mod redirections;
 mod replies;
 mod topology;
 mod wire;
@@ -13,7 +17,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, Timespec, poll};
 
 use crate::histogram::{Recorded, Window};
 use connection::Connection;
@@ -241,24 +245,21 @@ impl<'a> Driver<'a> {
 
 /// Sleeps until a connection can go on or the time is over; the connections that can.
 fn wait(connections: &[Connection], limit: Duration) -> Result<Vec<usize>, String> {
-    let interests = connections.iter().map(|connection| {
-        let flags = if connection.has_unsent() {
-            PollFlags::IN | PollFlags::OUT
-        } else {
-            PollFlags::IN
-        };
-        PollFd::new(connection.stream(), flags)
-    });
-    let mut interests: Vec<PollFd<'_>> = interests.collect();
+    let numbered = connections.iter().enumerate();
+    let (owners, mut interests): (Vec<usize>, Vec<PollFd<'_>>) = numbered
+        .flat_map(|(at, connection)| connection.interests().map(move |interest| (at, interest)))
+        .unzip();
     let limit = Timespec::try_from(limit).map_err(|error| error.to_string())?;
     match poll(&mut interests, Some(&limit)) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
         Err(error) => return Err(format!("poll: {error}")),
     }
-    let ready = interests.iter().enumerate();
-    Ok(ready
+    let found = owners.into_iter().zip(&interests);
+    let mut ready: Vec<usize> = found
         .filter(|(_, interest)| !interest.revents().is_empty())
         .map(|(at, _)| at)
-        .collect())
+        .collect();
+    ready.dedup();
+    Ok(ready)
 }

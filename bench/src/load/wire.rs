@@ -2,7 +2,7 @@
 
 use super::etcd::Etcd;
 use super::keys::{KEY_BYTES, write_key};
-use super::replies::Replies;
+use super::replies::{Answer, Replies};
 
 /// What servers speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,19 +76,28 @@ impl Wire {
         }
     }
 
+    /// Adds what a server wants to hear before a request for a slot that is being moved to it.
+    pub(super) fn ask(&mut self, out: &mut Vec<u8>) {
+        assert!(
+            matches!(self, Self::Redis(_)),
+            "only Redis servers send clients elsewhere"
+        );
+        out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+    }
+
     /// Takes bytes as they come, and says of each request that was answered which one it was, and
-    /// whether it went well. What has to be sent then goes to `out`.
+    /// what was said. What has to be sent then goes to `out`.
     pub(super) fn feed(
         &mut self,
         bytes: &[u8],
         out: &mut Vec<u8>,
-        mut ended: impl FnMut(u64, bool),
+        mut ended: impl FnMut(u64, Answer),
     ) {
         match self {
             Self::Redis(redis) => {
                 let answered = &mut redis.answered;
-                redis.replies.feed(bytes, |good| {
-                    ended(*answered, good);
+                redis.replies.feed(bytes, |answer| {
+                    ended(*answered, answer);
                     *answered += 1;
                 });
             }

@@ -55,6 +55,9 @@ pub(crate) struct Turn {
     pub(crate) latencies: Vec<(f64, f64)>,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
+    /// How often a request was sent elsewhere and went there: leaders moved meanwhile.
+    #[serde(default)]
+    pub(crate) redirected: u64,
 }
 
 /// A figure over all turns.

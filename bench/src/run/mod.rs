@@ -24,11 +24,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), String> {
     let mut graphs = Vec::new();
     for &workload in &options.workloads {
         let specs = specs(workload, &options.changes, plan)?;
-        let contestants: Vec<_> = specs
-            .iter()
-            .map(|spec| Contestant::new(None, spec, plan))
-            .collect();
-        let done = book.in_turns(&contestants, plan)?;
+        let settings = [Some(String::new()), options.beside.clone()];
+        let systems = settings.into_iter().flatten().map(System::Drakkar);
+        let done = book.in_turns(&contestants(systems, &specs, plan), plan)?;
         graphs.push((specs, done));
     }
     book.close(plan)?;
@@ -57,13 +55,8 @@ pub(crate) fn compare(options: &CompareOptions) -> Result<(), String> {
             ));
         }
         // A rate that follows from the measurement before follows from the same system's.
-        let systems = [None, Some(peer)].into_iter();
-        let contestants = systems.flat_map(|peer| {
-            specs
-                .iter()
-                .map(move |spec| Contestant::new(peer, spec, plan))
-        });
-        book.in_turns(&contestants.collect::<Vec<_>>(), plan)?;
+        let systems = [System::Drakkar(String::new()), System::Peer(peer)];
+        book.in_turns(&contestants(systems, &specs, plan), plan)?;
     }
     book.close(plan)
 }
@@ -73,32 +66,60 @@ fn specs(workload: Workload, changes: &Changes, plan: &Plan) -> Result<Vec<Spec>
     specs.map(|spec| changes.apply(spec)).collect()
 }
 
+/// What is measured.
+#[derive(Clone, Debug)]
+enum System {
+    /// With this line in the nodes' configuration.
+    Drakkar(String),
+    Peer(Peer),
+}
+
+/// All loads on one system after the other.
+fn contestants(
+    systems: impl IntoIterator<Item = System>,
+    specs: &[Spec],
+    plan: &Plan,
+) -> Vec<Contestant> {
+    let systems = systems.into_iter();
+    let with_loads =
+        systems.flat_map(|system| specs.iter().map(move |spec| (system.clone(), spec)));
+    with_loads
+        .map(|(system, spec)| Contestant::new(system, spec, plan))
+        .collect()
+}
+
 /// A load and the system that gets it.
 struct Contestant {
-    peer: Option<Peer>,
+    system: System,
     spec: Spec,
     empty: Measurement,
 }
 
 impl Contestant {
-    fn new(peer: Option<Peer>, spec: &Spec, plan: &Plan) -> Self {
+    fn new(system: System, spec: &Spec, plan: &Plan) -> Self {
         let mut empty = describe(spec, plan);
-        if let Some(peer) = peer {
-            empty.system = peer.name().to_owned();
-            // It was described before.
-            empty.title = peer.describe().unwrap_or_default();
+        match &system {
+            System::Drakkar(setting) if setting.is_empty() => {}
+            System::Drakkar(setting) => empty.system = format!("drakkar, {setting}"),
+            System::Peer(peer) => {
+                empty.system = peer.name().to_owned();
+                // It was described before.
+                empty.title = peer.describe().unwrap_or_default();
+            }
         }
         Self {
-            peer,
+            system,
             spec: spec.clone(),
             empty,
         }
     }
 
     fn turn(&self, rate: Option<f64>, plan: &Plan) -> Result<(Turn, Recorded), String> {
-        match self.peer {
-            None => turn::drakkar(&self.spec, rate, plan, &mut |_, _| Ok(())),
-            Some(peer) => turn::peer(peer, &self.spec, rate, plan),
+        match &self.system {
+            System::Drakkar(setting) => {
+                turn::drakkar(&self.spec, setting, rate, plan, &mut |_, _| Ok(()))
+            }
+            System::Peer(peer) => turn::peer(*peer, &self.spec, rate, plan),
         }
     }
 }
@@ -193,7 +214,7 @@ fn flamegraphs(
         };
         let rate = rate(spec, at.checked_sub(1).map(|before| &measurements[before]))?;
         let mut sampler = None;
-        turn::drakkar(spec, rate, plan, &mut |pids, window| {
+        turn::drakkar(spec, "", rate, plan, &mut |pids, window| {
             sampler = Some(Sampler::start(pids, window.measured.mul_f64(0.9), &path)?);
             Ok(())
         })?;

@@ -26,6 +26,10 @@ pub(crate) struct RunOptions {
     /// With several loads, each gets its name into the file's.
     #[arg(long, value_name = "SVG")]
     pub(crate) flamegraph: Option<PathBuf>,
+    /// Measures the same, in turns, on nodes that have this line in the [node] section of their
+    /// configuration as well: --beside "stages = false".
+    #[arg(long, value_name = "LINE")]
+    pub(crate) beside: Option<String>,
 }
 
 /// Measures Drakkar and another system with the same load, in turns, and prints medians of both.

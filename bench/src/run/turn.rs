@@ -48,9 +48,10 @@ struct Used {
 /// Called at the start of the measured time with the processes of the servers.
 pub(crate) type Started<'a> = &'a mut dyn FnMut(&[u32], Window) -> Result<(), String>;
 
-/// Measures a cluster of Drakkar once. `rate` makes the loop open.
+/// Measures a cluster of Drakkar once, `setting` in its nodes' configuration. `rate` makes the loop open.
 pub(crate) fn drakkar(
     spec: &Spec,
+    setting: &str,
     rate: Option<f64>,
     plan: &Plan,
     started: Started<'_>,
@@ -60,6 +61,7 @@ pub(crate) fn drakkar(
         groups: spec.groups,
         shards: spec.shards,
         dir: directory.clone(),
+        setting: setting.to_owned(),
     };
     let mut cluster = Cluster::start(&shape)?;
     let load = load::Load {
@@ -281,6 +283,7 @@ fn turn(recorded: &Recorded, used: &Used, window: Window) -> Turn {
             .collect(),
         errors: recorded.errors,
         first_error: recorded.first_error.clone(),
+        redirected: recorded.redirected,
     }
 }
 

@@ -1,0 +1,3 @@
+//! What stands between the program and the system's allocator.
+
+pub(super) mod counter;
