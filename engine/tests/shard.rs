@@ -148,6 +148,29 @@ fn requests_beyond_the_number_that_may_wait_are_refused_and_nothing_happens() {
 }
 
 #[test]
+fn large_answers_are_spread_over_turns_and_none_is_left_out() {
+    let mut cluster = Cluster::with(|options| options.pending_bytes_max = 1 << 20);
+    let value = vec![7; 200_000];
+    cluster.ask(1, 1, set(b"a", &value, Expiry::Never));
+    let asked = 100..180;
+    // Nobody confirms that it leads until all are asked.
+    cluster.cut_off = vec![1];
+    for token in asked.clone() {
+        cluster.ask(1, token, Command::Get { key: b"a" });
+    }
+    assert_eq!(cluster.answer(100), None);
+    cluster.cut_off.clear();
+    cluster.run(300);
+    for token in asked {
+        let answer = Outcome::Reply(Reply::bulk(value.clone()));
+        assert!(cluster.answer(token) == Some(answer), "request {token}");
+    }
+    // 4 MiB, and what is looked up together.
+    let most = cluster.replies_of_a_turn;
+    assert!((16..=38).contains(&most), "{most} in one turn");
+}
+
+#[test]
 fn keys_expire_through_the_log_although_nobody_asks() {
     let mut cluster = Cluster::new();
     cluster.ask(1, 1, set(b"a", b"1", Expiry::After(300)));

@@ -22,6 +22,22 @@ pub enum Reply {
     Error(ErrorReply),
 }
 
+impl Reply {
+    /// Bytes of the values that it carries.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Self::Bulk(value) => value.len(),
+            Self::Text(text) => text.len(),
+            Self::Array(parts) => parts.iter().map(Self::value_bytes).sum(),
+            Self::Map(pairs) => {
+                let bytes = |(key, value): &(Self, Self)| key.value_bytes() + value.value_bytes();
+                pairs.iter().map(bytes).sum()
+            }
+            Self::Ok | Self::Status(_) | Self::Integer(_) | Self::Nil | Self::Error(_) => 0,
+        }
+    }
+}
+
 /// Every error that the data path can answer. The texts are those that Redis clients know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -65,6 +65,8 @@ pub struct Options {
     pub listen: Option<IpAddr>,
     /// Cores the shards are pinned to, in turn. Empty: all there are.
     pub cores: Vec<u32>,
+    /// Whether it is counted how long each stage of a write takes.
+    pub stages: bool,
     /// Size of a segment of the log. Space is reclaimed a whole segment at a time.
     pub segment_bytes: u64,
     /// Entries of one group that are kept in memory for followers.
@@ -208,6 +210,7 @@ impl Default for Options {
             any_file_system: false,
             listen: None,
             cores: Vec::new(),
+            stages: true,
             segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
             log_bytes_target: 4096 * MIB as u64,

@@ -65,7 +65,14 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "node",
-        &["id", "data_dir", "any_file_system", "listen", "cores"],
+        &[
+            "id",
+            "data_dir",
+            "any_file_system",
+            "listen",
+            "cores",
+            "stages",
+        ],
     ),
     (
         "log",
@@ -310,6 +317,8 @@ impl Fields<'_> {
         self.put("data_dir", "a path", &mut options.data_dir, text);
         let any = &mut options.any_file_system;
         self.put("any_file_system", "true or false", any, Value::as_bool);
+        let stages = &mut options.stages;
+        self.put("stages", "true or false", stages, Value::as_bool);
         self.put("listen", "an IP address", &mut options.listen, |value| {
             let address: IpAddr = value.as_str()?.parse().ok()?;
             Some(Some(address))
@@ -535,6 +544,7 @@ mod tests {
         data_dir = "/var/lib/drakkar"
         any_file_system = true
         cores = [0, 1]
+        stages = false
 
         [log]
         segment_size = "64MB"
@@ -548,6 +558,7 @@ mod tests {
         let config = parse(GOOD).unwrap();
         assert_eq!(config.cluster.shards, 2);
         assert!(config.any_file_system);
+        assert!(!config.stages);
         assert_eq!(config.segment_bytes, 64 << 20);
         assert_eq!(
             config.route_wait,

@@ -107,8 +107,10 @@ pub(super) struct Shared {
 }
 
 impl Executor {
-    pub(super) fn new(shared: Shared, index: u16, shard: Shard, disk: Disk, seed: u64) -> Self {
+    pub(super) fn new(shared: Shared, index: u16, mut shard: Shard, disk: Disk, seed: u64) -> Self {
         let config = shared.config;
+        shard.accounts_mut().counts_only = !config.stages;
+        let sampler = Sampler::new(config.stages);
         let own = config.node();
         let limits = &config.limits;
         let links = config
@@ -149,7 +151,7 @@ impl Executor {
             random: Cell::new(seed | 1),
             stopping: Cell::new(false),
             ended: Signal::default(),
-            sampler: Sampler::default(),
+            sampler,
             fate: shared.fate,
         }
     }
@@ -347,12 +349,14 @@ impl Executor {
         let executor = self.clone();
         let asked = turn.started;
         glommio::spawn_local(async move {
-            let submitted = executor.origin.time();
+            let submitted = executor.config.stages.then(|| executor.origin.time());
             match written.await {
                 Ok(flush) => {
                     let clock = executor.clock();
-                    executor.account(Stage::LogSubmit, submitted.since(asked));
-                    executor.account(Stage::LogWait, clock.now.since(submitted));
+                    if let Some(submitted) = submitted {
+                        executor.account(Stage::LogSubmit, submitted.since(asked));
+                        executor.account(Stage::LogWait, clock.now.since(submitted));
+                    }
                     executor.step(clock, Input::Written { flush });
                 }
                 Err(error) => executor.disk_failed(Input::WriteFailed { flush: number }, error),
@@ -591,10 +595,12 @@ impl Executor {
 
     /// A peer does not let this node in: it ends if it must not go on as what it is.
     pub(super) fn refused(&self, peer: NodeId, refused: &Refused) {
-        let Some(reason) = self.register.verdict(refused) else {
+        let (peer, now) = (peer.to_raw(), self.origin.time());
+        let silence_max = super::peer::silence_max(self);
+        let verdict = self.register.verdict(refused, peer, now, silence_max);
+        let Some(reason) = verdict else {
             return;
         };
-        let peer = peer.to_raw();
         self.fate.fail(NodeError::Refused { peer, reason });
         for mailbox in self.mailboxes.iter() {
             // A shard that has ended already is what is wanted.

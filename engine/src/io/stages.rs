@@ -11,8 +11,10 @@ use crate::shard::{Accounts, Stage};
 const SAMPLE_EVERY: u32 = 16;
 
 /// Chooses what is looked at closely.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sampler {
+    /// Otherwise nothing is looked at.
+    looks: bool,
     turns: Cell<u32>,
     bursts: Cell<u32>,
     /// When answers were known that nobody has been given yet.
@@ -20,9 +22,18 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
+    pub(super) fn new(looks: bool) -> Self {
+        Self {
+            looks,
+            turns: Cell::new(0),
+            bursts: Cell::new(0),
+            answered: Cell::new(None),
+        }
+    }
+
     /// Whether a burst of commands is looked at closely.
     pub(super) fn burst(&self) -> bool {
-        every(&self.bursts)
+        self.looks && every(&self.bursts)
     }
 
     /// A turn of the shard begins.
@@ -30,7 +41,7 @@ impl Sampler {
         Turn {
             started: now,
             last: now,
-            sampled: every(&self.turns),
+            sampled: self.looks && every(&self.turns),
             serialise: Duration::ZERO,
             apply: Duration::ZERO,
         }
@@ -94,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_lap_belongs_to_its_stage_and_what_lies_between_to_none() {
-        let sampler = Sampler::default();
+        let sampler = Sampler::new(true);
         let mut turn = sampler.turn(Time::from_nanos(100));
         for (stage, at) in [
             (None, 150),
@@ -114,8 +125,11 @@ mod tests {
 
     #[test]
     fn one_of_sixteen_turns_is_looked_at() {
-        let sampler = Sampler::default();
-        let sampled = (0..160).filter(|_| sampler.turn(Time::default()).sampled);
-        assert_eq!(sampled.count(), 10);
+        let sampled = |looks| {
+            let sampler = Sampler::new(looks);
+            let turns = (0..160).filter(|_| sampler.turn(Time::default()).sampled);
+            turns.count()
+        };
+        assert_eq!((sampled(true), sampled(false)), (10, 0));
     }
 }

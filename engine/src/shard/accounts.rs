@@ -182,6 +182,8 @@ fn last_value(bucket: usize) -> u64 {
 /// What a shard did, and how long it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
+    /// Nothing goes into the histograms, only into the counts.
+    pub counts_only: bool,
     /// Nanoseconds, in the order of [`Stage::ALL`].
     stages: [Histogram; Stage::ALL.len()],
     /// Commands in each entry that was sealed here.
@@ -216,6 +218,9 @@ impl Accounts {
 
     /// Counts one passage of a stage.
     pub fn record(&mut self, stage: Stage, took: Duration) {
+        if self.counts_only {
+            return;
+        }
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.stages[stage as usize].record(nanos);
     }
@@ -227,14 +232,16 @@ impl Accounts {
         self.entries += 1;
         self.commands += commands;
         self.sealed += commands;
-        self.commands_per_entry.record(commands);
+        if !self.counts_only {
+            self.commands_per_entry.record(commands);
+        }
     }
 
     /// A flush was asked for.
     pub(super) fn flushed(&mut self) {
         self.flushes += 1;
         let commands = core::mem::take(&mut self.sealed);
-        if commands > 0 {
+        if commands > 0 && !self.counts_only {
             self.commands_per_flush.record(commands);
         }
     }

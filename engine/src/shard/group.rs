@@ -529,6 +529,11 @@ impl Group {
             .applied(entry.index, entry.term, &mut self.replies, out);
     }
 
+    /// Whether reads were left to the next turn.
+    pub(super) fn has_reads_left(&self) -> bool {
+        self.raft.role() == Role::Leader && self.reads.is_interrupted()
+    }
+
     fn serve_reads(&mut self, clock: Clock, out: &mut Output) {
         if self.raft.role() != Role::Leader {
             return;

@@ -16,6 +16,7 @@ mod writes;
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
@@ -33,6 +34,9 @@ pub use interface::{
     GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk,
     SnapshotPolicy, Token,
 };
+
+/// How long a shard leaves its thread to others between turns that it could do at once.
+const REST: Duration = Duration::from_micros(50);
 
 /// The groups of one thread, and the one log they share.
 pub struct Shard {
@@ -278,15 +282,21 @@ impl Shard {
         }
         self.begin_snapshot(out);
         self.give_pulse(out);
+        let interrupted = |&at: &usize| self.groups[at].has_reads_left();
+        let goes_on = dirty.iter().any(interrupted);
+        let goes_on = goes_on.then(|| clock.now.after(REST));
         self.dirty.extend(
-            dirty
-                .into_iter()
-                .filter(|&at| self.groups[at].wants_flush(clock)),
+            dirty.into_iter().filter(|&at| {
+                self.groups[at].wants_flush(clock) || self.groups[at].has_reads_left()
+            }),
         );
         let next = self.timers.first().map(|&(time, _)| time);
         // While a flush is on its way its end is waited for, not the time of the mark.
         let mark = self.mark_at.filter(|_| self.under_way.is_empty());
-        out.wake_at = [next, mark, self.pulse.due].into_iter().flatten().min();
+        out.wake_at = [next, mark, self.pulse.due, goes_on]
+            .into_iter()
+            .flatten()
+            .min();
     }
 
     /// Tells other nodes that this one lives, for the sake of quiet groups, and looks whether they do.

@@ -13,6 +13,10 @@ use crate::state_machine::{StateMachine, WINDOW};
 /// Rounds under way at once: the reads that come meanwhile share the next one.
 const ROUNDS_MAX: usize = 2;
 
+/// What is answered in one turn, beyond which the rest waits for the next: until then nobody looks at how
+/// much a client has not taken yet.
+const REPLY_BYTES_MAX: usize = 4 << 20;
+
 /// Encoded reads, back to back.
 #[derive(Debug, Default)]
 struct Batch {
@@ -29,6 +33,8 @@ struct Round {
     /// The state must have applied this.
     index: LogIndex,
     batch: Batch,
+    /// So many of the batch are answered.
+    served: usize,
 }
 
 /// The reads of one group that nobody has been answered yet.
@@ -69,7 +75,9 @@ impl Reads {
     /// Reads that wait.
     pub(super) fn pending(&self) -> usize {
         let under_way = self.under_way.iter();
-        let under_way: usize = under_way.map(|round| round.batch.ends.len()).sum();
+        let under_way: usize = under_way
+            .map(|round| round.batch.ends.len() - round.served)
+            .sum();
         self.open.ends.len() + under_way
     }
 
@@ -81,10 +89,17 @@ impl Reads {
             term,
             index,
             batch,
+            served: 0,
         });
     }
 
-    /// Answers the reads whose round was confirmed in `term` and whose index is applied.
+    /// Whether reads could be answered that were too many for one turn.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.under_way.front().is_some_and(|round| round.served > 0)
+    }
+
+    /// Answers the reads whose round was confirmed in `term` and whose index is applied, as many as one
+    /// turn takes.
     pub(super) fn serve(
         &mut self,
         term: Term,
@@ -93,44 +108,66 @@ impl Reads {
         (state, unix_ms): (&impl StateMachine, u64),
         mut reply: impl FnMut(Token, Reply),
     ) {
-        while let Some(round) = self.under_way.front() {
+        let mut bytes = 0;
+        while let Some(round) = self.under_way.front_mut() {
             if round.term != term || round.number > confirmed || round.index > applied {
                 break;
             }
-            let batch = self.under_way.pop_front().expect("just seen").batch;
-            let mut reads = batch.iter().map(|(token, bytes)| {
-                let command = Command::decode(bytes);
-                (token, command.expect("encoded by this replica"))
-            });
-            loop {
-                let window: [_; WINDOW] = array::from_fn(|_| reads.next());
-                if window[0].is_none() {
-                    break;
-                }
-                let reads = || window.iter().flatten();
-                state.look_ahead(reads().map(|(_, command)| command));
-                for (token, command) in reads() {
-                    reply(*token, state.read(unix_ms, command));
-                }
+            round.serve(&mut bytes, (state, unix_ms), &mut reply);
+            if round.served < round.batch.ends.len() {
+                break;
             }
+            self.under_way.pop_front();
         }
     }
 
     /// Gives back every read: leadership is lost.
     pub(super) fn take(&mut self) -> Vec<(Token, Vec<u8>)> {
         let mut all = Vec::new();
-        let rounds = self.under_way.drain(..).map(|round| round.batch);
-        for batch in rounds.chain([core::mem::take(&mut self.open)]) {
-            all.extend(batch.iter().map(|(token, bytes)| (token, bytes.to_vec())));
+        let rounds = self.under_way.drain(..);
+        let rounds = rounds.map(|round| (round.batch, round.served));
+        for (batch, served) in rounds.chain([(core::mem::take(&mut self.open), 0)]) {
+            let unanswered = batch.from(served);
+            all.extend(unanswered.map(|(token, bytes)| (token, bytes.to_vec())));
         }
         all
     }
 }
 
+impl Round {
+    /// Answers reads, some at least, until there are none left or the turn has answered enough.
+    fn serve(
+        &mut self,
+        bytes: &mut usize,
+        (state, unix_ms): (&impl StateMachine, u64),
+        reply: &mut impl FnMut(Token, Reply),
+    ) {
+        let mut reads = self.batch.from(self.served).map(|(token, bytes)| {
+            let command = Command::decode(bytes);
+            (token, command.expect("encoded by this replica"))
+        });
+        loop {
+            let window: [_; WINDOW] = array::from_fn(|_| reads.next());
+            let reads = || window.iter().flatten();
+            state.look_ahead(reads().map(|(_, command)| command));
+            for (token, command) in reads() {
+                let answer = state.read(unix_ms, command);
+                *bytes += answer.value_bytes();
+                reply(*token, answer);
+                self.served += 1;
+            }
+            if window[WINDOW - 1].is_none() || *bytes > REPLY_BYTES_MAX {
+                break;
+            }
+        }
+    }
+}
+
 impl Batch {
-    fn iter(&self) -> impl Iterator<Item = (Token, &[u8])> {
-        let mut start = 0;
-        self.ends.iter().map(move |&(token, end)| {
+    /// All but the first `served`.
+    fn from(&self, served: usize) -> impl Iterator<Item = (Token, &[u8])> {
+        let mut start = served.checked_sub(1).map_or(0, |last| self.ends[last].1);
+        self.ends[served..].iter().map(move |&(token, end)| {
             let bytes = &self.blob[start..end];
             start = end;
             (token, bytes)

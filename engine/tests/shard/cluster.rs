@@ -59,6 +59,8 @@ pub(crate) struct Cluster {
     pub(crate) replies: Vec<(Token, Outcome)>,
     /// Node, number and count of records of each flush.
     pub(crate) flushes: Vec<(u32, FlushNumber, usize)>,
+    /// The most that one turn gave.
+    pub(crate) replies_of_a_turn: usize,
     /// Messages about groups so far.
     pub(crate) messages: usize,
     /// What each node has written last at each position.
@@ -119,6 +121,7 @@ impl Cluster {
             slow: vec![],
             pending: vec![],
             replies: vec![],
+            replies_of_a_turn: 0,
             flushes: vec![],
             messages: 0,
             entries: BTreeMap::new(),
@@ -146,6 +149,7 @@ impl Cluster {
             again, None,
             "woken, it asks to be woken at once: its thread would spin"
         );
+        self.replies_of_a_turn = self.replies_of_a_turn.max(out.replies.len());
         self.replies.extend(out.replies);
         for flush in out.flushes {
             self.flushes.push((id, flush.number, flush.records.len()));

@@ -38,6 +38,8 @@ pub enum Cause {
     Origin = 5,
     /// The caller only wanted to know.
     Asked = 6,
+    /// Another process is connected that speaks for the same data directory.
+    Copied = 7,
 }
 
 /// The answer to a caller that is not let in.
@@ -161,6 +163,7 @@ impl Refusal {
             Self::Fenced { .. } => Cause::Fenced,
             Self::Origin { .. } => Cause::Origin,
             Self::Asked => Cause::Asked,
+            Self::Copied { .. } => Cause::Copied,
             _ => Cause::Other,
         }
     }
@@ -214,6 +217,7 @@ impl Refused {
             4 => Cause::Fenced,
             5 => Cause::Origin,
             6 => Cause::Asked,
+            7 => Cause::Copied,
             // A newer build may know more.
             _ => Cause::Other,
         };

@@ -1,6 +1,6 @@
 //! Whom a running node has met. What it says was written down before it is said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,6 +32,8 @@ struct State {
     present: Vec<Weak<Presence>>,
     /// Peers that have let this node in since it started.
     welcomed: BTreeSet<u32>,
+    /// Peers that hear another process under this node's instance, since when, and when they said so last.
+    copied: BTreeMap<u32, (Time, Time)>,
 }
 
 impl State {
@@ -78,6 +80,7 @@ impl Register {
             record,
             present: Vec::new(),
             welcomed: BTreeSet::new(),
+            copied: BTreeMap::new(),
         };
         Self {
             node,
@@ -154,6 +157,7 @@ impl Register {
     /// A peer has let this node in.
     pub(in crate::io) fn welcomed(&self, by: u32) -> Result<(), Refusal> {
         let mut state = self.state();
+        state.copied.remove(&by);
         if state.record.formed {
             return Ok(());
         }
@@ -247,12 +251,19 @@ impl Register {
     }
 
     /// Why this node must end, if that is what a peer's refusal means.
-    pub(in crate::io) fn verdict(&self, refused: &Refused) -> Option<String> {
-        let formed = self.state().record.formed;
+    pub(in crate::io) fn verdict(
+        &self,
+        refused: &Refused,
+        by: u32,
+        now: Time,
+        silence_max: Duration,
+    ) -> Option<String> {
+        let mut state = self.state();
         let ends = match refused.cause {
             Cause::Empty | Cause::Replaced | Cause::Removed | Cause::Fenced => true,
             // A node that has found its peers does not go because a stranger joined them.
-            Cause::Origin => !formed,
+            Cause::Origin => !state.record.formed,
+            Cause::Copied => state.is_copied(by, now, silence_max),
             Cause::Other | Cause::Asked => false,
         };
         ends.then(|| refused.reason.clone())
@@ -269,6 +280,17 @@ impl Register {
 }
 
 impl State {
+    /// Whether a peer hears another process for so long that this is not one that ended before this one
+    /// began: those are silent.
+    fn is_copied(&mut self, by: u32, now: Time, silence_max: Duration) -> bool {
+        let (since, last) = self.copied.entry(by).or_insert((now, now));
+        if now.since(*last) > silence_max {
+            *since = now;
+        }
+        *last = now;
+        now.since(*since) > silence_max * 2
+    }
+
     /// Whether a connection is there that was heard lately. A machine that lost its power leaves some
     /// that are not.
     fn is_present(
@@ -365,6 +387,31 @@ mod tests {
             ..record
         };
         assert!(Register::new(1, scratch.0.clone(), rejoined, 10).speaks());
+    }
+
+    #[test]
+    fn a_process_ends_that_is_told_of_another_for_longer_than_one_that_ended_is_remembered() {
+        let (_scratch, register) = register("copied");
+        let refused = Refused {
+            cause: Cause::Copied,
+            standing: Standing::default(),
+            known: 5,
+            reason: "copied".into(),
+        };
+        let ends = |by, at: Duration| {
+            let now = Time::default().after(at);
+            register.verdict(&refused, by, now, SILENCE).is_some()
+        };
+        let (step, end) = (SILENCE / 2, SILENCE * 2);
+        let told = (0..=4).map(|step_number| ends(2, step * step_number));
+        assert_eq!(told.filter(|&ended| ended).count(), 0);
+        assert!(!ends(3, end + step), "that one says it for the first time");
+        assert!(ends(2, end + step));
+        // It was not said for long, or the node was let in meanwhile: what comes is something new.
+        assert!(!ends(2, end * 2));
+        assert!(!ends(2, end * 2 + SILENCE));
+        register.welcomed(2).unwrap();
+        assert!(!ends(2, end * 3));
     }
 
     #[test]
