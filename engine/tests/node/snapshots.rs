@@ -13,7 +13,7 @@ use wal::{GroupId, LogIndex};
 
 use crate::cluster::{Client, Cluster, set};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn groups() -> impl Iterator<Item = GroupId> {
     (0..4).map(GroupId::from_raw)

@@ -19,7 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a client waits for an answer before it asks another node.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 const WRITERS: usize = 10;
 const KEYS_OF_WRITER: usize = 20;
 
@@ -31,7 +33,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(groups: u16) -> Self {
+    /// With so many groups, and a proxy that waits so long for a leader.
+    fn start(groups: u16, route_wait: Duration) -> Self {
         // Tests run side by side.
         static CLUSTERS: AtomicU16 = AtomicU16::new(0);
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
@@ -53,8 +56,9 @@ impl Cluster {
             let config = format!(
                 "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"kill\"\nshards = 1\n\
                  groups = {groups}\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\nroute_wait = \"2500ms\"\n{nodes}",
-                directory.join(format!("n{id}")).display()
+                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\nroute_wait = \"{}ms\"\n{nodes}",
+                directory.join(format!("n{id}")).display(),
+                route_wait.as_millis()
             );
             fs::write(directory.join(format!("n{id}.toml")), config).unwrap();
         }
@@ -141,6 +145,7 @@ impl Cluster {
                 "still connected; {}",
                 self.logs()
             );
+            thread::sleep(PAUSE);
         }
     }
 
@@ -185,7 +190,7 @@ impl Cluster {
                 if let Some(status) = child.try_wait().unwrap() {
                     break status;
                 }
-                if start.elapsed() > PATIENCE / 2 {
+                if start.elapsed() > PATIENCE {
                     child.kill().unwrap();
                     child.wait().unwrap();
                     panic!("n{} does not stop: {}", node + 1, self.logs());
@@ -233,6 +238,7 @@ enum Answer {
 struct Client {
     base: u16,
     node: u16,
+    patience: Duration,
     stream: Option<BufReader<TcpStream>>,
 }
 
@@ -241,6 +247,7 @@ impl Client {
         Self {
             base,
             node,
+            patience: ANSWER_MAX,
             stream: None,
         }
     }
@@ -255,7 +262,7 @@ impl Client {
         if self.stream.is_none() {
             let port = self.base + 1 + self.node % 3;
             let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
+            stream.set_read_timeout(Some(self.patience)).ok()?;
             self.stream = Some(BufReader::new(stream));
         }
         let answer = self.exchange(words);
@@ -385,7 +392,7 @@ fn strike(cluster: &mut Cluster, what: &str, victims: &[usize]) {
 }
 
 fn kill_under_load(groups: u16) {
-    let mut cluster = Cluster::start(groups);
+    let mut cluster = Cluster::start(groups, ANSWER_MAX * 5 / 6);
     cluster.serves("first start", Instant::now());
     let (ended, total) = (AtomicBool::new(false), AtomicU64::new(0));
     let base = cluster.base;
@@ -428,11 +435,12 @@ fn kill_under_load(groups: u16) {
 
 #[test]
 fn a_proxy_waits_for_a_new_leader_before_it_gives_up() {
-    let mut cluster = Cluster::start(1);
+    let mut cluster = Cluster::start(1, PATIENCE);
     cluster.serves("start", Instant::now());
     let leader = cluster.leader();
     let other = (leader + 1) % 3;
     let mut client = Client::new(cluster.base, u16::try_from(other).unwrap());
+    client.patience = PATIENCE;
     assert_eq!(client.ask(&["SET", "key", "value"]), Some(Answer::Ok));
     cluster.kill(leader);
     cluster.await_loss(other, leader);

@@ -53,7 +53,7 @@ fn metric(demo: &Demo, node: u16, name: &str) -> f64 {
 fn connect(demo: &Demo, node: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", demo.port + node - 1)).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
+        .set_read_timeout(Some(Duration::from_secs(120)))
         .unwrap();
     stream
 }

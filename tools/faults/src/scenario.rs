@@ -12,7 +12,7 @@ use crate::trouble::Trouble;
 use crate::verify::{Contents, Flaw, read_promised};
 
 /// How long a writer may take to open its log, and to notice that its disk is gone.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One row of the table.
 pub(crate) struct Scenario {

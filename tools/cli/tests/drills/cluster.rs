@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// As the configurations say.
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
 /// Ports of one cluster: nodes 1 to 7, three each.
@@ -234,7 +234,7 @@ impl Cluster {
     /// Runs the program with these words.
     pub(crate) fn drakkar(&self, words: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["40", env!("CARGO_BIN_EXE_drakkar")]);
+        command.args(["120", env!("CARGO_BIN_EXE_drakkar")]);
         command.args(words).output().unwrap()
     }
 
