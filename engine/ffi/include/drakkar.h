@@ -22,6 +22,8 @@ typedef enum {
   DRAKKAR_STATUS_T_FAILED = 4,
   // A defect of the library. The handle must not be used any more.
   DRAKKAR_STATUS_T_PANIC = 5,
+  // Nothing was imported; `drakkar_error_code` is a word that says why.
+  DRAKKAR_STATUS_T_IMPORT = 6,
 } drakkar_status_t;
 
 // What went wrong. Belongs to the caller, who frees it with `drakkar_error_free`.
@@ -35,6 +37,36 @@ typedef struct {
   const uint8_t *bytes;
   size_t length;
 } drakkar_slice_t;
+
+// An import: see `drakkar snapshot import --help`.
+typedef struct {
+  // The text of the node's configuration, which lists the new members and no others.
+  drakkar_slice_t config;
+  // The path of a directory that an export was written to.
+  drakkar_slice_t from;
+  // All members there will be, the same on all of them: `ID=HOST:PORT` (peer ports), separated by
+  // commas.
+  drakkar_slice_t members;
+  // Which of them the node is.
+  uint32_t replica;
+  // Not 0 to go on although a majority of the old members answers. What they acknowledge is lost.
+  uint32_t ignore_live_quorum;
+  // The epoch that the members will be of, the same on all of them; 0: the next after that of the
+  // export.
+  uint64_t epoch;
+} drakkar_import_t;
+
+// What was imported.
+typedef struct {
+  // These two are equal on two members if, and only if, they were given the same snapshots and the same
+  // list.
+  uint64_t snapshot;
+  uint64_t members;
+  uint64_t epoch;
+  // 1 if the same was imported before, and nothing was changed.
+  uint32_t again;
+  uint32_t reserved;
+} drakkar_imported_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -54,6 +86,20 @@ const char *drakkar_version(void);
 drakkar_status_t drakkar_node_open(drakkar_slice_t config,
                                    drakkar_node_t **node,
                                    drakkar_error_t **error);
+
+// Makes exported snapshots the whole history of a stopped node, and a list of nodes its membership, as
+// `drakkar snapshot import` does: for a cluster that has lost its majority for good. Do the same on every
+// member of the list; what is newer than the snapshots is lost. It can be repeated.
+//
+// On success `*imported` says what was done. Otherwise `*error`, if `error` is not NULL, is an error for
+// `drakkar_error_free`, and `drakkar_error_code` one of the words of the manual, such as "PathNotExist".
+//
+// # Safety
+//
+// `import` and what it points to are readable; `imported` is writable; `error` is NULL or writable.
+drakkar_status_t drakkar_snapshot_import(const drakkar_import_t *import,
+                                         drakkar_imported_t *imported,
+                                         drakkar_error_t **error);
 
 // Stops a node: it hands over what it leads, finishes what was begun, and its handle is gone.
 // NULL is ignored.
@@ -76,6 +122,14 @@ drakkar_status_t drakkar_error_status(const drakkar_error_t *error);
 //
 // `error` is NULL or from this library and not yet freed.
 const char *drakkar_error_message(const drakkar_error_t *error);
+
+// A word that says what an error is, for programs: it stays the same when the message is improved. Valid
+// until the error is freed; "" if there is none, NULL for NULL.
+//
+// # Safety
+//
+// `error` is NULL or from this library and not yet freed.
+const char *drakkar_error_code(const drakkar_error_t *error);
 
 // Frees an error. NULL is ignored.
 //

@@ -12,6 +12,7 @@ mod fetcher;
 mod gathered;
 mod handle;
 pub mod identity;
+pub mod import;
 mod inbound;
 mod letters;
 mod log_admin;

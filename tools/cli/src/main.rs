@@ -7,7 +7,6 @@ mod endpoints;
 mod exit;
 mod http;
 mod inspect;
-mod listed;
 mod repair;
 mod serve;
 mod snapshot;

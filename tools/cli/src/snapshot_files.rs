@@ -1,36 +1,20 @@
 //! What the files of snapshots hold, and whether they are whole. Only reads.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use engine::snapshot::{ALIGNMENT, Compression, Header, SnapshotError, Summary, Verifier};
+use engine::io::import::{Flaw, verify};
+use engine::snapshot::{Compression, Header, Summary};
 use serde_json::{Value, json};
 use wal::{GroupId, LogIndex, Term};
 
 use crate::status::{columns, size};
 
-const PIECE: usize = 1 << 20;
-
 /// One file, and what it is.
 pub(crate) struct Finding {
     pub(crate) path: PathBuf,
     outcome: Result<(Header, Summary), Flaw>,
-}
-
-/// Why a file is no snapshot.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Flaw {
-    #[error("cannot read it: {0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Damaged(#[from] SnapshotError),
-    #[error("it is {bytes} bytes long, which is no multiple of {ALIGNMENT}")]
-    Length { bytes: u64 },
-    #[error(
-        "it has the name of another snapshot: it is of group {group}, index {index}, term {term}"
-    )]
-    Misnamed { group: u32, index: u64, term: u64 },
 }
 
 /// The snapshots at a path: a file, or all below a directory.
@@ -68,34 +52,6 @@ fn gather(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-pub(crate) fn verify(path: &Path) -> Result<(Header, Summary), Flaw> {
-    let mut file = File::open(path)?;
-    let mut verifier = Verifier::new();
-    let mut piece = vec![0; PIECE];
-    let mut bytes = 0;
-    loop {
-        let read = file.read(&mut piece)?;
-        if read == 0 {
-            break;
-        }
-        bytes += read as u64;
-        verifier.push(&piece[..read])?;
-    }
-    let header = verifier.header().cloned();
-    let summary = verifier.finish()?;
-    let header = header.expect("a whole snapshot has one");
-    if !bytes.is_multiple_of(ALIGNMENT as u64) {
-        return Err(Flaw::Length { bytes });
-    }
-    let (index, term) = (header.index.to_raw(), header.term.to_raw());
-    let name = format!("{}-{index:016x}-{term:016x}", header.group);
-    if path.file_stem().is_none_or(|stem| stem != name.as_str()) {
-        let group = header.group.to_raw();
-        return Err(Flaw::Misnamed { group, index, term });
-    }
-    Ok((header, summary))
 }
 
 impl Finding {

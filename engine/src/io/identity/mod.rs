@@ -2,12 +2,14 @@
 //! beside the log's `identity`. Read at the start, replaced as a whole by whoever changes it: a node
 //! that meets a peer for the first time, and the offline tools of repair.
 
+mod census;
 mod dial;
 mod error;
 mod opening;
 mod record;
 mod register;
 
+pub use census::{Census, LiveQuorum, Running, check_stopped};
 pub use dial::{Answered, ask};
 pub use error::IdentityError;
 pub use opening::{Holding, hold, settle};

@@ -5,13 +5,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use engine::io::import::Listed;
 use engine::snapshot::Verifier;
 use serde_json::Value;
 
 use super::manifest::{File, Manifest};
 use super::{BackupError, log};
 use crate::http;
-use crate::listed::Listed;
 
 /// Longer than a node waits itself.
 const PATIENCE: Duration = Duration::from_secs(12);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use engine::batch::Batch;
 use engine::config::ClusterOptions;
+use engine::io::import::Listed;
 use engine::kv::Kv;
 use engine::snapshot::{Compression, Decoder, Encoder, Event, Header, Membership, machine};
 use engine::state_machine::StateMachine;
@@ -18,7 +19,6 @@ use super::create::{Source, copy_at};
 use super::manifest::File;
 use super::{BackupError, damaged};
 use crate::http;
-use crate::listed::Listed;
 
 const PIECE: usize = 1 << 20;
 /// No limit allows longer entries.

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use engine::io::import::{Listed, write_manifest};
 use serde_json::{Value, json};
 
 use super::BackupError;
-use crate::listed::{Listed, write_manifest};
 
 pub(super) const NAME: &str = "MANIFEST.json";
 /// One snapshot of each group.

@@ -3,7 +3,6 @@
 
 mod moved;
 mod newest;
-pub(crate) mod quorum;
 mod rejoin;
 mod shrink;
 
@@ -13,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use engine::config::Config;
 use engine::io::OpenError;
-use engine::io::identity::{Answered, IdentityError, ask};
+use engine::io::identity::{Answered, IdentityError, LiveQuorum, Running, ask};
 use wal::io::DirectoryError;
 
 use crate::{exit, serve};
@@ -69,18 +68,12 @@ pub(crate) enum RepairError {
         "no other node knows node {node}, and all of them answered: nothing was lost, so just start it"
     )]
     Unknown { node: u32 },
-    #[error("a process answers at {address} for node {node}: stop it first")]
-    Running { node: u32, address: String },
+    #[error(transparent)]
+    Running(#[from] Running),
     #[error("invalid members: {why}")]
     InvalidMembers { why: String },
-    #[error(
-        "of the {members} members of epoch {epoch}, {answering:?} answer: with this node they are a majority, and lose nothing if this node is just started again. To go on although they live, and let go what they hold: --ignore-live-quorum"
-    )]
-    LiveQuorum {
-        epoch: u64,
-        members: usize,
-        answering: Vec<u32>,
-    },
+    #[error(transparent)]
+    LiveQuorum(#[from] LiveQuorum),
     #[error(
         "node {node} is of epoch {epoch} with the members {members:?} already, which is another repair: run that one here"
     )]
@@ -119,11 +112,11 @@ impl RepairError {
             Self::Holds { .. }
             | Self::Removed { .. }
             | Self::Unknown { .. }
-            | Self::LiveQuorum { .. }
+            | Self::LiveQuorum(_)
             | Self::OtherRepair { .. }
             | Self::DamagedAlone { .. }
             | Self::PlansMissing
-            | Self::Running { .. } => exit::REFUSED,
+            | Self::Running(_) => exit::REFUSED,
             Self::InvalidMembers { .. } | Self::Plan { .. } => exit::USAGE,
             Self::Log { .. } => exit::CORRUPT,
         }
@@ -163,14 +156,4 @@ fn ask_others(config: &Config) -> Vec<(u32, String, Option<Answered>)> {
         (node.id, address, answered)
     });
     asked.collect()
-}
-
-/// Refuses if somebody speaks for this node.
-pub(crate) fn check_stopped(config: &Config) -> Result<(), RepairError> {
-    let (node, own) = (config.node_id, config.own_address());
-    let address = format!("{}:{}", own.host, own.peer_port);
-    match ask(&config.cluster.id, node, node, &address) {
-        Some(_) => Err(RepairError::Running { node, address }),
-        None => Ok(()),
-    }
 }

@@ -1,9 +1,9 @@
 //! A data directory that was moved, or whose node has another address.
 
 use engine::config::Config;
-use engine::io::identity::settle;
+use engine::io::identity::{check_stopped, settle};
 
-use super::{RepairError, check_stopped};
+use super::RepairError;
 
 pub(super) fn moved(config: &Config) -> Result<String, RepairError> {
     check_stopped(config)?;

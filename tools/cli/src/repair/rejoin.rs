@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use engine::config::Config;
-use engine::io::identity::{Condition, Holding, Member, Record, hold};
+use engine::io::identity::{Condition, Holding, Member, Record, check_stopped, hold};
 
-use super::{RepairError, ask_others, check_stopped};
+use super::{RepairError, ask_others};
 
 pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
     check_stopped(config)?;

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use engine::config::Config;
-use engine::io::identity::{EPOCH_MAX, Holding, Member, Record, hold};
+use engine::io::identity::{Census, EPOCH_MAX, Holding, Member, Record, check_stopped, hold};
 use wal::{GroupId, LogIndex, Term};
 
+use super::RepairError;
 use super::newest::{self, Newest, Plan, Purpose};
-use super::quorum::Census;
-use super::{RepairError, check_stopped};
 use crate::status::columns;
 
 #[derive(Args)]

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use engine::io::identity::Member;
+use engine::io::import::{Shipment, snapshots_in};
 use serde_json::{Value, json};
 
-use super::shipment::{Shipment, snapshots_in};
 use crate::backup::{BackupError, create};
 use crate::endpoints::Endpoints;
 use crate::{exit, http};

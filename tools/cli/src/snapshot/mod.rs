@@ -3,8 +3,6 @@
 
 mod export;
 mod import;
-mod placing;
-mod shipment;
 
 use std::process::ExitCode;
 use std::time::Duration;

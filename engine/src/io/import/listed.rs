@@ -3,25 +3,25 @@
 use std::fs;
 use std::path::Path;
 
-use engine::snapshot::{Header, Summary};
 use serde_json::{Value, json};
 
-use crate::snapshot_files;
+use super::file;
+use crate::snapshot::{Header, Summary};
 
 /// A file in the format of snapshots, as a manifest lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) name: String,
-    pub(crate) group: u64,
-    pub(crate) bytes: u64,
+pub struct Listed {
+    pub name: String,
+    pub group: u64,
+    pub bytes: u64,
     /// Over the checksums of all its parts.
-    pub(crate) crc: u64,
+    pub crc: u64,
     /// Keys of a state, entries of a log.
-    pub(crate) items: u64,
+    pub items: u64,
 }
 
 impl Listed {
-    pub(crate) fn new(name: String, header: &Header, summary: &Summary) -> Self {
+    pub fn new(name: String, header: &Header, summary: &Summary) -> Self {
         Self {
             name,
             group: u64::from(header.group.to_raw()),
@@ -32,7 +32,7 @@ impl Listed {
     }
 
     /// Reads what [`Listed::json`] wrote.
-    pub(crate) fn parse(value: &Value, items: &str) -> Option<Self> {
+    pub fn parse(value: &Value, items: &str) -> Option<Self> {
         let name = value["name"].as_str()?;
         // A name from elsewhere must not lead elsewhere.
         let plain = Path::new(name).file_name()?.to_str()? == name;
@@ -47,7 +47,7 @@ impl Listed {
     }
 
     /// `items` says what is counted.
-    pub(crate) fn json(&self, items: &str) -> Value {
+    pub fn json(&self, items: &str) -> Value {
         let Self {
             name,
             group,
@@ -59,9 +59,9 @@ impl Listed {
     }
 
     /// Reads every byte of the file: it is whole, and the one that is listed. Otherwise says why not.
-    pub(crate) fn verify(&self, directory: &Path, cluster: &str) -> Result<Header, String> {
+    pub fn verify(&self, directory: &Path, cluster: &str) -> Result<Header, String> {
         let path = directory.join(&self.name);
-        let (header, summary) = snapshot_files::verify(&path).map_err(|flaw| flaw.to_string())?;
+        let (header, summary) = file::verify(&path).map_err(|flaw| flaw.to_string())?;
         let found = Self::new(self.name.clone(), &header, &summary);
         if header.cluster == cluster && found == *self {
             Ok(header)
@@ -72,7 +72,7 @@ impl Listed {
 }
 
 /// Puts a manifest beside the files that it lists, durably.
-pub(crate) fn write_manifest(directory: &Path, name: &str, text: &str) -> std::io::Result<()> {
+pub fn write_manifest(directory: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let path = directory.join(name);
     fs::write(&path, text)?;
     fs::File::open(&path)?.sync_all()?;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::import::ImportError;
+use super::ImportError;
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImportError {
     let path: PathBuf = path.to_owned();

@@ -3,27 +3,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use engine::io::identity::Member;
-use engine::snapshot::{Header, MemberRole};
 use serde_json::{Value, json};
 
-use super::import::ImportError;
-use crate::listed::{Listed, write_manifest};
+use super::{ImportError, Listed, write_manifest};
+use crate::io::identity::Member;
+use crate::snapshot::{Header, MemberRole};
 
 const NAME: &str = "EXPORT.json";
 const FORMAT: u64 = 1;
 
 /// What is in an export.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shipment {
-    pub(super) cluster: String,
+pub struct Shipment {
+    pub cluster: String,
     /// Of the cluster when it was made.
-    pub(super) epoch: u64,
-    pub(super) members: Vec<Member>,
-    pub(super) removed: Vec<u32>,
+    pub epoch: u64,
+    pub members: Vec<Member>,
+    pub removed: Vec<u32>,
     /// Groups of the cluster; an export may hold one of them alone.
-    pub(super) groups: u64,
-    pub(super) files: Vec<Listed>,
+    pub groups: u64,
+    pub files: Vec<Listed>,
 }
 
 /// FNV-1a.
@@ -33,12 +32,12 @@ pub(super) fn fingerprint(text: &str) -> u64 {
 }
 
 impl Shipment {
-    pub(super) fn exists(directory: &Path) -> bool {
+    pub fn exists(directory: &Path) -> bool {
         directory.join(NAME).exists()
     }
 
     /// Equal for equal snapshots, wherever they lie.
-    pub(super) fn id(&self) -> u64 {
+    pub fn id(&self) -> u64 {
         let mut text = format!("{} {}", self.cluster, self.groups);
         for Listed {
             name, bytes, crc, ..
@@ -49,7 +48,7 @@ impl Shipment {
         fingerprint(&text)
     }
 
-    pub(super) fn write(&self, directory: &Path) -> std::io::Result<()> {
+    pub fn write(&self, directory: &Path) -> std::io::Result<()> {
         let members = self.members.iter();
         let members = members.map(|it| json!({ "node": it.node, "address": it.address }));
         let files = self.files.iter().map(|file| file.json("keys"));
@@ -66,7 +65,7 @@ impl Shipment {
     }
 
     /// Reads what an export says of itself.
-    pub(super) fn read(directory: &Path) -> Result<Self, ImportError> {
+    pub fn read(directory: &Path) -> Result<Self, ImportError> {
         if !directory.is_dir() {
             let path = directory.to_owned();
             return Err(ImportError::PathNotExist { path });
@@ -108,7 +107,7 @@ impl Shipment {
 
     /// Reads every byte: one whole snapshot of each group of the cluster, and none besides. Gives their
     /// headers.
-    pub(super) fn verify(&self, directory: &Path) -> Result<Vec<Header>, ImportError> {
+    pub fn verify(&self, directory: &Path) -> Result<Vec<Header>, ImportError> {
         let no = |why: String| ImportError::IncompleteSnapshot { why };
         let groups = self.files.iter().map(|file| file.group);
         if !groups.eq(0..self.groups) {
@@ -139,7 +138,7 @@ impl Shipment {
 }
 
 /// The files of snapshots in a directory.
-pub(super) fn snapshots_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub fn snapshots_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

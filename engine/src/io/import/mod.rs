@@ -1,0 +1,343 @@
+//! A stopped node whose whole history becomes a set of snapshots, and whose membership a list. For a
+//! cluster that has lost its majority for good; the same is done on every new member.
+
+mod file;
+mod listed;
+mod placing;
+mod shipment;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use wal::io::DirectoryError;
+
+use super::OpenError;
+use super::identity::{
+    Census, Condition, EPOCH_MAX, Holding, IdentityError, LiveQuorum, Member, Record, Running,
+    check_stopped, hold,
+};
+use crate::config::Config;
+pub use file::{Flaw, verify};
+pub use listed::{Listed, write_manifest};
+pub use shipment::{Shipment, snapshots_in};
+use shipment::{check_roles, fingerprint};
+
+/// Why nothing was imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    #[error("path does not exist: {path}")]
+    PathNotExist { path: PathBuf },
+    #[error("snapshot is incomplete: {why}")]
+    IncompleteSnapshot { why: String },
+    #[error("invalid members: {why}")]
+    InvalidMembers { why: String },
+    #[error("node address changed: data dir belongs to {found}, the list says {asked}")]
+    AddressChanged { found: String, asked: String },
+    #[error("adding a removed node: {node} was removed, and its id never comes back")]
+    RemovedNode { node: u32 },
+    #[error("adding an nonVoting as regular node: {node}")]
+    NonVoting { node: u32 },
+    #[error("adding a witness as regular node: {node}")]
+    Witness { node: u32 },
+    #[error("the export is of cluster {found}, the configuration of {asked}")]
+    ClusterChanged { found: String, asked: String },
+    #[error("the export has {found} groups, the configuration {asked}")]
+    GroupsChanged { found: u64, asked: u32 },
+    #[error("data dir is locked by pid {pid}: stop the node first")]
+    Locked { pid: String },
+    #[error("node {node} is of epoch {found} already: give --epoch {} on all members", found + 1)]
+    Epoch { node: u32, found: u64 },
+    #[error("epoch {found} is too high: there are {EPOCH_MAX}")]
+    EpochMax { found: u64 },
+    #[error(transparent)]
+    LiveQuorum(#[from] LiveQuorum),
+    #[error(transparent)]
+    Running(#[from] Running),
+    #[error(transparent)]
+    Open(OpenError),
+    #[error("cannot {what} {path}: {error}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        error: std::io::Error,
+    },
+}
+
+impl From<IdentityError> for ImportError {
+    fn from(error: IdentityError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl ImportError {
+    /// A word for programs. It stays the same when the sentence is improved.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PathNotExist { .. } => "PathNotExist",
+            Self::IncompleteSnapshot { .. } => "IncompleteSnapshot",
+            Self::InvalidMembers { .. } => "InvalidMembers",
+            Self::AddressChanged { .. } => "NodeAddressChanged",
+            Self::RemovedNode { .. } => "AddingRemovedNode",
+            Self::NonVoting { .. } => "AddingNonVoting",
+            Self::Witness { .. } => "AddingWitness",
+            Self::ClusterChanged { .. } => "ClusterChanged",
+            Self::GroupsChanged { .. } => "GroupsChanged",
+            Self::Locked { .. } | Self::Running(_) => "Locked",
+            Self::Epoch { .. } | Self::EpochMax { .. } => "Epoch",
+            Self::LiveQuorum(_) => "LiveQuorum",
+            Self::Open(_) => "Refused",
+            Self::Io { .. } => "Io",
+        }
+    }
+}
+
+/// What is to be imported, and into what.
+#[derive(Clone, Debug)]
+pub struct Import<'a> {
+    /// Of the node, which is stopped; it lists the new members and no others.
+    pub config: &'a Config,
+    /// The directory of an export.
+    pub from: &'a Path,
+    /// All members there will be, as [`parse_members`] reads them: the same on all of them.
+    pub members: &'a [Member],
+    /// Which of them the node is.
+    pub replica: u32,
+    /// The epoch that the members will be of, the same on all of them; `None`: the next after that of the
+    /// export.
+    pub epoch: Option<u64>,
+    /// Whether to go on although a majority of the old members answers. What they acknowledge is lost.
+    pub ignore_live_quorum: bool,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Equal on two members if, and only if, they imported the same snapshots.
+    pub snapshot: u64,
+    /// Equal on two members if, and only if, they were given the same list.
+    pub members: u64,
+    pub epoch: u64,
+    /// The same was imported before: nothing was changed.
+    pub again: bool,
+}
+/// Makes exported snapshots the whole history of a stopped node, and a list of nodes its membership. What it
+/// held is put aside in its data directory. Can be repeated, and is to be if it was broken off.
+///
+/// Blocks, for as long as reading and copying takes; asks the old members whether they live.
+///
+/// # Errors
+///
+/// Why nothing was imported. The node does not start if the import had begun ([`ImportError::Io`]).
+pub fn import(order: &Import<'_>) -> Result<Imported, ImportError> {
+    let config = order.config;
+    let shipment = Shipment::read(order.from)?;
+    let headers = shipment.verify(order.from)?;
+    check_shape(config, &shipment)?;
+    let members = sorted(order.members)?;
+    check_members(config, order.replica, &members)?;
+    for header in &headers {
+        check_roles(header, &members)?;
+    }
+    let removed = |list: &[u32]| {
+        members
+            .iter()
+            .map(|it| it.node)
+            .find(|it| list.contains(it))
+    };
+    if let Some(node) = removed(&shipment.removed) {
+        return Err(ImportError::RemovedNode { node });
+    }
+    let Holding {
+        directory,
+        mut record,
+    } = hold(config).map_err(refusal)?;
+    if let Some(node) = removed(&record.removed) {
+        return Err(ImportError::RemovedNode { node });
+    }
+    check_stopped(config)?;
+    let epoch = order.epoch.unwrap_or(shipment.epoch.saturating_add(1));
+    if epoch > EPOCH_MAX {
+        return Err(ImportError::EpochMax { found: epoch });
+    }
+    let listed: Vec<String> = members.iter().map(ToString::to_string).collect();
+    let done = Imported {
+        snapshot: shipment.id(),
+        members: fingerprint(&listed.join(" ")),
+        epoch,
+        again: false,
+    };
+    let origin = fingerprint(&format!(
+        "import {:016x} {:016x} {epoch}",
+        done.snapshot, done.members
+    ));
+    let same = (record.epoch, record.origin) == (epoch, origin);
+    if same && record.condition == Condition::New {
+        return Ok(Imported {
+            again: true,
+            ..done
+        });
+    }
+    if record.epoch >= epoch && !same {
+        let (node, found) = (config.node_id, record.epoch);
+        return Err(ImportError::Epoch { node, found });
+    }
+    check_quorum(order, &shipment, &record, epoch)?;
+
+    let old = shipment.members.iter().chain(&record.members);
+    let old = old
+        .map(|member| member.node)
+        .chain(config.cluster.nodes.iter().map(|it| it.id));
+    let mut gone: BTreeSet<u32> = old.collect();
+    gone.extend(shipment.removed.iter().chain(&record.removed));
+    gone.retain(|node| members.iter().all(|member| member.node != *node));
+    let before = record.epoch;
+    record = Record {
+        condition: Condition::Importing,
+        epoch,
+        origin,
+        removed: gone.into_iter().collect(),
+        ..Record::new(record.instance, record.place, members)
+    };
+    let path = directory.path();
+    record.write(path)?;
+    placing::put_aside(path, before)?;
+    for (file, header) in shipment.files.iter().zip(&headers) {
+        let shard = config.shard_of_group(header.group);
+        placing::place(&order.from.join(&file.name), &directory.shard(shard))?;
+    }
+    placing::sync(path)?;
+    record.condition = Condition::New;
+    record.write(path)?;
+    Ok(done)
+}
+
+/// What stands in the way of the directory, in the words of an import.
+fn refusal(error: OpenError) -> ImportError {
+    match error {
+        OpenError::DataDirectory(DirectoryError::Locked { pid, .. }) => ImportError::Locked { pid },
+        OpenError::DataDirectory(DirectoryError::Address { found, asked }) => {
+            ImportError::AddressChanged { found, asked }
+        }
+        error => ImportError::Open(error),
+    }
+}
+
+fn check_shape(config: &Config, shipment: &Shipment) -> Result<(), ImportError> {
+    let (cluster, groups) = (&config.cluster.id, config.cluster.groups);
+    if shipment.cluster != *cluster {
+        return Err(ImportError::ClusterChanged {
+            found: shipment.cluster.clone(),
+            asked: cluster.clone(),
+        });
+    }
+    if shipment.groups != u64::from(groups) {
+        return Err(ImportError::GroupsChanged {
+            found: shipment.groups,
+            asked: groups,
+        });
+    }
+    Ok(())
+}
+
+/// Reads a list of members: node ids and peer addresses, `ID=HOST:PORT`.
+///
+/// # Errors
+///
+/// If a word is something else.
+pub fn parse_members<'a>(
+    words: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Member>, ImportError> {
+    let member = |word: &str| {
+        let (node, address) = word.split_once('=')?;
+        let (host, port) = address.rsplit_once(':')?;
+        port.parse::<u16>().ok().filter(|_| !host.is_empty())?;
+        let node = node.parse().ok()?;
+        let address = address.to_owned();
+        Some(Member { node, address })
+    };
+    let words = words.into_iter().map(|word| {
+        let why = || format!("'{word}' is not ID=HOST:PORT");
+        member(word).ok_or_else(|| ImportError::InvalidMembers { why: why() })
+    });
+    words.collect()
+}
+
+/// The list of members, by their numbers.
+fn sorted(members: &[Member]) -> Result<Vec<Member>, ImportError> {
+    let mut members = members.to_vec();
+    members.sort();
+    for pair in members.windows(2) {
+        if pair[0].node == pair[1].node {
+            let why = format!("{} is listed twice", pair[0].node);
+            return Err(ImportError::InvalidMembers { why });
+        }
+    }
+    Ok(members)
+}
+
+/// The list has this node at its address, and the configuration has the list.
+fn check_members(config: &Config, replica: u32, members: &[Member]) -> Result<(), ImportError> {
+    let invalid = |why: String| ImportError::InvalidMembers { why };
+    if replica != config.node_id {
+        let own = config.node_id;
+        return Err(invalid(format!(
+            "--replica is {replica}, the configuration is of node {own}"
+        )));
+    }
+    let address = |node: u32| {
+        let mut nodes = config.cluster.nodes.iter();
+        let node = nodes.find(|it| it.id == node)?;
+        Some(format!("{}:{}", node.host, node.peer_port))
+    };
+    if members.iter().all(|member| member.node != replica) {
+        return Err(invalid(format!("this node, {replica}, is not in the list")));
+    }
+    for member in members {
+        match address(member.node) {
+            Some(found) if found == member.address => {}
+            Some(found) => {
+                return Err(invalid(format!(
+                    "node {} is at {} in the list, at {found} in the configuration",
+                    member.node, member.address
+                )));
+            }
+            None => {
+                let node = member.node;
+                return Err(invalid(format!(
+                    "node {node} is not in cluster.nodes of the configuration"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses while those that would be given up could go on.
+fn check_quorum(
+    order: &Import<'_>,
+    shipment: &Shipment,
+    record: &Record,
+    epoch: u64,
+) -> Result<(), ImportError> {
+    let config = order.config;
+    // The directory knows better if it went on after the export; a new one knows nothing.
+    let knows = record.formed && record.epoch >= shipment.epoch;
+    let (old, of) = if knows {
+        (&record.members, record.epoch)
+    } else {
+        (&shipment.members, shipment.epoch)
+    };
+    let census = Census::take(config, of, old);
+    if let Some((node, answered)) = &census.newer
+        && answered.standing.epoch > epoch
+    {
+        let found = answered.standing.epoch;
+        return Err(ImportError::Epoch { node: *node, found });
+    }
+    if !order.ignore_live_quorum {
+        let own = old.iter().any(|member| member.node == config.node_id);
+        census.check(usize::from(own && record.formed))?;
+    }
+    Ok(())
+}
