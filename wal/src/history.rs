@@ -356,9 +356,16 @@ impl History {
             term: last_term,
         });
         let far = |claim: &Claim| (claim.term, claim.index.map_or(u64::MAX, LogIndex::to_raw));
-        let owed = self
-            .owed
-            .filter(|claim| far(claim) > (last_term, last.to_raw()));
+        // While promises may be missing, the terms of what is missing are not known either: a log that
+        // peers have begun to fill may be of later ones than the note and hold less than was acknowledged.
+        let owed = self.owed.map(|claim| match claim.index {
+            None if self.promises_owed => Claim {
+                term: claim.term.max(newest).max(last_term),
+                ..claim
+            },
+            _ => claim,
+        });
+        let owed = owed.filter(|claim| far(claim) > (last_term, last.to_raw()));
         let owed_term = owed.map_or(Term::ZERO, |claim| claim.term);
         // Even if an earlier start named the end, what is left may have been replaced before it.
         let tail = self.unsure.then_some(Claim {

@@ -1,12 +1,12 @@
-//! A log that begins earlier again, because the snapshot that it began behind is gone.
+//! Logs that begin where a snapshot ends: one that is gone, or one that a peer sent.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 
 use wal::{
-    BLOCK, Entry, EntryKind, GroupId, LogIndex, Options, Payload, Record, Recovered, RecoveredLog,
-    Replay, SegmentId, Term, Writer,
+    BLOCK, Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
+    Recovered, RecoveredLog, Replay, SegmentId, Term, Writer,
 };
 
 const OPTIONS: Options = Options {
@@ -122,4 +122,53 @@ fn a_later_segment_begins_with_the_older_floor() {
         (found.floor.0.to_raw(), gone.claim.unwrap().index),
         (2, Some(entry(9).index))
     );
+}
+
+/// A node that comes back without its data has noted that it misses something of which it knows neither
+/// place nor term. Then a peer's snapshot and entries of any term may be less than it acknowledged.
+#[test]
+fn a_log_that_a_peer_has_begun_to_fill_still_misses_what_nobody_named() {
+    let disk = BTreeMap::new();
+    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
+    let mut log = Log { disk, writer };
+    log.flush(&[Record::Damaged {
+        group: GROUP,
+        claim: Some(Claim {
+            index: None,
+            term: Term::ZERO,
+        }),
+        promises_lost: true,
+    }]);
+    let claimed = |log: &Log| {
+        let damage = log
+            .found()
+            .damage
+            .expect("nobody has said that it is whole");
+        assert!(damage.promises_lost);
+        let claim = damage.claim.expect("nobody knows what is missing");
+        assert_eq!(claim.index, None);
+        claim.term
+    };
+    assert_eq!(claimed(&log), Term::ZERO);
+    let (group, term) = (GROUP, Term::from_raw(18));
+    let state = HardState {
+        term,
+        ..HardState::default()
+    };
+    log.flush(&[Record::HardState { group, state }]);
+    assert_eq!(claimed(&log), term);
+    let before = entry(5);
+    log.flush(&[
+        floor(5),
+        Record::Entry {
+            group,
+            entry: entry(6),
+        },
+        floor(6),
+    ]);
+    assert!(before.term < term, "as a peer's snapshot may be");
+    assert_eq!(claimed(&log), term);
+    let index = LogIndex::from_raw(6);
+    log.flush(&[Record::Intact { group, index, term }]);
+    assert_eq!(log.found().damage, None);
 }
