@@ -17,6 +17,7 @@ use super::identity::{
     check_stopped, hold,
 };
 use crate::config::Config;
+use crate::snapshot::Header;
 pub use file::{Flaw, verify};
 pub use listed::{Listed, write_manifest};
 pub use shipment::{Shipment, snapshots_in};
@@ -92,6 +93,52 @@ impl ImportError {
     }
 }
 
+/// What an import is on every member of a list alike, whatever they hold.
+#[derive(Clone, Debug)]
+pub struct Prospect {
+    pub shipment: Shipment,
+    /// By their numbers.
+    pub members: Vec<Member>,
+    /// What each of them will say.
+    pub imported: Imported,
+    /// Of the snapshots, one of each group.
+    pub headers: Vec<Header>,
+}
+
+impl Prospect {
+    /// Reads every byte of an export, and changes nothing; for `epoch` see [`Import`].
+    ///
+    /// # Errors
+    ///
+    /// Why it can be imported nowhere with this list.
+    pub fn of(from: &Path, members: &[Member], epoch: Option<u64>) -> Result<Self, ImportError> {
+        let shipment = Shipment::read(from)?;
+        let headers = shipment.verify(from)?;
+        let members = sorted(members)?;
+        for header in &headers {
+            check_roles(header, &members)?;
+        }
+        check_removed(&members, &shipment.removed)?;
+        let epoch = epoch.unwrap_or(shipment.epoch.saturating_add(1));
+        if epoch > EPOCH_MAX {
+            return Err(ImportError::EpochMax { found: epoch });
+        }
+        let listed: Vec<String> = members.iter().map(ToString::to_string).collect();
+        let imported = Imported {
+            snapshot: shipment.id(),
+            members: fingerprint(&listed.join(" ")),
+            epoch,
+            again: false,
+        };
+        Ok(Self {
+            shipment,
+            members,
+            imported,
+            headers,
+        })
+    }
+}
+
 /// What is to be imported, and into what.
 #[derive(Clone, Debug)]
 pub struct Import<'a> {
@@ -131,42 +178,22 @@ pub struct Imported {
 /// Why nothing was imported. The node does not start if the import had begun ([`ImportError::Io`]).
 pub fn import(order: &Import<'_>) -> Result<Imported, ImportError> {
     let config = order.config;
-    let shipment = Shipment::read(order.from)?;
-    let headers = shipment.verify(order.from)?;
+    let prospect = Prospect::of(order.from, order.members, order.epoch)?;
+    let Prospect {
+        shipment,
+        members,
+        imported: done,
+        headers,
+    } = prospect;
     check_shape(config, &shipment)?;
-    let members = sorted(order.members)?;
     check_members(config, order.replica, &members)?;
-    for header in &headers {
-        check_roles(header, &members)?;
-    }
-    let removed = |list: &[u32]| {
-        members
-            .iter()
-            .map(|it| it.node)
-            .find(|it| list.contains(it))
-    };
-    if let Some(node) = removed(&shipment.removed) {
-        return Err(ImportError::RemovedNode { node });
-    }
     let Holding {
         directory,
         mut record,
     } = hold(config).map_err(refusal)?;
-    if let Some(node) = removed(&record.removed) {
-        return Err(ImportError::RemovedNode { node });
-    }
+    check_removed(&members, &record.removed)?;
     check_stopped(config)?;
-    let epoch = order.epoch.unwrap_or(shipment.epoch.saturating_add(1));
-    if epoch > EPOCH_MAX {
-        return Err(ImportError::EpochMax { found: epoch });
-    }
-    let listed: Vec<String> = members.iter().map(ToString::to_string).collect();
-    let done = Imported {
-        snapshot: shipment.id(),
-        members: fingerprint(&listed.join(" ")),
-        epoch,
-        again: false,
-    };
+    let epoch = done.epoch;
     let origin = fingerprint(&format!(
         "import {:016x} {:016x} {epoch}",
         done.snapshot, done.members
@@ -261,6 +288,14 @@ pub fn parse_members<'a>(
         member(word).ok_or_else(|| ImportError::InvalidMembers { why: why() })
     });
     words.collect()
+}
+
+fn check_removed(members: &[Member], removed: &[u32]) -> Result<(), ImportError> {
+    let mut nodes = members.iter().map(|member| member.node);
+    match nodes.find(|node| removed.contains(node)) {
+        Some(node) => Err(ImportError::RemovedNode { node }),
+        None => Ok(()),
+    }
 }
 
 /// The list of members, by their numbers.

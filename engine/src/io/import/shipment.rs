@@ -13,7 +13,7 @@ const NAME: &str = "EXPORT.json";
 const FORMAT: u64 = 1;
 
 /// What is in an export.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipment {
     pub cluster: String,
     /// Of the cluster when it was made.

@@ -3,18 +3,21 @@
 
 mod moved;
 mod newest;
+mod plan;
 mod rejoin;
 mod shrink;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use engine::config::Config;
 use engine::io::OpenError;
 use engine::io::identity::{Answered, IdentityError, LiveQuorum, Running, ask};
+use engine::io::import::ImportError;
 use wal::io::DirectoryError;
 
+use crate::snapshot::import;
 use crate::{exit, serve};
 
 #[derive(Subcommand)]
@@ -28,6 +31,9 @@ pub(crate) enum Verb {
     /// Makes the survivors of a lost majority the new membership, each with its own newest log. Shows
     /// what would happen unless --apply. Run it on every survivor, with the same --survivors.
     Shrink(shrink::Options),
+    /// Reads an export and prints what its import needs on each machine. Changes nothing; asks the old members
+    /// whether they live.
+    Plan(plan::Options),
 }
 
 #[derive(Args)]
@@ -70,6 +76,8 @@ pub(crate) enum RepairError {
     Unknown { node: u32 },
     #[error(transparent)]
     Running(#[from] Running),
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error("invalid members: {why}")]
     InvalidMembers { why: String },
     #[error(transparent)]
@@ -107,6 +115,7 @@ impl RepairError {
         match self {
             Self::Open(OpenError::DataDirectory(DirectoryError::Locked { .. })) => exit::REFUSED,
             Self::Open(error) => serve::code_of(error),
+            Self::Import(error) => import::status_of(error),
             Self::Io { .. } => exit::ERROR,
             Self::NoAnswer { .. } => exit::NOT_FOUND,
             Self::Holds { .. }
@@ -123,19 +132,25 @@ impl RepairError {
     }
 }
 
+/// What to tell the operator.
+type Repaired = Result<String, RepairError>;
+
 pub(crate) fn run(verb: &Verb) -> ExitCode {
-    let path = match verb {
-        Verb::Rejoin(node) | Verb::Moved(node) => &node.config,
-        Verb::Shrink(options) => &options.config,
-    };
-    let config = match serve::read(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let with_config = |path: &Path, repair: &dyn Fn(&Config) -> Repaired| match serve::read(path) {
+        Ok(config) => Ok(repair(&config)),
+        Err(code) => Err(code),
     };
     let done = match verb {
-        Verb::Rejoin(_) => rejoin::rejoin(&config),
-        Verb::Moved(_) => moved::moved(&config),
-        Verb::Shrink(options) => shrink::shrink(&config, options),
+        Verb::Rejoin(node) => with_config(&node.config, &rejoin::rejoin),
+        Verb::Moved(node) => with_config(&node.config, &moved::moved),
+        Verb::Shrink(options) => {
+            with_config(&options.config, &|config| shrink::shrink(config, options))
+        }
+        Verb::Plan(options) => Ok(plan::plan(options)),
+    };
+    let done = match done {
+        Ok(done) => done,
+        Err(code) => return code,
     };
     match done {
         Ok(told) => {

@@ -36,7 +36,8 @@ pub(crate) struct Options {
     json: bool,
 }
 
-fn status_of(error: &ImportError) -> u8 {
+/// The exit code of a refusal.
+pub(crate) fn status_of(error: &ImportError) -> u8 {
     match error {
         ImportError::PathNotExist { .. } => exit::NOT_FOUND,
         ImportError::IncompleteSnapshot { .. } => exit::CORRUPT,

@@ -2,7 +2,7 @@
 //! nodes of one that has lost its majority.
 
 mod export;
-mod import;
+pub(crate) mod import;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 use crate::cluster::Cluster;
 
 /// The words of an import on a node.
@@ -89,8 +91,28 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
     let import = |node| Import::new(&cluster, node, &from, &members);
     cluster.says(&import(1).words(&[]), 4, "LiveQuorum");
     cluster.says(&import(4).words(&[]), 4, "--ignore-live-quorum");
+    let Import {
+        from: place,
+        members: list,
+        ..
+    } = import(4);
+    let plan = ["repair", "plan", "--from", &place, "--members", &list];
+    cluster.says(&plan, 4, "[2, 3] answer");
     cluster.kill(2);
+    let stop = format!("1. Stop those that answer: 3={}.", cluster.peer_address(3));
+    cluster.says(&plan, 0, &stop);
     cluster.kill(3);
+    cluster.says(&plan, 0, "gone: nodes [2, 3], for ever");
+    let planned = cluster.says(&[&plan[..], &["--json"]].concat(), 0, "");
+    let planned: Value = serde_json::from_str(&planned).unwrap();
+    let steps = planned["steps"].as_array().unwrap().iter();
+    let steps: Vec<_> = steps.map(|it| (&it["node"], &it["new"])).collect();
+    let expected = [
+        (&json!(1), &json!(false)),
+        (&json!(4), &json!(true)),
+        (&json!(5), &json!(true)),
+    ];
+    assert_eq!(steps, expected);
 
     let import = |node| Import::new(&cluster, node, &from, &members);
     let mut wrong = import(4);
@@ -114,7 +136,12 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
     cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
 
     let said = members.map(|node| cluster.says(&import(node).words(&[]), 0, "\"epoch\":1"));
-    assert!(said.iter().all(|it| *it == said[0]), "{said:?}");
+    for said in said {
+        let said: Value = serde_json::from_str(&said).unwrap();
+        for number in ["snapshot", "members", "epoch"] {
+            assert_eq!(said[number], planned[number], "as it was planned");
+        }
+    }
     cluster.says(&import(1).words(&[]), 0, "\"epoch\":1");
     for node in members {
         cluster.run(node);
