@@ -71,6 +71,9 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     /// Nothing can be written any more.
     dead: Cell<bool>,
+    /// How long an answer may be, judged by those before: so many of its requests are taken at a time that
+    /// their answers find room.
+    answer_bytes: Cell<usize>,
     /// When an answer was known that is followed until it is written.
     followed: Cell<Option<Time>>,
     /// Memory of the buffers for what is read, and for what is being written.
@@ -222,7 +225,7 @@ impl Clients {
 }
 
 impl Connection {
-    fn new(socket: Socket, id: u64, held_bytes: Rc<Cell<usize>>) -> Self {
+    fn new(socket: Socket, id: u64, answer_bytes: usize, held_bytes: Rc<Cell<usize>>) -> Self {
         let session = Session::new(id, socket.peer(), socket.local());
         Self {
             socket,
@@ -233,6 +236,7 @@ impl Connection {
             room: Signal::default(),
             closing: Cell::new(false),
             dead: Cell::new(false),
+            answer_bytes: Cell::new(answer_bytes),
             followed: Cell::new(None),
             input_bytes: Cell::new(0),
             writing_bytes: Cell::new(0),
@@ -321,10 +325,16 @@ impl Connection {
             state: State::Ready(reply),
         }) = queue.waiting.front()
         {
+            let before = out.len();
             match look {
+                // Nobody will take it.
+                _ if self.dead.get() => {}
                 Look::Form(form) => form.encode(reply, out),
                 Look::Version(version) => encode(reply, *version, out),
             }
+            let expected = self.answer_bytes.get();
+            let less = expected - expected / 8;
+            self.answer_bytes.set(less.max(out.len() - before));
             queue.waiting.pop_front();
             queue.first += 1;
         }
@@ -393,6 +403,7 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
                 let connection = Rc::new(Connection::new(
                     socket,
                     clients.next_id(),
+                    executor.config.limits.value_bytes_max,
                     clients.held_bytes.clone(),
                 ));
                 glommio::spawn_local(serve(executor.clone(), connection)).detach();
@@ -451,6 +462,8 @@ async fn write(executor: Rc<Executor>, connection: Rc<Connection>) {
         }
         connection.writing_bytes.set(bytes.capacity());
         connection.count();
+        // There is room for more now, although there may be nothing more to be answered.
+        connection.room.raise();
         let followed = connection.followed.take();
         if connection.socket.write_all(&bytes).await.is_err() {
             connection.die();
@@ -510,8 +523,10 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
 
 fn is_full(executor: &Executor, connection: &Connection) -> bool {
     let limits = &executor.config.limits;
-    connection.queue.borrow().waiting.len() >= limits.requests_per_connection_max
-        || connection.out.borrow().len() > limits.output_bytes_max / 2
+    let waiting = connection.queue.borrow().waiting.len();
+    let expected = waiting.saturating_mul(connection.answer_bytes.get());
+    waiting >= limits.requests_per_connection_max
+        || connection.out.borrow().len().saturating_add(expected) > limits.output_bytes_max / 2
 }
 
 /// Takes whole commands from the start of `bytes`: how many bytes they were.

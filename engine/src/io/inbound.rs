@@ -150,6 +150,9 @@ async fn listen(
     loop {
         let mut clock = executor.clock();
         presence.hear(clock.now);
+        if presence.is_superseded() {
+            return Err(PeerError::Superseded);
+        }
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
                 FrameKind::Messages => {

@@ -59,6 +59,8 @@ pub(super) enum PeerError {
     Unexpected { kind: FrameKind },
     #[error("the peer sent a message that this build does not know")]
     Unknown,
+    #[error("another process speaks for the peer since it was silent")]
+    Superseded,
     #[error("the peer asked for a part of group {group}, which does not live on this shard")]
     Group { group: GroupId },
     #[error("the peer sent a part of a snapshot that nobody asked for")]
@@ -85,6 +87,8 @@ pub(super) struct Link {
     signal: Signal,
     pub(super) connected: Cell<bool>,
     broken: Cell<bool>,
+    /// Something is to be said, if there is nothing else then so that the peer hears of this node.
+    beat: Cell<bool>,
     pub(super) dropped: Cell<u64>,
     /// Forwarded requests and when they are given up, oldest first.
     waiting: RefCell<VecDeque<(Time, Token)>>,
@@ -108,6 +112,7 @@ impl Link {
             signal: Signal::default(),
             connected: Cell::new(false),
             broken: Cell::new(false),
+            beat: Cell::new(false),
             dropped: Cell::new(0),
             waiting: RefCell::default(),
         }
@@ -290,9 +295,20 @@ impl Link {
                 link.signal.raise();
             }
         });
+        let beating = glommio::spawn_local({
+            let (link, interval) = (self.clone(), silence_max(executor) / 4);
+            async move {
+                loop {
+                    sleep(interval).await;
+                    link.beat.set(true);
+                    link.signal.raise();
+                }
+            }
+        });
         let error = self.write(executor, &socket).await;
         socket.close();
         reader.cancel().await;
+        beating.cancel().await;
         let read = failure.borrow_mut().take();
         read.or(error.err()).unwrap_or(PeerError::Closed)
     }
@@ -302,6 +318,10 @@ impl Link {
         let mut outgoing = Outgoing::default();
         while !self.broken.get() {
             self.fill(executor, &mut outgoing, &mut bytes);
+            if self.beat.replace(false) && bytes.is_empty() {
+                // No commands.
+                frame(FrameKind::Forward, &mut bytes, |_| ());
+            }
             if bytes.is_empty() {
                 self.signal.wait().await;
             } else {

@@ -24,7 +24,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 const MIB: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A small ext4 in a file.
 struct Volume {
@@ -84,6 +84,25 @@ impl Volume {
         let code = checked.unwrap().status.code();
         assert!(matches!(code, Some(0 | 1)), "e2fsck ends with {code:?}");
         assert!(self.mount_again(), "it was mounted before");
+    }
+
+    /// The same again, block by block, as a disk or a virtual machine is copied. Nobody may use it.
+    fn copy(&self, name: &str) -> Self {
+        let name = format!("drakkar-disk-{name}-{}", std::process::id());
+        let copy = Self {
+            image: std::env::temp_dir().join(format!("{name}.img")),
+            path: std::env::temp_dir().join(name),
+        };
+        fs::create_dir_all(&copy.path).unwrap();
+        let unmounted = Command::new("umount").arg(&self.path).output().unwrap();
+        assert!(unmounted.status.success(), "{unmounted:?}");
+        let mut command = Command::new("cp");
+        let command = command
+            .arg("--sparse=always")
+            .args([&self.image, &copy.image]);
+        assert!(command.status().unwrap().success(), "cp");
+        assert!(self.mount_again() && copy.mount_again());
+        copy
     }
 
     /// From now on no write succeeds.
@@ -193,6 +212,14 @@ impl Cluster {
         status["groups"][0]["role"] == "leader"
     }
 
+    /// Whether a node is connected to another.
+    fn hears(&self, node: u16, other: u16) -> bool {
+        let status = self.status(node).unwrap_or_default();
+        let peers = status["peers"].as_array().cloned().unwrap_or_default();
+        let mut peers = peers.iter();
+        peers.any(|peer| peer["node"] == other && peer["connected"] == true)
+    }
+
     fn disk_is(&self, node: u16, state: &str) -> bool {
         let status = self.status(node).unwrap_or_default();
         status["disks"][0]["state"] == state
@@ -206,9 +233,15 @@ impl Cluster {
 
     /// SIGTERM; the exit code.
     fn stop(&mut self, node: u16) -> Option<i32> {
-        let child = &mut self.children[usize::from(node) - 1];
+        let child = &self.children[usize::from(node) - 1];
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
+        self.ended(node)
+    }
+
+    /// The exit code of a node that ends.
+    fn ended(&mut self, node: u16) -> Option<i32> {
+        let child = &mut self.children[usize::from(node) - 1];
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(status) = child.try_wait().unwrap() {
@@ -216,7 +249,7 @@ impl Cluster {
             }
             thread::sleep(PAUSE);
         }
-        panic!("n{node} does not stop: {}", self.logs());
+        panic!("n{node} does not end: {}", self.logs());
     }
 }
 
@@ -343,6 +376,52 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
     for node in 1..=3 {
         assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
     }
+}
+
+#[test]
+fn a_node_whose_disk_was_copied_block_by_block_ends_beside_its_original() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(volume) = Volume::mount("original", 200 * MIB) else {
+        return;
+    };
+    let elsewhere = std::env::temp_dir().join(format!("drakkar-copied-{}", std::process::id()));
+    let directories = [
+        elsewhere.join("n1"),
+        elsewhere.join("n2"),
+        volume.path.join("n3"),
+    ];
+    let mut cluster = Cluster::start(directories);
+    let (written, answer) = cluster.client(1).write(0, 10);
+    assert_eq!(answer, "+OK");
+    assert_eq!(cluster.stop(3), Some(0), "{}", cluster.logs());
+
+    let copy = volume.copy("copy");
+    cluster.children[2] = serve(&cluster.directories[2]);
+    cluster.until("the original is connected", |cluster| {
+        [1, 2].iter().all(|&node| cluster.hears(3, node))
+    });
+    // On another host it would have the same address; here it is another one of this host.
+    let directory = copy.path.join("n3");
+    let config = fs::read_to_string(directory.join("toml")).unwrap();
+    let config = config
+        .replace(volume.path.to_str().unwrap(), copy.path.to_str().unwrap())
+        .replace("[node]\n", "[node]\nlisten = \"127.0.0.9\"\n");
+    fs::write(directory.join("toml"), config).unwrap();
+    cluster.directories[2] = directory;
+    cluster.children.push(serve(&cluster.directories[2]));
+    let code = cluster.ended(4);
+    let log = fs::read_to_string(cluster.directories[2].join("log")).unwrap();
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("this is a copied data directory"), "{log}");
+    // The original goes on.
+    let mut client = cluster.client(3);
+    client.verify(written);
+    assert_eq!(client.ask(&["SET", "after", "it"]), "+OK");
+    cluster.children.pop();
+    for node in 1..=3 {
+        assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
+    }
+    drop(fs::remove_dir_all(elsewhere));
 }
 
 #[test]

@@ -56,12 +56,19 @@ impl State {
 pub(in crate::io) struct Presence {
     caller: Caller,
     heard: AtomicU64,
+    /// It was silent for so long that another process of the same instance was let in.
+    superseded: AtomicBool,
 }
 
 impl Presence {
     /// Something came from the peer.
     pub(in crate::io) fn hear(&self, now: Time) {
         self.heard.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Whether nothing that it says counts any more.
+    pub(in crate::io) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Relaxed)
     }
 }
 
@@ -245,7 +252,13 @@ impl Register {
         let presence = Arc::new(Presence {
             caller,
             heard: AtomicU64::new(now.as_nanos()),
+            superseded: AtomicBool::new(false),
         });
+        for silent in state.present.iter().filter_map(Weak::upgrade) {
+            if other(&silent.caller) {
+                silent.superseded.store(true, Ordering::Relaxed);
+            }
+        }
         state.present.push(Arc::downgrade(&presence));
         Ok(presence)
     }
@@ -303,7 +316,7 @@ impl State {
         let mut present = self.present.iter().filter_map(Weak::upgrade);
         present.any(|presence| {
             let heard = Time::from_nanos(presence.heard.load(Ordering::Relaxed));
-            is(&presence.caller) && now.since(heard) < silence_max
+            is(&presence.caller) && now.since(heard) < silence_max && !presence.is_superseded()
         })
     }
 }
@@ -427,16 +440,23 @@ mod tests {
         assert!(copy.contains("copied data directory"), "{copy}");
         let heir = register.admit(caller(21, 3, Manner::Rejoins), now, SILENCE);
         assert!(matches!(heir, Err(Refusal::Alive { .. })));
-        // Long silence is no presence, and neither is a connection that has ended.
+        // Long silence is no presence, and what was silent for so long does not come to life again.
         let later = now.after(SILENCE);
         first.hear(later);
         let copy = register.admit(caller(20, 2, Manner::Usual), later, SILENCE);
         assert!(copy.is_err());
-        drop((first, again));
-        assert!(
-            register
-                .admit(caller(20, 2, Manner::Usual), later, SILENCE)
-                .is_ok()
-        );
+        assert!(!first.is_superseded());
+        let much_later = later.after(SILENCE);
+        let copy = register.admit(caller(20, 2, Manner::Usual), much_later, SILENCE);
+        let copy = copy.unwrap();
+        assert!(first.is_superseded() && again.unwrap().is_superseded());
+        first.hear(much_later);
+        assert!(!copy.is_superseded());
+        // Neither is a connection that has ended.
+        let third = register.admit(caller(20, 3, Manner::Usual), much_later, SILENCE);
+        assert!(third.is_err());
+        drop(copy);
+        let third = register.admit(caller(20, 3, Manner::Usual), much_later, SILENCE);
+        assert!(third.is_ok());
     }
 }

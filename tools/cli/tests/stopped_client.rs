@@ -1,0 +1,316 @@
+//! Clients that ask for far more than a node may hold for them. One that takes its answers gets them all;
+//! one whose process is stopped meanwhile costs memory up to `limits.clients_size`, and the other clients
+//! are served as before.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes are given real time"
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+const PAUSE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(120);
+const MIB: usize = 1 << 20;
+
+/// What the node may hold for all clients.
+const CLIENTS_BYTES: usize = 96 * MIB;
+const VALUE_BYTES: usize = 256 << 10;
+const KEYS: usize = 8;
+/// Of the client that is stopped.
+const CONNECTIONS: usize = 12;
+/// Requests that each has under way: together they ask for several times what the node may hold.
+const PIPELINE: usize = 256;
+/// Requests of the client that goes on.
+const ROUNDS: usize = 400;
+/// Tells the process that is started from this file where its node is.
+const NODE_PORT: &str = "DRAKKAR_TEST_NODE_PORT";
+
+/// One node at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A node that is a cluster by itself.
+struct Node {
+    child: Child,
+    port: u16,
+    directory: PathBuf,
+}
+
+impl Node {
+    fn start() -> Self {
+        let port = free_ports();
+        let name = format!("drakkar-stopped-client-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let config = format!(
+            "[node]\nid = 1\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"stopped\"\n\
+             shards = 1\ngroups = 1\n[log]\nsegment_size = \"20MB\"\n\
+             [limits]\nconnections = 1000\noutput_size = \"16MiB\"\nclients_size = \"{CLIENTS_BYTES}B\"\n\
+             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {port}\npeer_port = {}\n\
+             admin_port = {}\n",
+            directory.join("data").display(),
+            port + 1,
+            port + 2,
+        );
+        fs::write(directory.join("toml"), config).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
+            .args(["serve", "--config"])
+            .arg(directory.join("toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let node = Self {
+            child,
+            port,
+            directory,
+        };
+        let start = Instant::now();
+        let serves = || {
+            let mut client = Client::connect(port)?;
+            client
+                .ask(&["SET", "begin", "1"])
+                .ok()
+                .filter(|it| it == "+OK")
+        };
+        while serves().is_none() {
+            assert!(start.elapsed() < PATIENCE, "{}", node.log());
+            thread::sleep(PAUSE);
+        }
+        node
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// The sample of a metric.
+    fn metric(&self, name: &str) -> usize {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port + 2)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let is_it =
+            |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
+        let line = text.lines().find(is_it);
+        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    fn resident(&self) -> usize {
+        self.metric("process_resident_memory_bytes")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+/// The first of three ports that are free, below those that the system hands out by itself.
+fn free_ports() -> u16 {
+    for attempt in 0..1000 {
+        let place = (std::process::id() + attempt) % 1000;
+        let port = 6000 + u16::try_from(place).unwrap() * 3;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (port..port + 3).all(free) {
+            return port;
+        }
+    }
+    panic!("no free ports");
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(port: u16) -> Option<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(Self(BufReader::new(stream)))
+    }
+
+    /// The answer's first line; what follows a length is read, and not given.
+    fn ask(&mut self, words: &[&str]) -> std::io::Result<String> {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        self.0.read_line(&mut answer)?;
+        let answer = answer.trim_end().to_owned();
+        if let Some(length) = answer.strip_prefix('$').and_then(|it| it.parse().ok()) {
+            let length: usize = length;
+            std::io::copy(
+                &mut self.0.by_ref().take(length as u64 + 2),
+                &mut std::io::sink(),
+            )?;
+        }
+        Ok(answer)
+    }
+}
+
+/// The process that is stopped; ends with the test, however that ends.
+struct Stopped(Child);
+
+impl Stopped {
+    /// Runs the client below, and returns when it is being answered on all its connections.
+    fn start(port: u16) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "asks_for_ever", "--nocapture"])
+            .env(NODE_PORT, port.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let stopped = Self(child);
+        let read = said.lines().map_while(Result::ok);
+        let connected = read.filter(|line| line.contains("is answered"));
+        assert_eq!(connected.take(CONNECTIONS).count(), CONNECTIONS);
+        stopped
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// One connection: many requests under way, for ever.
+fn ask_for_ever(number: usize, port: u16) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let request = format!("GET key{}\r\n", number % KEYS);
+    stream.write_all(request.repeat(PIPELINE).as_bytes())?;
+    let mut answer = vec![0; format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + 2];
+    for at in 0.. {
+        stream.read_exact(&mut answer)?;
+        if at == 0 {
+            println!("connection {number} is answered");
+        }
+        stream.write_all(request.as_bytes())?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "the client that the other test starts and stops; does nothing by itself"]
+fn asks_for_ever() {
+    let Ok(port) = std::env::var(NODE_PORT) else {
+        return;
+    };
+    let port = port.parse().unwrap();
+    let clients = (0..CONNECTIONS).map(|number| {
+        // Ends when the node closes the connection.
+        thread::spawn(move || drop(ask_for_ever(number, port)))
+    });
+    let clients: Vec<_> = clients.collect();
+    clients.into_iter().for_each(|it| it.join().unwrap());
+}
+
+/// Writes and reads: how long it took until all was answered.
+fn work(client: &mut Client, rounds: usize, mut each: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    for round in 0..rounds {
+        let key = format!("other{round}");
+        assert_eq!(client.ask(&["SET", &key, "value"]).unwrap(), "+OK");
+        let read = client.ask(&["GET", "key0"]).unwrap();
+        assert_eq!(read, format!("${VALUE_BYTES}"));
+        if round % 20 == 0 {
+            each();
+        }
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_client_that_takes_its_answers_gets_all_of_them_however_many_it_asks_for_at_once() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Node::start();
+    let value = "y".repeat(VALUE_BYTES);
+    let mut client = Client::connect(node.port).unwrap();
+    assert_eq!(client.ask(&["SET", "key0", &value]).unwrap(), "+OK");
+    let requests = 2 * PIPELINE;
+    let mut stream = TcpStream::connect(("127.0.0.1", node.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all("GET key0\r\n".repeat(requests).as_bytes())
+        .unwrap();
+    let expected = format!("${VALUE_BYTES}\r\n{value}\r\n");
+    let mut answer = vec![0; expected.len()];
+    for at in 0..requests {
+        let read = stream.read_exact(&mut answer);
+        assert!(read.is_ok(), "answer {at}: {read:?}; {}", node.log());
+        assert!(answer == expected.as_bytes(), "answer {at}");
+    }
+}
+
+#[test]
+fn a_stopped_process_that_is_owed_large_answers_takes_bounded_memory_and_slows_nobody_down() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Node::start();
+    let mut client = Client::connect(node.port).unwrap();
+    let value = "x".repeat(VALUE_BYTES);
+    for key in 0..KEYS {
+        let key = format!("key{key}");
+        assert_eq!(client.ask(&["SET", &key, &value]).unwrap(), "+OK");
+    }
+    let (alone, before) = (work(&mut client, ROUNDS, || {}), node.resident());
+
+    let stopped = Stopped::start(node.port);
+    stopped.signal(Signal::STOP);
+    let (mut held, mut resident) = (0, 0);
+    let beside = work(&mut client, ROUNDS, || {
+        held = held.max(node.metric("drakkar_client_bytes"));
+        resident = resident.max(node.resident());
+    });
+    println!(
+        "{ROUNDS} writes and reads in {alone:?} alone, in {beside:?} beside the process that was stopped, for which the \
+         node held at most {} MiB; it grew by {} MiB",
+        held / MIB,
+        resident.saturating_sub(before) / MIB
+    );
+    assert!(held <= CLIENTS_BYTES, "{held} bytes are held for clients");
+    // Beside the buffers: the answers of one turn, buffers that grow, and what the allocator keeps.
+    let bound = before + CLIENTS_BYTES + 128 * MIB;
+    assert!(
+        resident <= bound,
+        "{resident} of {bound} bytes; {}",
+        node.log()
+    );
+
+    stopped.signal(Signal::CONT);
+    // It takes as much as the node can give.
+    work(&mut client, ROUNDS / 20, || {});
+    drop(stopped);
+    let start = Instant::now();
+    while node.metric("drakkar_client_connections") > 1 {
+        assert!(start.elapsed() < PATIENCE, "{}", node.log());
+        thread::sleep(PAUSE);
+    }
+    assert!(node.metric("drakkar_client_bytes") < 4 * MIB);
+}
