@@ -5,6 +5,7 @@ extern crate alloc;
 
 pub mod batch;
 pub mod config;
+pub mod epoch;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod kv;

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use wal::io::{Found, Log, Ring};
-use wal::{Claim, Damage, GroupId, HardState, LogIndex, NodeId, RecoveredLog, Term};
+use wal::{GroupId, NodeId, RecoveredLog};
 
 use crate::config::Config;
+use crate::epoch;
 use crate::kv::Kv;
 use crate::shard::{self, GroupOptions, Shard, Snapshot};
 
 use super::clock::unix_micros;
 use super::executor::{Disk, Executor, Shared};
-use super::identity::EPOCH_MAX;
 use super::node::OpenError;
 use super::snapshots::{Loaded, Refused, Restored, SnapshotFileError, Snapshots};
 use super::status::NewestSnapshot;
@@ -28,9 +28,6 @@ const FLUSH_BESIDE_BYTES_MIN: usize = 64 << 10;
 
 /// How often a start that takes long says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Terms of one epoch: more than elections can be held. Terms stay below 2^63.
-const EPOCH_SHIFT: u32 = 32;
 
 /// No chunk that this build writes is longer: the largest value and key that may be configured, and what
 /// else fits beside them.
@@ -61,22 +58,16 @@ pub(super) async fn open_shard(
     let mut loaded = loading.map_err(failed)?;
     let (log, mut found) = open_log(&shared, index, directory, ring.clone()).await?;
     let groups = own.iter().map(|&group| {
-        // What says nothing of votes and damage was put there by nothing but a snapshot's file.
         let rejoined = shared.register.rejoined();
-        let silent =
-            |log: &RecoveredLog| log.hard_state == HardState::default() && log.damage.is_none();
-        let recovered = found.groups.remove(&group);
-        let recovered = recovered.filter(|log| !(rejoined && silent(log)));
-        let recovered = recovered.unwrap_or_else(|| unmentioned(&shared, &found));
+        let log = found.groups.remove(&group);
+        let log = epoch::told_by(log, &found.unmentioned, rejoined);
+        let newest = shared.register.newest(group);
         GroupOptions {
             group,
             members: config.members(),
             slots: config.slots_of_group(group),
             preferred: Some(config.preferred_leader(group)),
-            recovered: in_epoch(
-                since_repair(recovered, shared.register.newest(group)),
-                shared.register.standing().epoch,
-            ),
+            recovered: epoch::begin(log, shared.register.standing().epoch, newest),
             snapshot: loaded.remove(&group),
         }
     });
@@ -98,58 +89,6 @@ pub(super) async fn open_shard(
         newest,
     };
     Ok(Executor::new(shared, index, shard, disk, seed))
-}
-
-/// A group that the log does not mention. The first flush that does says what is missing, so it is all
-/// lost until then if the directory replaces one that was lost.
-fn unmentioned(shared: &Shared, found: &Found) -> RecoveredLog {
-    if !shared.register.rejoined() {
-        return found.unmentioned.clone();
-    }
-    RecoveredLog {
-        damage: Some(Damage {
-            claim: Some(Claim {
-                index: None,
-                term: Term::ZERO,
-            }),
-            promises_lost: true,
-            ..Damage::default()
-        }),
-        ..RecoveredLog::default()
-    }
-}
-
-/// No term of an epoch was one of an epoch before: what lost members said and did in theirs can never be
-/// taken for what is said now. Nobody stands in the first term, so it need not be durable.
-fn in_epoch(mut log: RecoveredLog, epoch: u64) -> RecoveredLog {
-    assert!(epoch <= EPOCH_MAX, "epoch {epoch}");
-    let first = Term::from_raw(epoch << EPOCH_SHIFT);
-    if log.hard_state.term < first {
-        log.hard_state.term = first;
-        log.hard_state.vote = None;
-    }
-    log
-}
-
-/// A survivor of a lost quorum misses what another survivor held, until it has that: as if it had
-/// acknowledged the newest entry that any of them held.
-fn since_repair(mut log: RecoveredLog, newest: Option<(LogIndex, Term)>) -> RecoveredLog {
-    let last_term = log.terms.last().map_or(log.floor.1, |&(_, term)| term);
-    let Some((index, term)) = newest.filter(|&(index, term)| (term, index) > (last_term, log.last))
-    else {
-        return log;
-    };
-    let damage = log.damage.get_or_insert_default();
-    let known = damage.claim.is_some_and(|claim| {
-        let claimed = claim.index.unwrap_or(LogIndex::from_raw(u64::MAX));
-        (claim.term, claimed) >= (term, index)
-    });
-    if !known {
-        let index = Some(index);
-        damage.claim = Some(Claim { index, term });
-        damage.named = false;
-    }
-    log
 }
 
 async fn open_snapshots(config: &Config, directory: &Path) -> Result<Snapshots, SnapshotFileError> {
@@ -309,65 +248,4 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
 fn seed(node: NodeId, index: u16, instance: u64) -> u64 {
     let place = u64::from(node.to_raw()) << 16 | u64::from(index);
     (instance ^ unix_micros()).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn terms_of_an_epoch_are_above_all_of_those_before() {
-        let log = |term, vote| RecoveredLog {
-            hard_state: HardState {
-                term: Term::from_raw(term),
-                vote,
-                ..HardState::default()
-            },
-            ..RecoveredLog::default()
-        };
-        let vote = Some(wal::ReplicaId::from_raw(2));
-        assert_eq!(in_epoch(log(7, vote), 0), log(7, vote));
-        assert_eq!(in_epoch(log(7, vote), 1), log(1 << 32, None));
-        let went_on = log((1 << 32) + 3, vote);
-        assert_eq!(in_epoch(went_on.clone(), 1), went_on);
-    }
-
-    #[test]
-    fn a_survivor_claims_what_another_holds_until_its_log_reaches_it() {
-        let position = |index, term| (LogIndex::from_raw(index), Term::from_raw(term));
-        let log = |last: u64, term: u64| RecoveredLog {
-            last: LogIndex::from_raw(last),
-            terms: vec![position(1, term)],
-            ..RecoveredLog::default()
-        };
-        let claim = |log, newest| since_repair(log, newest).damage.and_then(|it| it.claim);
-        assert_eq!(claim(log(9, 4), None), None);
-        for (index, term) in [(9, 4), (8, 4), (20, 3)] {
-            assert_eq!(
-                claim(log(9, 4), Some(position(index, term))),
-                None,
-                "{index} {term}"
-            );
-        }
-        for (index, term) in [(10, 4), (2, 5)] {
-            let (index, term) = position(index, term);
-            let index_of = Some(index);
-            let expected = Claim {
-                index: index_of,
-                term,
-            };
-            assert_eq!(claim(log(9, 4), Some((index, term))), Some(expected));
-        }
-        // What its own disk has lost counts as well, if that is newer.
-        let own = Claim {
-            index: None,
-            term: Term::from_raw(5),
-        };
-        let mut damaged = log(9, 4);
-        damaged.damage = Some(Damage {
-            claim: Some(own),
-            ..Damage::default()
-        });
-        assert_eq!(claim(damaged, Some(position(30, 5))), Some(own));
-    }
 }

@@ -22,7 +22,7 @@ for patch; do
     mkdir "$copy/tree"
     (cd "$root" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar cf -) | tar xf - -C "$copy/tree"
     # A file older than the last build would not be built again.
-    (cd "$copy/tree" && patch -p1 -s -i "$folder/$bug.patch" && find engine wal -name '*.rs' -exec touch {} +)
+    (cd "$copy/tree" && patch -p1 -s -i "$folder/$bug.patch" && find engine net wal -name '*.rs' -exec touch {} +)
     (cd "$copy/tree" && cargo build --quiet --profile sim -p sim)
     began=$(date +%s)
     if found=$("$CARGO_TARGET_DIR/sim/sim" --quiet --seconds "$seconds"); then

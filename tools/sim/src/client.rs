@@ -115,9 +115,9 @@ impl Client {
     }
 
     /// Where to send the next attempt for `group`.
-    pub(crate) fn target(&mut self, plan: &Plan, group: u32) -> usize {
+    pub(crate) fn target(&mut self, plan: &Plan, members: &[usize], group: u32) -> usize {
         if self.rng.chance(plan.strays) {
-            self.rng.index(plan.nodes)
+            *self.rng.pick(members)
         } else {
             self.believed[group as usize]
         }
@@ -242,6 +242,14 @@ impl Histories {
             },
             Some(key.history),
         )
+    }
+
+    /// What was written may be gone: no key is used any more.
+    pub(crate) fn begin_anew(&mut self) {
+        for key in self.keys.iter_mut().flatten() {
+            key.history = self.histories.len();
+            self.histories.push(History::named(&key.tag, key.history));
+        }
     }
 
     /// What a judge asks of `group` once the faults are over, last first: a write, a read of it, and

@@ -13,7 +13,8 @@ use crate::faults::{Counters, Fault, Plan};
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Arrival, Node, node_id, position_of};
-use crate::oracle::{Broken, Oracle};
+use crate::oracle::Broken;
+use crate::oracles::Oracles;
 use crate::rng::{Rng, mix};
 use crate::trace::{describe, describe_record};
 
@@ -34,7 +35,11 @@ pub(crate) struct Cluster {
     /// Reads that were asked for: of which group, and what was committed there then.
     pub(crate) reads: BTreeMap<Token, (GroupId, LogIndex)>,
     pub(crate) histories: Histories,
-    pub(crate) oracle: Oracle,
+    pub(crate) oracles: Oracles,
+    /// Who takes part, and whom clients ask.
+    pub(crate) members: Vec<usize>,
+    /// A quorum was lost, and nobody has given it up yet.
+    pub(crate) repairing: bool,
     pub(crate) nemesis: Nemesis,
     pub(crate) counters: Counters,
     /// Folds everything that happened: equal runs have equal ones.
@@ -72,7 +77,9 @@ impl Cluster {
                 .collect(),
             reads: BTreeMap::new(),
             histories: Histories::new(plan.groups),
-            oracle: Oracle::new(plan.nodes, plan.groups),
+            oracles: Oracles::new(plan.nodes, plan.groups),
+            members: (0..plan.nodes).collect(),
+            repairing: false,
             counters: Counters::default(),
             digest: seed,
             told,
@@ -145,7 +152,7 @@ impl Cluster {
                 self.shelved(node, group);
             }
             Event::Fetched { node, life, fetch } if self.lives(node, life) => {
-                self.fetched(node, fetch);
+                self.fetched(node, fetch)?;
             }
             Event::Turn { .. }
             | Event::Alarm { .. }
@@ -161,7 +168,12 @@ impl Cluster {
                 to,
                 group,
                 message,
-            } => self.message(from, to, group, message),
+                caller,
+            } => {
+                if self.reaches(from, to) && self.lets_in(to, &caller)? {
+                    self.message(from, to, group, message);
+                }
+            }
             Event::Request {
                 node,
                 token,
@@ -172,6 +184,8 @@ impl Cluster {
             Event::Call { client } => self.call(client),
             Event::Retry { token } => self.retry(token),
             Event::Start { node } => self.start(node)?,
+            Event::Repair { survivors } => self.repair(&survivors)?,
+            Event::Return { node } => self.come_back(node)?,
             Event::Trouble => self.trouble(),
             Event::Heal { partition } => self.heal(partition),
             Event::Calm => self.calm(),
@@ -252,7 +266,9 @@ impl Cluster {
             let process = self.nodes[node].process.as_ref().expect("it runs");
             let status = &process.shard.group_status(group).expect("all are here");
             self.digest = mix(self.digest ^ status.applied.to_raw() ^ status.commit.to_raw());
-            self.oracle.observe(node, status, &mut self.counters)?;
+            self.oracles
+                .of(node)
+                .observe(node, status, &mut self.counters)?;
             if status.applied.to_raw().is_multiple_of(HASHED_EVERY) {
                 self.compare(node, status)?;
             }
@@ -271,7 +287,7 @@ impl Cluster {
         let hash = process.shard.hash(status.group);
         let hash = hash.expect("the group is there");
         self.digest = mix(self.digest ^ hash.1);
-        self.oracle.compare(node, status.group, hash)
+        self.oracles.of(node).compare(node, status.group, hash)
     }
 
     /// Compares the states of all replicas that are at the same index as others were.
@@ -322,7 +338,7 @@ impl Cluster {
         out.news.clear();
         for (to, group, message) in out.messages.drain(..) {
             self.counters.quiets += u64::from(matches!(message, Message::Quiet { .. }));
-            self.oracle.sent(node, to, group, &message)?;
+            self.oracles.see(node).sent(node, to, group, &message)?;
             self.send(node, to, group, message);
         }
         for (token, outcome) in out.replies.drain(..) {
@@ -353,7 +369,9 @@ impl Cluster {
 
     fn flush(&mut self, node: usize, flush: &Flush) -> Result<(), Broken> {
         self.counters.flushes += 1;
-        self.oracle.flushed(node, flush, &mut self.counters)?;
+        self.oracles
+            .of(node)
+            .flushed(node, flush, &mut self.counters)?;
         let number = flush.number;
         self.tell(|_| {
             let records = flush
@@ -410,7 +428,7 @@ impl Cluster {
             return self.arrive(node, Arrival::WriteFailed { flush: number });
         }
         let durable = self.nodes[node].written(number, &mut self.counters);
-        self.oracle.durable(node, durable);
+        self.oracles.of(node).durable(node, durable);
         self.fold(durable.to_raw());
         self.arrive(node, Arrival::Written { flush: durable });
         self.make_room(node);
@@ -433,6 +451,7 @@ impl Cluster {
                 describe(&message)
             )
         });
+        let caller = self.nodes[from].standing.clone();
         match arrivals {
             [Some(one), Some(two)] => {
                 let copy = message.clone();
@@ -443,6 +462,7 @@ impl Cluster {
                         to,
                         group,
                         message,
+                        caller: caller.clone(),
                     },
                 );
                 self.plan_at(
@@ -452,6 +472,7 @@ impl Cluster {
                         to,
                         group,
                         message: copy,
+                        caller,
                     },
                 );
             }
@@ -463,6 +484,7 @@ impl Cluster {
                         to,
                         group,
                         message,
+                        caller,
                     },
                 );
             }
@@ -470,10 +492,12 @@ impl Cluster {
         }
     }
 
+    /// Whether what was sent arrives.
+    pub(crate) fn reaches(&self, from: usize, to: usize) -> bool {
+        self.nodes[to].process.is_some() && self.network.passes(from, to)
+    }
+
     fn message(&mut self, from: usize, to: usize, group: GroupId, message: Message) {
-        if self.nodes[to].process.is_none() || !self.network.passes(from, to) {
-            return;
-        }
         self.tell(|_| {
             format!(
                 "{} <- {} group {group}: {}",

@@ -17,7 +17,7 @@ const LIED_MAX: u64 = 3_000_000_000;
 impl Cluster {
     /// A node starts, and whatever its disk lost must be noticed.
     pub(crate) fn start(&mut self, node: usize) -> Result<(), Broken> {
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].process.is_some() || self.nodes[node].held {
             return Ok(());
         }
         let harm = self.lie_found(node).or_else(|| self.decay(node));
@@ -27,7 +27,7 @@ impl Cluster {
         let (mut found, mut damaged) = self.start_process(node)?;
         if let Some(fault) = harm {
             self.tell(|_| format!("{fault:?} on node {} damages {damaged:?}", node + 1));
-            self.oracle.check(node, &found, &damaged)?;
+            self.oracles.see(node).check(node, &found, &damaged)?;
             if damaged.is_empty() {
                 // What did no harm now must not add to what is lost later.
                 self.nodes[node].disk.mend();
@@ -52,7 +52,7 @@ impl Cluster {
             )
         });
         self.counters.restarts += u64::from(self.nodes[node].life > 1);
-        self.oracle.recovered(node, &found, &damaged)?;
+        self.oracles.of(node).recovered(node, &found, &damaged)?;
         self.arrive(node, Arrival::Wake);
         self.make_room(node);
         Ok(())
@@ -118,12 +118,15 @@ impl Cluster {
 
     /// Whether a majority of the disks is sound without this one: of each entry a copy stays.
     pub(crate) fn may_harm(&self, node: usize) -> bool {
-        let others = self.nodes.iter().enumerate();
+        if self.repairing || !self.members.contains(&node) {
+            return false;
+        }
+        let others = self.members.iter().map(|&it| (it, &self.nodes[it]));
         let harmed = others.filter(|(other, found): &(usize, &Node)| {
-            let harmed = found.is_damaged() || self.oracle.is_damaged(*other);
+            let harmed = found.is_damaged() || self.oracles.see(*other).is_damaged(*other);
             *other != node && (harmed || found.disk.is_suspect())
         });
-        harmed.count() < (self.plan.nodes - 1) / 2
+        harmed.count() < (self.members.len() - 1) / 2
     }
 
     /// Groups of which a node may have forgotten promises.
@@ -158,10 +161,19 @@ impl Cluster {
     /// and in some runs no place is found in time; a node that recycles its segments may want no space of a
     /// disk that is full. A test counts over several runs.
     pub(crate) fn may_lack(fault: Fault) -> bool {
-        use Fault::{DiskFull, LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
+        use Fault::{
+            DiskFull, LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot, SnapshotRot, Wipe,
+        };
         matches!(
             fault,
-            Rot | SnapshotRot | LatentErrors | LostWrite | MisdirectedWrite | DiskFull
+            QuorumLoss
+                | Wipe
+                | Rot
+                | SnapshotRot
+                | LatentErrors
+                | LostWrite
+                | MisdirectedWrite
+                | DiskFull
         )
     }
 

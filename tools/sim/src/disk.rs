@@ -23,6 +23,7 @@ pub(crate) struct Disk {
     confirmed: BTreeMap<FlushNumber, Place>,
     in_flight: BTreeMap<FlushNumber, Write>,
     segment_bytes: usize,
+    instance: u64,
     /// The next write fails.
     pub(crate) breaks: bool,
     /// There is no space for another segment.
@@ -30,9 +31,6 @@ pub(crate) struct Disk {
     /// How many times as long as usual a write takes.
     pub(crate) slowness: u64,
 }
-
-/// The data directory's instance.
-const INSTANCE: u64 = 0x5eed;
 
 struct Write {
     place: Place,
@@ -75,8 +73,8 @@ pub(crate) enum Damage {
 }
 
 impl Disk {
-    /// An empty disk for segments of this size.
-    pub(crate) fn new(segment_bytes: u64) -> Self {
+    /// An empty disk for segments of this size, and the data directory's instance.
+    pub(crate) fn new(segment_bytes: u64, instance: u64) -> Self {
         let segment_bytes = usize::try_from(segment_bytes).expect("a segment fits memory");
         Self {
             platter: Platter::new(segment_bytes),
@@ -86,6 +84,7 @@ impl Disk {
             confirmed: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             segment_bytes,
+            instance,
             breaks: false,
             full: false,
             slowness: 1,
@@ -322,7 +321,7 @@ impl Disk {
         self.platter.fill();
         let options = Options {
             segment_bytes: self.segment_bytes as u64,
-            instance: INSTANCE,
+            instance: self.instance,
         };
         let segments = self.platter.segments();
         let firsts = segments.iter();

@@ -9,6 +9,7 @@ use engine::shard::{FetchSnapshot, Outcome, Token};
 use wal::{Entry, FlushNumber, GroupId};
 
 use crate::client::Request;
+use crate::standing::Standing;
 
 /// Something that happens at a moment.
 pub(crate) enum Event {
@@ -26,6 +27,8 @@ pub(crate) enum Event {
         to: usize,
         group: GroupId,
         message: Message,
+        /// As what the sender came.
+        caller: Rc<Standing>,
     },
     Flushed {
         node: usize,
@@ -98,6 +101,14 @@ pub(crate) enum Event {
         torn: bool,
     },
     Start {
+        node: usize,
+    },
+    /// Whoever runs the cluster gives up what is lost.
+    Repair {
+        survivors: Vec<usize>,
+    },
+    /// A node that was stopped for long is started.
+    Return {
         node: usize,
     },
     /// A fault that is an event.

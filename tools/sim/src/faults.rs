@@ -46,11 +46,15 @@ pub enum Fault {
     DiskFull,
     /// A disk takes many times as long as usual, for a while.
     DiskSlow,
+    /// A node loses all its data and comes back without.
+    Wipe,
+    /// A majority dies for good, is given up, and comes back after that.
+    QuorumLoss,
 }
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -73,6 +77,8 @@ impl Fault {
         Self::WriteFails,
         Self::DiskFull,
         Self::DiskSlow,
+        Self::Wipe,
+        Self::QuorumLoss,
     ];
 
     /// Whether it is something that happens at a moment, not a rate or a state.
@@ -137,7 +143,9 @@ const MILLISECOND: u64 = 1_000_000;
 impl Plan {
     /// Draws everything.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        use Fault::{LatentErrors, LostWrite, MisdirectedWrite, Rot, SnapshotRot};
+        use Fault::{
+            LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot, SnapshotRot, Wipe,
+        };
         let share = *rng.pick(&[250_000, 500_000, 750_000]);
         let heartbeat = rng.between(30, 200);
         let size = |bytes: u64| usize::try_from(bytes).expect("small");
@@ -148,7 +156,15 @@ impl Plan {
             on[fault as usize] &= on[Fault::Crash as usize];
         }
         // Of two replicas, one cannot say what the other lost.
-        for fault in [Rot, SnapshotRot, LatentErrors, LostWrite, MisdirectedWrite] {
+        for fault in [
+            Rot,
+            SnapshotRot,
+            LatentErrors,
+            LostWrite,
+            MisdirectedWrite,
+            Wipe,
+            QuorumLoss,
+        ] {
             on[fault as usize] &= nodes > 2;
         }
         Self {
@@ -264,6 +280,13 @@ counters! {
     /// Flushes that waited for space.
     stalled_flushes,
     slow_disks,
+    /// Nodes that lost all their data.
+    wiped_nodes,
+    /// Majorities that were lost for good; and starts of nodes that had been given up.
+    lost_quorums,
+    returned_nodes,
+    /// What came from nodes of another epoch and was not let in.
+    fenced,
     /// Leaderships that were handed over because a disk failed or was full.
     disk_handovers,
     /// Leaderships that were handed over because a disk was slow.
@@ -352,6 +375,8 @@ impl Counters {
             Fault::WriteFails => self.failed_writes,
             Fault::DiskFull => self.full_disks,
             Fault::DiskSlow => self.slow_disks,
+            Fault::Wipe => self.wiped_nodes,
+            Fault::QuorumLoss => self.lost_quorums,
         }
     }
 }

@@ -12,11 +12,14 @@ mod nemesis;
 mod network;
 mod node;
 mod oracle;
+mod oracles;
 mod paces;
 mod platter;
+mod repair;
 mod rng;
 mod shelf;
 mod snapshots;
+mod standing;
 mod trace;
 mod traffic;
 

@@ -151,6 +151,8 @@ impl Cluster {
             }
             Fault::Transfer => self.transfer(victim),
             Fault::Drain => self.drain(victim),
+            Fault::Wipe => self.wipe(victim),
+            Fault::QuorumLoss => self.lose_quorum(),
             Fault::Loss
             | Fault::Duplication
             | Fault::Reordering
@@ -258,7 +260,7 @@ impl Cluster {
     /// Faults are over, if every kind that is on has happened.
     pub(crate) fn calm(&mut self) {
         let waits = self.now < 4 * self.plan.trouble;
-        if waits && self.counters.missing(&self.plan).next().is_some() {
+        if self.repairing || waits && self.counters.missing(&self.plan).next().is_some() {
             self.network.insist(&self.plan, &self.counters);
             self.plan_at(self.now + 1_000_000_000, Event::Calm);
             return;

@@ -9,7 +9,7 @@ use engine::shard::{
     Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Snapshot, SnapshotPolicy,
     Token,
 };
-use engine::{Clock, Time};
+use engine::{Clock, Time, epoch};
 use wal::{
     Entry, FlushNumber, GroupId, LogIndex, NodeId, Placement, Recovered, RecoveredLog, ReplicaId,
     SegmentId, Term, Writer, decode_entry,
@@ -22,6 +22,7 @@ use crate::oracle::{Content, Found};
 use crate::paces::Paces;
 use crate::rng::{MILLION, Rng, mix};
 use crate::shelf::{Part, Shelf};
+use crate::standing::Standing;
 
 /// A node, running or not.
 pub(crate) struct Node {
@@ -34,6 +35,15 @@ pub(crate) struct Node {
     pub(crate) clocks: Clocks,
     /// It takes no turn before this moment.
     pub(crate) paused_until: u64,
+    /// It stays stopped until somebody starts it.
+    pub(crate) held: bool,
+    pub(crate) standing: Rc<Standing>,
+    /// The instance that each node is known with; zero if it is not.
+    pub(crate) known: Vec<u64>,
+    /// As what each node came that was let in last.
+    pub(crate) let_in: Vec<Option<Rc<Standing>>>,
+    /// Instances that others took the place of.
+    pub(crate) replaced: Vec<(usize, u64)>,
     /// How long its disk took for each of the last writes.
     pub(crate) paces: Paces,
 }
@@ -192,10 +202,15 @@ impl Node {
             position,
             life: 0,
             process: None,
-            disk: Disk::new(plan.segment_bytes),
+            disk: Disk::new(plan.segment_bytes, 1),
             shelf: Shelf::default(),
             clocks: Clocks::default(),
             paused_until: 0,
+            held: false,
+            standing: Rc::new(Standing::new(position, plan.nodes)),
+            known: vec![1; plan.nodes],
+            let_in: vec![None; plan.nodes],
+            replaced: Vec::new(),
             paces: Paces::default(),
         }
     }
@@ -217,16 +232,19 @@ impl Node {
     ) -> Result<(Found, Vec<GroupId>), String> {
         assert!(self.process.is_none(), "it runs already");
         self.life += 1;
+        self.let_in.fill(None);
         self.clocks.started = now;
         self.paused_until = 0;
         let mut recovered = self.replay(plan, &mut Rng::new(mix(seed ^ now)))?;
         let mut found = Found::new();
         let mut damaged = Vec::new();
         let (shelf, mut refused) = (&mut self.shelf, 0);
+        let standing = self.standing.clone();
+        let homes = &standing.members;
         let groups = (0..plan.groups).map(|number| {
             let group = GroupId::from_raw(number);
-            let recovered_log = recovered.groups.remove(&group);
-            let recovered = recovered_log.unwrap_or_else(|| recovered.unmentioned.clone());
+            let log = recovered.groups.remove(&group);
+            let recovered = epoch::told_by(log, &recovered.unmentioned, standing.rejoined);
             found.insert(group, content(&recovered));
             let (snapshot, rotten) = shelf.load(group);
             refused += rotten;
@@ -234,12 +252,13 @@ impl Node {
             if recovered.damage.is_some() || recovered.floor.0 > start {
                 damaged.push(group);
             }
+            let newest = standing.newest.get(&group).copied();
             GroupOptions {
                 group,
-                members: members(plan.nodes),
+                members: members(homes),
                 slots: slots(number),
-                preferred: Some(node_id(number as usize % plan.nodes)),
-                recovered,
+                preferred: Some(node_id(homes[number as usize % homes.len()])),
+                recovered: epoch::begin(recovered, standing.epoch, newest),
                 snapshot,
             }
         });
@@ -484,13 +503,13 @@ pub(crate) fn position_of(node: NodeId) -> usize {
     node.to_raw() as usize - 1
 }
 
-fn members(nodes: usize) -> Vec<Member> {
+fn members(nodes: &[usize]) -> Vec<Member> {
     let member = |node: NodeId| Member {
         replica: ReplicaId::from_raw(node.to_raw()),
         node,
         voter: true,
     };
-    (0..nodes).map(node_id).map(member).collect()
+    nodes.iter().copied().map(node_id).map(member).collect()
 }
 
 fn options(plan: &Plan, position: usize, seed: u64) -> Options {

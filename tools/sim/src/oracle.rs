@@ -15,13 +15,14 @@ use crate::rng;
 pub(crate) type Broken = String;
 
 /// What the whole cluster did, group by group, and what is on each disk.
+#[derive(Clone)]
 pub(crate) struct Oracle {
-    nodes: usize,
+    members: Vec<usize>,
     groups: Vec<Group>,
     logs: Vec<NodeLog>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Group {
     /// Who led each term.
     leaders: BTreeMap<Term, usize>,
@@ -134,7 +135,7 @@ impl Oracle {
             ..NodeLog::default()
         };
         Self {
-            nodes,
+            members: (0..nodes).collect(),
             groups: (0..groups).map(|_| Group::default()).collect(),
             logs: vec![log; nodes],
         }
@@ -354,6 +355,53 @@ impl Oracle {
         Ok(held)
     }
 
+    /// A node's disk holds nothing any more.
+    pub(crate) fn wiped(&mut self, node: usize, groups: Vec<GroupId>) {
+        self.logs[node] = NodeLog {
+            damaged: groups,
+            seen: vec![Seen::default(); self.groups.len()],
+            ..NodeLog::default()
+        };
+    }
+
+    /// A lost majority was given up: the survivors hold of each group all that one of them applied and had
+    /// on its disk, and that is how it goes on.
+    pub(crate) fn go_on(
+        &mut self,
+        survivors: &[usize],
+        newest: &BTreeMap<GroupId, (LogIndex, Term)>,
+    ) -> Result<(), Broken> {
+        self.members = survivors.to_vec();
+        for (name, group) in (0..).map(GroupId::from_raw).zip(&mut self.groups) {
+            let (last, term) = newest.get(&name).copied().unwrap_or_default();
+            let kept = usize::try_from(last.to_raw()).expect("runs are short");
+            for &node in survivors {
+                let log = &self.logs[node];
+                let durable = log.durable.get(&name).map_or(0, Content::last);
+                let applied = log.seen[name.to_raw() as usize].applied;
+                let held = applied.min(LogIndex::from_raw(durable));
+                if held > last {
+                    return Err(format!(
+                        "node {} survives, applied entry {held} of group {name} and had it on its disk, and nothing behind {last} is kept",
+                        node + 1
+                    ));
+                }
+            }
+            if let Some(applied) = group.applied.get(kept.wrapping_sub(1))
+                && applied.term > term
+            {
+                return Err(format!(
+                    "entry {last} of group {name} was committed in term {} and is kept in {term}",
+                    applied.term
+                ));
+            }
+            group.applied.truncate(kept);
+            group.committed = group.committed.min(last);
+            group.hashes.retain(|&at, _| at <= last);
+        }
+        Ok(())
+    }
+
     /// Compares the state of a replica after an index with that of others after the same.
     pub(crate) fn compare(
         &mut self,
@@ -464,7 +512,8 @@ impl Oracle {
         }
         group.committed = commit;
         let at = position(commit);
-        let holders = self.logs.iter().filter(|log| {
+        let logs = self.members.iter().map(|&member| &self.logs[member]);
+        let holders = logs.filter(|log| {
             // What a damaged one lost, it may have acknowledged before; it votes for nobody without.
             if log.damaged.contains(&name) {
                 return true;
@@ -474,12 +523,12 @@ impl Oracle {
             term == Some(&status.term)
         });
         let holders = holders.count();
-        if holders * 2 <= self.nodes {
+        if holders * 2 <= self.members.len() {
             return Err(format!(
                 "node {} commits entry {commit} of group {name} in term {}, and {holders} of {} disks hold it in that term",
                 node + 1,
                 status.term,
-                self.nodes
+                self.members.len()
             ));
         }
         Ok(())

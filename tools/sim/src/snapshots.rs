@@ -7,6 +7,7 @@ use crate::cluster::Cluster;
 use crate::events::Event;
 use crate::faults::Fault;
 use crate::node::{Arrival, position_of};
+use crate::oracle::Broken;
 use crate::shelf::Part;
 
 /// Share of snapshots, written or fetched, that fail for no reason.
@@ -74,7 +75,7 @@ impl Cluster {
     }
 
     /// A snapshot came from a peer whole, or not at all.
-    pub(crate) fn fetched(&mut self, node: usize, fetch: FetchSnapshot) {
+    pub(crate) fn fetched(&mut self, node: usize, fetch: FetchSnapshot) -> Result<(), Broken> {
         let FetchSnapshot {
             group,
             from,
@@ -82,8 +83,10 @@ impl Cluster {
             term,
         } = fetch;
         let from = position_of(from);
-        let there = self.nodes[from].process.is_some()
+        let caller = self.nodes[node].standing.clone();
+        let there = self.reaches(node, from)
             && self.network.passes(from, node)
+            && self.lets_in(from, &caller)?
             && !self.rng.chance(FAILURES);
         let name = (group, index, term);
         let bytes = self.nodes[from].shelf.get(name).filter(|_| there);
@@ -101,7 +104,10 @@ impl Cluster {
         };
         self.tell(|_| format!("node {} is done fetching for group {group}", node + 1));
         // What comes between the file and its use is lost with the process.
-        self.arrive(node, arrival);
+        if self.nodes[node].process.is_some() {
+            self.arrive(node, arrival);
+        }
+        Ok(())
     }
 
     /// Somebody wants a snapshot now.

@@ -86,7 +86,7 @@ impl Cluster {
         let Some(group) = asking.waiting.as_ref().map(|waiting| waiting.request.group) else {
             return;
         };
-        let node = asking.target(&self.plan, group);
+        let node = asking.target(&self.plan, &self.members, group);
         asking.attempts += 1;
         let attempt = asking.attempts;
         let travels = asking.rng.between(10_000, 300_000);
@@ -112,7 +112,7 @@ impl Cluster {
             self.tell(|_| format!("node {} is asked by {token:?}: {request:?}", node + 1));
             if request.only_reads() {
                 let group = GroupId::from_raw(request.group);
-                let committed = self.oracle.committed(group);
+                let committed = self.oracles.committed(group);
                 self.reads.insert(token, (group, committed));
             }
             self.arrive(node, Arrival::Request { token, request });
@@ -137,16 +137,16 @@ impl Cluster {
         let asking = &mut self.clients[client];
         let waiting = asking.waiting.as_ref().expect("just seen");
         let group = waiting.request.group as usize;
-        let nodes = self.plan.nodes;
+        let members = &self.members;
         let pause = match outcome {
             Outcome::Reply(Reply::Error(ErrorReply::DiskFull)) => {
                 self.counters.refused_full += 1;
-                asking.believed[group] = asking.rng.index(nodes);
+                asking.believed[group] = *asking.rng.pick(members);
                 20_000_000
             }
             Outcome::Reply(Reply::Error(ErrorReply::DiskFailed)) => {
                 self.counters.refused_failed += 1;
-                asking.believed[group] = asking.rng.index(nodes);
+                asking.believed[group] = *asking.rng.pick(members);
                 20_000_000
             }
             Outcome::Reply(reply) => {
@@ -169,7 +169,7 @@ impl Cluster {
             }
             Outcome::NoLeader => {
                 self.counters.no_leader += 1;
-                asking.believed[group] = asking.rng.index(nodes);
+                asking.believed[group] = *asking.rng.pick(members);
                 40_000_000
             }
             Outcome::Busy => {
@@ -186,10 +186,10 @@ impl Cluster {
     pub(crate) fn gave_up(&mut self, token: Token) {
         let client = client_of(token);
         if self.waits_for(token) {
-            let nodes = self.plan.nodes;
+            let members = &self.members;
             let asking = &mut self.clients[client];
             let group = asking.waiting.as_ref().expect("just seen").request.group as usize;
-            asking.believed[group] = asking.rng.index(nodes);
+            asking.believed[group] = *asking.rng.pick(members);
             self.tell(|_| format!("{token:?} gives up"));
             self.finish(client, None);
         }
@@ -227,6 +227,22 @@ impl Cluster {
             }
         }
         self.plan_at(self.now + pause, Event::Call { client });
+    }
+
+    /// A part of what clients were told may be lost: they begin anew, with other keys.
+    pub(crate) fn begin_anew(&mut self) -> Result<(), Broken> {
+        for client in 0..self.clients.len() {
+            let (rng, groups) = (&mut self.clients[client].rng, self.plan.groups);
+            let believed = (0..groups).map(|_| *rng.pick(&self.members)).collect();
+            self.clients[client].believed = believed;
+            if self.clients[client].waiting.is_some() {
+                self.finish(client, None);
+            }
+        }
+        self.reads.clear();
+        self.judge(true)?;
+        self.histories.begin_anew();
+        Ok(())
     }
 
     /// One judge per group writes, reads that, and reads every key.
@@ -278,7 +294,7 @@ impl Cluster {
     /// A group whose replicas have not all applied all there is, or are still under repair.
     fn differing(&self) -> Option<String> {
         let mut ends: Vec<Option<LogIndex>> = vec![None; self.plan.groups as usize];
-        for node in &self.nodes {
+        for node in self.members.iter().map(|&member| &self.nodes[member]) {
             let Some(process) = &node.process else {
                 return Some(format!("node {} is down", node.position + 1));
             };

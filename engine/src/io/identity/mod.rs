@@ -9,11 +9,12 @@ mod opening;
 mod record;
 mod register;
 
+pub use crate::epoch::EPOCH_MAX;
 pub use census::{Census, LiveQuorum, Running, check_stopped};
 pub use dial::{Answered, ask};
 pub use error::IdentityError;
 pub use opening::{Holding, hold, settle};
-pub use record::{Condition, EPOCH_MAX, Member, Place, Record};
+pub use record::{Condition, Member, Place, Record};
 
 pub(super) use opening::open;
 pub(super) use register::{Caller, Presence, Register};

@@ -12,11 +12,10 @@ use net::peer::Standing;
 use wal::{GroupId, LogIndex, Term};
 
 use super::IdentityError;
+use crate::epoch::EPOCH_MAX;
 
 const NAME: &str = "membership";
 const FORMAT: u32 = 1;
-/// Beyond it there are no terms left.
-pub const EPOCH_MAX: u64 = (1 << 30) - 1;
 
 /// One node of a membership and where its peers reach its first shard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

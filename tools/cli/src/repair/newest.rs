@@ -6,6 +6,7 @@ use std::path::Path;
 
 use engine::batch::Batch;
 use engine::config::Config;
+use engine::epoch;
 use serde_json::{Value, json};
 use wal::io::SegmentView;
 use wal::{EntryKind, GroupId, LogIndex, Options, RecoveredLog, Replay, Term};
@@ -83,18 +84,14 @@ fn of_log(log: &RecoveredLog) -> Newest {
     let batches = log.tail.iter().rev();
     let mut batches = batches.filter(|entry| entry.kind == EntryKind::Batch);
     let written = batches.find_map(|entry| stamp(&entry.payload));
-    let mut newest = Newest {
-        index: log.last,
-        term: log.terms.last().map_or(log.floor.1, |&(_, term)| term),
+    let (index, term) = epoch::newest(log);
+    Newest {
+        index,
+        term,
         commit: log.hard_state.commit,
         written_ms: written.unwrap_or(0),
         damaged: log.damage.is_some(),
-    };
-    // What can be read behind a gap counts for nothing unless the gap is filled.
-    if newest.index < log.floor.0 {
-        (newest.index, newest.term) = log.floor;
     }
-    newest
 }
 
 /// What the survivors of a repair hold, as one of them wrote it down.
