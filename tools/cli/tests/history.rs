@@ -15,11 +15,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Instant, SystemTime};
 
-use cluster::{Cluster, until};
+use cluster::{Cluster, PATIENCE, PAUSE, until};
 use demo::Demo;
-use redis::Connection;
+use redis::{Cmd, Connection, FromRedisValue};
 use serde_json::Value;
 
 /// All keys that are ever written.
@@ -60,6 +61,18 @@ fn connect(endpoint: &str) -> Connection {
     client.get_connection().unwrap()
 }
 
+/// The answer to a command, as soon as leaders are there to give it.
+fn ask<T: FromRedisValue>(client: &mut Connection, command: &Cmd) -> T {
+    let start = Instant::now();
+    loop {
+        match command.query(client) {
+            Ok(answer) => return answer,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 fn name(key: usize) -> String {
     format!("key {key}")
 }
@@ -68,10 +81,10 @@ fn name(key: usize) -> String {
 fn state_of(client: &mut Connection) -> State {
     let mut state = State::new();
     for key in (0..KEYS).map(name) {
-        let value: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query(client).unwrap();
+        let value: Option<Vec<u8>> = ask(client, redis::cmd("GET").arg(&key));
         state.extend(value.map(|value| (key, value)));
     }
-    let keys: usize = redis::cmd("DBSIZE").query(client).unwrap();
+    let keys: usize = ask(client, &redis::cmd("DBSIZE"));
     assert_eq!(keys, state.len());
     state
 }
@@ -93,24 +106,45 @@ impl Source {
         for word in &words[1..] {
             command.arg(word);
         }
-        command.query::<redis::Value>(&mut self.client).unwrap();
+        ask::<redis::Value>(&mut self.client, &command);
     }
 
-    /// What a field of each group's status says on its leader.
-    fn groups(&self, field: &str) -> BTreeMap<u64, u64> {
+    /// What a field of each group's status says on each node that answers, by group.
+    fn groups(&self, field: &str) -> BTreeMap<u64, Vec<u64>> {
         let output = drakkar(&["status", "--json", "--endpoint", &self.admin]);
         let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let groups = nodes.as_array().unwrap().iter();
-        let groups = groups.flat_map(|node| node["status"]["groups"].as_array().unwrap());
-        let led = groups.filter(|group| group["role"] == "leader");
-        led.map(|it| (it["group"].as_u64().unwrap(), it[field].as_u64().unwrap()))
-            .collect()
+        let nodes = nodes.as_array().unwrap().iter();
+        let groups =
+            nodes.flat_map(|node| node["status"]["groups"].as_array().into_iter().flatten());
+        let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for group in groups {
+            let number = group["group"].as_u64().unwrap();
+            let value = group[field].as_u64().unwrap();
+            found.entry(number).or_default().push(value);
+        }
+        found
+    }
+
+    /// Waits until every node has applied all there is; the newest entry of each group.
+    fn settle(&self) -> BTreeMap<u64, u64> {
+        let mut newest = BTreeMap::new();
+        let start = Instant::now();
+        while newest.len() != 2 {
+            assert!(start.elapsed() < PATIENCE, "{newest:?}");
+            let groups = self.groups("applied").into_iter();
+            let equal =
+                |nodes: &Vec<u64>| nodes.len() == 3 && nodes.iter().all(|it| *it == nodes[0]);
+            newest = groups
+                .filter_map(|(group, nodes)| equal(&nodes).then(|| (group, nodes[0])))
+                .collect();
+        }
+        newest
     }
 
     /// Nothing is written before and after within the same tenth of a second.
     fn moment(&mut self) -> Moment {
         let_time_pass();
-        let entries = self.groups("applied").into_iter();
+        let entries = self.settle().into_iter();
         let entries: Vec<String> = entries.map(|(group, at)| format!("{group}:{at}")).collect();
         let state = state_of(&mut self.client);
         let ms = now_ms();
@@ -128,8 +162,13 @@ impl Source {
         }
     }
 
+    /// Has every node take one.
     fn snapshot(&self) {
-        says(&["snapshot", "create", "--endpoint", &self.admin], 0, "");
+        self.settle();
+        until("snapshots are there", || {
+            let words = ["snapshot", "create", "--endpoint", &self.admin];
+            drakkar(&words).status.success()
+        });
     }
 
     /// Fills it, changes it in every way, and empties it; the moments between.
@@ -168,7 +207,7 @@ impl Source {
 fn comes_back(backup: &str, point: &[&str], target: &Demo, expected: &State) {
     let to = format!("127.0.0.1:{}", target.port);
     let mut client = connect(&to);
-    redis::cmd("FLUSHALL").query::<()>(&mut client).unwrap();
+    ask::<()>(&mut client, &redis::cmd("FLUSHALL"));
     let mut words = vec!["backup", "restore", "--from", backup, "--to", &to];
     words.extend(point);
     says(&words, 0, &format!("{} keys were written", expected.len()));
@@ -194,7 +233,7 @@ fn a_log_that_is_kept_takes_a_cluster_back_to_any_entry_and_any_time() {
     };
     let [first, second, third] = cluster.live();
     let floors = cluster.groups("floor");
-    assert!(floors.values().all(|&floor| floor == 0), "{floors:?}");
+    assert!(floors.values().flatten().all(|&it| it == 0), "{floors:?}");
 
     let backup = source.directory.join("backup");
     let place = backup.to_str().unwrap();
@@ -218,6 +257,25 @@ fn a_log_that_is_kept_takes_a_cluster_back_to_any_entry_and_any_time() {
     comes_back(place, &[], &target, &third.state);
     let long_ago = "1999-12-31T00:00:00Z";
     comes_back(place, &["--to-time", long_ago], &target, &State::new());
+
+    // The entry before the one that emptied each group.
+    let before = |group: u64| {
+        let group_word = group.to_string();
+        let words = ["backup", "log", "--from", place, "--group", &group_word];
+        let said = says(&words, 0, "FLUSHALL");
+        assert!(said.contains("  APPEND  key "), "{said}");
+        let line = said.lines().find(|line| line.ends_with("FLUSHALL"));
+        let index: u64 = line.unwrap().split(' ').next().unwrap().parse().unwrap();
+        let last = index.to_string();
+        let narrow = [&words[..], &["--key", "key 7", "--last", &last]].concat();
+        let said = says(&narrow, 0, "FLUSHALL");
+        assert!(!said.contains("key 8"), "{said}");
+        format!("{group}:{}", index - 1)
+    };
+    let entries = [0, 1].map(before).join(",");
+    comes_back(place, &["--to-index", &entries], &target, &second.state);
+    let none = ["backup", "log", "--from", place, "--group", "2"];
+    says(&none, 6, "the backup has no group 2");
 
     let archive = source.directory.join("backup.tar");
     let archive = archive.to_str().unwrap();
@@ -304,7 +362,7 @@ fn a_log_that_is_cut_takes_a_cluster_back_to_the_oldest_snapshot_that_is_kept() 
     };
     let [first, second, third] = cluster.live();
     let floors = cluster.groups("floor");
-    assert!(floors.values().all(|&floor| floor > 0), "{floors:?}");
+    assert!(floors.values().flatten().all(|&it| it > 0), "{floors:?}");
 
     let backup = source.directory.join("backup");
     let place = backup.to_str().unwrap();

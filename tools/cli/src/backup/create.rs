@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use engine::io::import::Listed;
@@ -17,6 +18,11 @@ use crate::http;
 const PATIENCE: Duration = Duration::from_secs(12);
 /// A snapshot that takes longer than one request is asked for again.
 const ATTEMPTS: usize = 60;
+/// A leader may change while its group is copied, or a snapshot may let the one before go.
+const COPIES: usize = 5;
+/// How often leaders are asked for while there is none, and how soon again.
+const ELECTIONS: usize = 40;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Where a group can be had.
 pub(crate) struct Source {
@@ -67,14 +73,24 @@ pub(super) fn gather(
     let wanted = |source: &&Source| scope.group.is_none_or(|group| group == source.group);
     let mut files = Vec::new();
     for source in sources.iter().filter(wanted) {
-        let file = match scope.with_log {
-            true => log::copy(source, &cluster, groups, to)?,
-            false => File {
-                snapshot: copy(source, to)?,
+        let copy = |source: &Source| match scope.with_log {
+            true => log::copy(source, &cluster, groups, to),
+            false => copy(source, to).map(|snapshot| File {
+                snapshot,
                 log: None,
                 until_unix_ms: None,
-            },
+            }),
         };
+        let mut copied = copy(source);
+        for _ in 1..COPIES {
+            if !matches!(copied, Err(BackupError::Group { .. })) {
+                break;
+            }
+            let (_, sources) = leaders(endpoints)?;
+            let source = sources.iter().find(|it| it.group == source.group);
+            copied = source.map_or(copied, copy);
+        }
+        let file = copied?;
         each(&file)?;
         files.push(file);
     }
@@ -89,9 +105,19 @@ pub(super) fn gather(
     }
 }
 
-/// The leader of each group, as the one with the newest term says: another may not know yet that it
-/// was deposed.
+/// The leader of each group; waits a little if one is being elected.
 pub(crate) fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
+    for _ in 1..ELECTIONS {
+        match leaders_now(endpoints) {
+            Err(BackupError::NoLeader { .. }) => sleep(PAUSE),
+            found => return found,
+        }
+    }
+    leaders_now(endpoints)
+}
+
+/// As the one with the newest term says: another may not know yet that it was deposed.
+fn leaders_now(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
     let (mut cluster, mut reason) = (None, String::new());
     let mut newest: Vec<Option<(u64, Source)>> = Vec::new();
     for endpoint in endpoints {

@@ -23,8 +23,6 @@ use crate::http;
 const PIECE: usize = 1 << 20;
 /// No limit allows longer entries.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
-/// A snapshot that is taken meanwhile may let the one before go, and what follows that.
-const ATTEMPTS: usize = 5;
 /// Entries that are applied may not be on the leader's own disk yet.
 const PAUSES: usize = 400;
 const PAUSE: Duration = Duration::from_millis(25);
@@ -36,14 +34,7 @@ pub(super) fn copy(
     groups: u64,
     to: &Path,
 ) -> Result<File, BackupError> {
-    let mut attempt = 1;
-    loop {
-        let copied = Copying::new(source, cluster, groups).and_then(|it| it.copy(to));
-        match copied {
-            Err(BackupError::Group { .. }) if attempt < ATTEMPTS => attempt += 1,
-            done => return done,
-        }
-    }
+    Copying::new(source, cluster, groups)?.copy(to)
 }
 
 /// What a leader holds of a group.

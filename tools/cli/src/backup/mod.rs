@@ -4,6 +4,7 @@
 mod archive;
 pub(crate) mod create;
 pub(crate) mod drill;
+mod entries;
 mod log;
 mod manifest;
 mod point;
@@ -44,6 +45,14 @@ pub(crate) enum Verb {
     },
     /// Reads a whole backup and says whether it is complete and undamaged.
     Verify(Source),
+    /// Shows the writes in a backup that was made with --with-log: entry, time, command and keys. For who looks for
+    /// the entry to go back to.
+    Log {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        wanted: entries::Wanted,
+    },
     /// Writes what is in a backup to a cluster that holds nothing yet, however many nodes, shards and
     /// groups it has.
     Restore {
@@ -171,6 +180,13 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
             }
         }
         Verb::Verify(source) => Files::of(&source.from).and_then(|files| describe(&files)),
+        Verb::Log { source, wanted } => Files::of(&source.from).and_then(|files| {
+            let directory = files.directory();
+            let manifest = verify(directory)?;
+            let mut output = std::io::stdout().lock();
+            let shown = entries::show(directory, &manifest, wanted, &mut output)?;
+            Ok(format!("{shown} writes"))
+        }),
         Verb::Restore {
             source,
             points,
@@ -185,7 +201,11 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
             restore::restore(directory, &manifest, points, to, *over)
         }),
     };
-    let piped = matches!(verb, Verb::Create { to, .. } if archive::is_stream(to));
+    let piped = match verb {
+        Verb::Create { to, .. } => archive::is_stream(to),
+        Verb::Log { .. } => true,
+        _ => false,
+    };
     match done {
         Ok(told) => {
             match piped {

@@ -1,10 +1,13 @@
 //! From files to keys of a running cluster.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use engine::kv::{Item, Items};
 use engine::state_machine::StateMachine;
 use redis::cluster::{ClusterClient, ClusterConnection, cluster_pipe};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::log::chunks;
 use super::manifest::{File, Manifest};
@@ -16,6 +19,31 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Keys, and bytes, of one round trip.
 const BATCH_KEYS: usize = 2000;
 const BATCH_BYTES: usize = 4 << 20;
+/// While leaders change a cluster does not answer. How often it is asked again, and how soon: before it is
+/// certain that it serves, and afterwards.
+const STARTS: usize = 40;
+const WRITES: usize = 240;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Tries again what a cluster could not do just now.
+fn patiently<T>(
+    attempts: usize,
+    mut ask: impl FnMut() -> Result<T, RedisError>,
+) -> Result<T, RedisError> {
+    let refused = |error: &RedisError| {
+        matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::AuthenticationFailed
+        )
+    };
+    for _ in 1..attempts {
+        match ask() {
+            Err(error) if !refused(&error) => sleep(PAUSE),
+            done => return done,
+        }
+    }
+    ask()
+}
 
 pub(super) fn restore(
     directory: &Path,
@@ -26,8 +54,8 @@ pub(super) fn restore(
 ) -> Result<String, BackupError> {
     let nodes = to.iter().map(|endpoint| format!("redis://{endpoint}"));
     let client = ClusterClient::new(nodes.collect::<Vec<_>>())?;
-    let mut connection = client.get_connection()?;
-    let keys: u64 = redis::cmd("DBSIZE").query(&mut connection)?;
+    let mut connection = patiently(STARTS, || client.get_connection())?;
+    let keys: u64 = patiently(STARTS, || redis::cmd("DBSIZE").query(&mut connection))?;
     if keys > 0 && !over {
         return Err(BackupError::Holds { keys });
     }
@@ -119,7 +147,8 @@ impl<'a> Batch<'a> {
 
     fn send(&mut self) -> Result<(), BackupError> {
         if self.keys > 0 {
-            self.pipe.query::<()>(self.connection)?;
+            // To write a key once more changes nothing.
+            patiently(WRITES, || self.pipe.query::<()>(self.connection))?;
             self.written += self.keys as u64;
         }
         self.pipe = cluster_pipe();
