@@ -23,6 +23,7 @@ use serde_json::Value;
 static TURN: Mutex<()> = Mutex::new(());
 
 const MIB: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 20 * MIB;
 const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -158,7 +159,7 @@ impl Cluster {
             let config = format!(
                 "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"disk\"\nshards = 1\n\
                  groups = 1\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"20MB\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{nodes}",
+                 [log]\nsegment_size = \"{SEGMENT_BYTES}B\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{nodes}",
                 directory.join("data").display()
             );
             let mut file = File::create(directory.join("toml")).unwrap();
@@ -339,7 +340,12 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
         return;
     };
     let directories = [1, 2, 3].map(|id| volume.path.join(format!("n{id}")));
+    let empty = volume.free();
     let mut cluster = Cluster::start(directories);
+    // What a node has begun it has space for: then all become full, and not only a majority.
+    cluster.until("all nodes have two segments", |_| {
+        empty - volume.free() >= 6 * SEGMENT_BYTES
+    });
     volume.fill(30 * MIB);
     let mut client = cluster.client(1);
     let (written, refusal) = client.write(0, 2000);
