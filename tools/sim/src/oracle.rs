@@ -374,30 +374,40 @@ impl Oracle {
         self.members = survivors.to_vec();
         for (name, group) in (0..).map(GroupId::from_raw).zip(&mut self.groups) {
             let (last, term) = newest.get(&name).copied().unwrap_or_default();
-            let kept = usize::try_from(last.to_raw()).expect("runs are short");
+            let contents = survivors.iter().map(|&node| &self.logs[node].placed);
+            let logs = contents.filter_map(|placed| placed.get(&name));
+            let mut logs = logs.filter(|log| log.last() >= last.to_raw());
+            // Below the floor, and where a snapshot is all there is, nobody knows; it was committed.
+            let ends_so = |log: &&Content| {
+                let at = last
+                    .to_raw()
+                    .checked_sub(1)
+                    .and_then(|at| usize::try_from(at).ok());
+                let held = at.and_then(|at| log.terms.get(at));
+                held.is_none_or(|&held| held == term || held == Term::ZERO)
+            };
+            let terms = logs.find(ends_so).map_or(&[][..], |log| &log.terms);
+            let same = group.applied.iter().zip(terms);
+            let same = same.take_while(|&(it, &held)| held == it.term || held == Term::ZERO);
+            let kept = same
+                .count()
+                .min(usize::try_from(last.to_raw()).expect("runs are short"));
             for &node in survivors {
                 let log = &self.logs[node];
                 let durable = log.durable.get(&name).map_or(0, Content::last);
-                let applied = log.seen[name.to_raw() as usize].applied;
-                let held = applied.min(LogIndex::from_raw(durable));
-                if held > last {
+                let applied = log.seen[name.to_raw() as usize].applied.to_raw();
+                let held = applied.min(durable).min(group.applied.len() as u64);
+                if held > kept as u64 {
                     return Err(format!(
-                        "node {} survives, applied entry {held} of group {name} and had it on its disk, and nothing behind {last} is kept",
+                        "node {} survives, applied entry {held} of group {name} and had it on its disk, and nothing behind {kept} is kept",
                         node + 1
                     ));
                 }
             }
-            if let Some(applied) = group.applied.get(kept.wrapping_sub(1))
-                && applied.term > term
-            {
-                return Err(format!(
-                    "entry {last} of group {name} was committed in term {} and is kept in {term}",
-                    applied.term
-                ));
-            }
             group.applied.truncate(kept);
-            group.committed = group.committed.min(last);
-            group.hashes.retain(|&at, _| at <= last);
+            let kept = LogIndex::from_raw(kept as u64);
+            group.committed = group.committed.min(kept);
+            group.hashes.retain(|&at, _| at <= kept);
         }
         Ok(())
     }
