@@ -85,13 +85,23 @@ fn since_repair(mut log: RecoveredLog, newest: Option<(LogIndex, Term)>) -> Reco
         return log;
     };
     let damage = log.damage.get_or_insert_default();
-    let known = damage.claim.is_some_and(|claim| {
-        let claimed = claim.index.unwrap_or(LogIndex::from_raw(u64::MAX));
-        (claim.term, claimed) >= (term, index)
-    });
-    if !known {
-        let index = Some(index);
-        damage.claim = Some(Claim { index, term });
+    let claim = match damage.claim {
+        // What nobody named may be more than any survivor held when the epoch began.
+        Some(Claim {
+            index: None,
+            term: own,
+        }) => Claim {
+            index: None,
+            term: own.max(term),
+        },
+        Some(own) if (own.term, own.index) >= (term, Some(index)) => own,
+        _ => Claim {
+            index: Some(index),
+            term,
+        },
+    };
+    if damage.claim != Some(claim) {
+        damage.claim = Some(claim);
         damage.named = false;
     }
     log
@@ -175,6 +185,14 @@ mod tests {
         assert!(!promises_lost(None, false));
         assert!(promises_lost(None, true));
         assert!(promises_lost(Some(silent.clone()), true));
+        // What it acknowledged in this epoch is more than what survivors held at its beginning.
+        let newest = (LogIndex::from_raw(9), Term::from_raw(4));
+        let begun = begin(told_by(None, &unmentioned, true), 1, Some(newest));
+        let expected = Claim {
+            index: None,
+            term: newest.1,
+        };
+        assert_eq!(begun.damage.and_then(|it| it.claim), Some(expected));
         let mut voted = silent;
         voted.hard_state.term = Term::from_raw(4);
         assert!(!promises_lost(Some(voted), true));
