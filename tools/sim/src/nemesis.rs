@@ -87,6 +87,16 @@ impl Cluster {
         self.plan_at(self.now + wait, Event::Trouble);
     }
 
+    /// Any fault but this one strikes.
+    pub(crate) fn strike_other(&mut self, than: Fault) {
+        let Nemesis { all, rng, .. } = &mut self.nemesis;
+        let others: Vec<Fault> = all.iter().copied().filter(|&it| it != than).collect();
+        if !others.is_empty() {
+            let other = *rng.pick(&others);
+            self.strike(other);
+        }
+    }
+
     fn strike(&mut self, fault: Fault) {
         let victim = self.victim();
         match fault {

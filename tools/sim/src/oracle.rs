@@ -387,7 +387,8 @@ impl Oracle {
                 held.is_none_or(|&held| held == term || held == Term::ZERO)
             };
             let terms = logs.find(ends_so).map_or(&[][..], |log| &log.terms);
-            let same = group.applied.iter().zip(terms);
+            let unknown = std::iter::repeat(&Term::ZERO);
+            let same = group.applied.iter().zip(terms.iter().chain(unknown));
             let same = same.take_while(|&(it, &held)| held == it.term || held == Term::ZERO);
             let kept = same
                 .count()

@@ -53,7 +53,9 @@ impl Cluster {
             whole && !node.disk.is_suspect() && !node.disk.has_lied()
         });
         if self.counters.lost_quorums > 0 || !all_else || !sound {
-            return self.postpone(Fault::QuorumLoss);
+            self.postpone(Fault::QuorumLoss);
+            // What it waits for may have to strike again.
+            return self.strike_other(Fault::QuorumLoss);
         }
         self.counters.lost_quorums += 1;
         let mut members = self.members.clone();
