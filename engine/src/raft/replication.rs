@@ -25,6 +25,13 @@ impl Raft {
         }
     }
 
+    /// Whether a follower that could be told of a new commit has not been told of it.
+    pub fn commit_is_untold(&self) -> bool {
+        self.progress.iter().any(|(_, progress)| {
+            progress.commit_sent < self.commit && progress.may_send(self.settings.window)
+        })
+    }
+
     /// Sends one append. Without `force` only if there are entries to send and the window admits
     /// them. Says whether it makes sense to try again at once.
     fn send_append(&mut self, position: usize, force: bool, out: &mut Outbox) -> bool {

@@ -5,10 +5,90 @@ use alloc::vec::Vec;
 
 use wal::{Entry, EntryKind, FlushNumber, GroupId, Payload, Record};
 
-use super::Output;
 use super::group::Group;
+use super::{Flush, Output, Shard};
 use crate::raft::{NewFloor, RepairNote};
 use crate::time::{Clock, Time};
+
+impl Shard {
+    /// Whether a flush is to begin now, if there is something for it.
+    pub(super) fn is_flush_worth_it(&self) -> bool {
+        let under_way = self.under_way.len();
+        if under_way == 0 || under_way >= self.options.flushes_in_flight_max {
+            return under_way == 0;
+        }
+        let dirty = self.dirty.iter().map(|at| &self.groups[at]);
+        let waiting = dirty.fold(self.unflushed_bytes, |waiting, group| {
+            waiting + group.waiting_bytes() - group.waiting_bytes_counted
+        });
+        waiting >= self.options.flush_beside_bytes_min
+    }
+
+    /// Notes what a group has for a flush.
+    pub(super) fn count_unflushed(&mut self, at: usize) {
+        let group = &mut self.groups[at];
+        let waiting = group.waiting_bytes();
+        self.unflushed_bytes = self.unflushed_bytes + waiting - group.waiting_bytes_counted;
+        group.waiting_bytes_counted = waiting;
+        if group.wants_flush(self.clock) {
+            self.unflushed.insert(at);
+        } else {
+            self.unflushed.remove(at);
+        }
+    }
+
+    /// Begins a flush with what the groups have for it.
+    pub(super) fn flush(&mut self, out: &mut Output) {
+        let mut records = Vec::new();
+        let mut room = self.options.flush_bytes_max;
+        let mut holds: Vec<usize> = self.unflushed.iter().collect();
+        let first = holds.partition_point(|&at| at < self.flush_first);
+        holds.rotate_left(first);
+        holds.retain(|&at| {
+            if room == 0 || !self.groups[at].has_unsubmitted() {
+                return false;
+            }
+            let bytes = self.groups[at].submit(self.next_flush, room, &mut records);
+            room = room.saturating_sub(bytes);
+            self.flush_first = at + 1;
+            self.count_unflushed(at);
+            true
+        });
+        let idle = self.under_way.is_empty() && self.mark_at.is_some_and(|at| at <= self.clock.now);
+        if records.is_empty() && !idle {
+            return;
+        }
+        // A mark needs none behind it.
+        self.mark_at = None;
+        let number = self.next_flush;
+        self.next_flush = number.next();
+        self.under_way.push_back((number, holds));
+        self.disk.began(number, self.clock.now);
+        self.accounts.flushed();
+        out.flushes.push(Flush { number, records });
+    }
+
+    pub(super) fn written(&mut self, flush: FlushNumber, out: &mut Output) {
+        assert!(flush < self.next_flush, "flush {flush} was never asked for");
+        if self.disk.has_failed() {
+            return; // it may be true, but nobody can rely on such a disk any more
+        }
+        self.disk.written(flush, self.clock.now);
+        while let Some((number, _)) = self.under_way.front() {
+            if *number > flush {
+                break;
+            }
+            let (number, holds) = self.under_way.pop_front().expect("just seen");
+            if !holds.is_empty() {
+                self.mark_at = Some(self.clock.now.after(self.options.mark_after));
+            }
+            for at in holds {
+                self.groups[at].written(self.clock.now, number, out);
+                self.dirty.insert(at);
+            }
+        }
+    }
+}
 
 impl Group {
     /// A flush is durable, and all before it.

@@ -44,6 +44,8 @@ pub(super) struct Group {
     pub(super) kv: Kv,
     /// As the shard has counted it.
     pub(super) data_bytes_counted: u64,
+    /// The same, of what waits for a flush.
+    pub(super) waiting_bytes_counted: usize,
     pub(super) applied: LogIndex,
     pub(super) writes: Writes,
     reads: Reads,
@@ -143,6 +145,7 @@ impl Group {
             preferred,
             kv: snapshot.map_or_else(|| Kv::new(slots), |snapshot| snapshot.state),
             data_bytes_counted: 0,
+            waiting_bytes_counted: 0,
             applied: start_or_none.0,
             writes: Writes::default(),
             reads: Reads::default(),
@@ -407,9 +410,7 @@ impl Group {
                 lap(Some(Stage::Serialise));
             }
         }
-        // While more is about to be sent, the commit rides along with it.
-        let idle = !self.writes.is_open() && !self.raft.log().has_unsubmitted();
-        self.raft.replicate(idle, &mut self.outbox);
+        self.raft.replicate(false, &mut self.outbox);
         if self.reads.wants_round()
             && let Some((round, index)) = self.raft.start_read(&mut self.outbox)
         {
@@ -427,6 +428,18 @@ impl Group {
         self.raft.evict(self.applied, options.cache_bytes);
         self.fetch(out);
         self.fetch_snapshot(out);
+        self.address(out);
+    }
+
+    /// Whether followers do not know of a commit, and nothing is about to be sent that it rides along with.
+    pub(super) fn owes_commit(&self) -> bool {
+        let idle = !self.writes.is_open() && !self.raft.log().has_unsubmitted();
+        idle && self.raft.commit_is_untold()
+    }
+
+    /// Tells followers of the commit.
+    pub(super) fn tell_commit(&mut self, out: &mut Output) {
+        self.raft.replicate(true, &mut self.outbox);
         self.address(out);
     }
 

@@ -11,6 +11,7 @@ mod group;
 mod interface;
 mod pulse;
 mod reads;
+mod set;
 mod snapshots;
 mod writes;
 
@@ -27,6 +28,7 @@ use crate::time::{Clock, Time};
 use disk::Disk;
 use group::Group;
 use pulse::{Peace, Pulse};
+use set::GroupSet;
 
 pub use accounts::{Accounts, Histogram, Stage};
 pub use interface::{
@@ -50,7 +52,14 @@ pub struct Shard {
     /// Flushes on their way to the disk, and the groups whose records they hold.
     under_way: VecDeque<(FlushNumber, Vec<usize>)>,
     /// Groups to look at when the burst ends.
-    dirty: BTreeSet<usize>,
+    dirty: GroupSet,
+    /// Groups that have something for a flush. They are looked at when there is one, not before.
+    unflushed: GroupSet,
+    /// Payload that waits for a flush, as counted when its groups were last looked at.
+    unflushed_bytes: usize,
+    /// Groups whose followers are not told of a commit.
+    untold: GroupSet,
+    /// When to look at a group although nothing happens: at its deadline or, if that moved on, before.
     timers: BTreeSet<(Time, usize)>,
     /// When to write the mark behind the last flush; `None` while there is nothing to mark.
     mark_at: Option<Time>,
@@ -89,8 +98,11 @@ impl Shard {
             .into_iter()
             .map(|group| Group::new(&options, clock, group))
             .collect();
-        Self {
-            dirty: (0..groups.len()).collect(),
+        let mut shard = Self {
+            dirty: GroupSet::new(groups.len()),
+            unflushed: GroupSet::new(groups.len()),
+            unflushed_bytes: 0,
+            untold: GroupSet::new(groups.len()),
             timers: BTreeSet::new(),
             under_way: VecDeque::new(),
             mark_at: (next_flush.to_raw() > 1).then(|| clock.now.after(options.mark_after)),
@@ -107,7 +119,9 @@ impl Shard {
             clock,
             next_flush,
             flush_first: 0,
-        }
+        };
+        shard.touch_all();
+        shard
     }
 
     /// Advances the groups by one input. `out` is appended to, not cleared.
@@ -227,7 +241,7 @@ impl Shard {
                     group.wake(clock.now);
                     group.transfer(None, out);
                 }
-                self.dirty.extend(0..self.groups.len());
+                self.touch_all();
             }
         }
     }
@@ -248,48 +262,27 @@ impl Shard {
     ) {
         self.advance(clock);
         let may_flush = !self.disk.has_failed() && self.is_flush_worth_it();
-        let dirty = core::mem::take(&mut self.dirty);
-        for &at in &dirty {
-            let group = &mut self.groups[at];
-            group.settle(&self.options, clock, may_flush, out, lap);
-            group.account(clock.now, &mut self.accounts);
-            if group.is_snapshot_due(&self.options.snapshots, clock) {
-                self.snapshots_due.insert(at);
-            }
-            self.data_bytes = self.data_bytes + group.data_bytes() - group.data_bytes_counted;
-            group.data_bytes_counted = group.data_bytes();
-            let news = (group.leader(), group.raft.is_damaged());
-            if core::mem::replace(&mut self.told[at], news) != news {
-                out.news.push(GroupNews {
-                    group: group.id,
-                    leader: news.0,
-                    damaged: news.1,
-                });
-            }
-            self.pulse
-                .note(at, group.peace(), &group.members, clock.now);
-            let timer = group.deadline(&self.options, clock);
-            let timer = Some(timer).filter(|&timer| timer < Time::NEVER);
-            if group.timer != timer {
-                if let Some(old) = core::mem::replace(&mut group.timer, timer) {
-                    self.timers.remove(&(old, at));
-                }
-                self.timers.extend(timer.map(|timer| (timer, at)));
+        if may_flush {
+            self.dirty.unite(&self.unflushed);
+        }
+        let (mut from, mut goes_on) = (0, None);
+        while let Some(at) = self.dirty.next(from) {
+            from = at + 1;
+            self.settle_group(at, clock, may_flush, out, lap);
+            if self.groups[at].has_reads_left() {
+                goes_on = Some(clock.now.after(REST));
+            } else {
+                self.dirty.remove(at);
             }
         }
         if may_flush {
-            self.flush(&dirty, out);
+            self.flush(out);
+        }
+        if self.under_way.is_empty() {
+            self.tell_commits(out);
         }
         self.begin_snapshot(out);
         self.give_pulse(out);
-        let interrupted = |&at: &usize| self.groups[at].has_reads_left();
-        let goes_on = dirty.iter().any(interrupted);
-        let goes_on = goes_on.then(|| clock.now.after(REST));
-        self.dirty.extend(
-            dirty.into_iter().filter(|&at| {
-                self.groups[at].wants_flush(clock) || self.groups[at].has_reads_left()
-            }),
-        );
         let next = self.timers.first().map(|&(time, _)| time);
         // While a flush is on its way its end is waited for, not the time of the mark.
         let mark = self.mark_at.filter(|_| self.under_way.is_empty());
@@ -297,6 +290,59 @@ impl Shard {
             .into_iter()
             .flatten()
             .min();
+    }
+
+    fn settle_group(
+        &mut self,
+        at: usize,
+        clock: Clock,
+        may_flush: bool,
+        out: &mut Output,
+        lap: &mut dyn FnMut(Option<Stage>),
+    ) {
+        let group = &mut self.groups[at];
+        group.settle(&self.options, clock, may_flush, out, lap);
+        group.account(clock.now, &mut self.accounts);
+        if group.is_snapshot_due(&self.options.snapshots, clock) {
+            self.snapshots_due.insert(at);
+        }
+        self.data_bytes = self.data_bytes + group.data_bytes() - group.data_bytes_counted;
+        group.data_bytes_counted = group.data_bytes();
+        let news = (group.leader(), group.raft.is_damaged());
+        if core::mem::replace(&mut self.told[at], news) != news {
+            out.news.push(GroupNews {
+                group: group.id,
+                leader: news.0,
+                damaged: news.1,
+            });
+        }
+        self.pulse
+            .note(at, group.peace(), &group.members, clock.now);
+        // Deadlines mostly move on: the timer that is set rings too early, and finds the later one.
+        let deadline = group.deadline(&self.options, clock);
+        if deadline < group.timer.unwrap_or(Time::NEVER) {
+            if let Some(old) = group.timer.replace(deadline) {
+                self.timers.remove(&(old, at));
+            }
+            self.timers.insert((deadline, at));
+        }
+        self.count_unflushed(at);
+        if self.groups[at].owes_commit() {
+            self.untold.insert(at);
+        } else {
+            self.untold.remove(at);
+        }
+    }
+
+    /// Tells followers of commits that nothing carried to them. While flushes are on their way, more of the
+    /// same groups is about to be sent; if not, the next heartbeat carries it.
+    fn tell_commits(&mut self, out: &mut Output) {
+        let mut from = 0;
+        while let Some(at) = self.untold.next(from) {
+            from = at + 1;
+            self.groups[at].tell_commit(out);
+        }
+        self.untold.clear();
     }
 
     /// Tells other nodes that this one lives, for the sake of quiet groups, and looks whether they do.
@@ -357,67 +403,6 @@ impl Shard {
         self.groups[at].snapshot_chunk(bytes_about, to)
     }
 
-    /// One durable write of what the groups have to persist.
-    fn is_flush_worth_it(&self) -> bool {
-        let under_way = self.under_way.len();
-        if under_way == 0 || under_way >= self.options.flushes_in_flight_max {
-            return under_way == 0;
-        }
-        let waiting = self.dirty.iter().map(|&at| self.groups[at].waiting_bytes());
-        waiting.sum::<usize>() >= self.options.flush_beside_bytes_min
-    }
-
-    fn flush(&mut self, dirty: &BTreeSet<usize>, out: &mut Output) {
-        let mut records = Vec::new();
-        let mut holds = Vec::new();
-        let mut room = self.options.flush_bytes_max;
-        let first = self.flush_first;
-        for &at in dirty.range(first..).chain(dirty.range(..first)) {
-            if room == 0 {
-                self.flush_first = at;
-                break;
-            }
-            if self.groups[at].has_unsubmitted() {
-                let bytes = self.groups[at].submit(self.next_flush, room, &mut records);
-                room = room.saturating_sub(bytes);
-                holds.push(at);
-            }
-        }
-        let idle = self.under_way.is_empty() && self.mark_at.is_some_and(|at| at <= self.clock.now);
-        if records.is_empty() && !idle {
-            return;
-        }
-        // A mark needs none behind it.
-        self.mark_at = None;
-        let number = self.next_flush;
-        self.next_flush = number.next();
-        self.under_way.push_back((number, holds));
-        self.disk.began(number, self.clock.now);
-        self.accounts.flushed();
-        out.flushes.push(Flush { number, records });
-    }
-
-    fn written(&mut self, flush: FlushNumber, out: &mut Output) {
-        assert!(flush < self.next_flush, "flush {flush} was never asked for");
-        if self.disk.has_failed() {
-            return; // it may be true, but nobody can rely on such a disk any more
-        }
-        self.disk.written(flush, self.clock.now);
-        while let Some((number, _)) = self.under_way.front() {
-            if *number > flush {
-                break;
-            }
-            let (number, holds) = self.under_way.pop_front().expect("just seen");
-            if !holds.is_empty() {
-                self.mark_at = Some(self.clock.now.after(self.options.mark_after));
-            }
-            for at in holds {
-                self.groups[at].written(self.clock.now, number, out);
-                self.dirty.insert(at);
-            }
-        }
-    }
-
     /// The disk has failed: nothing is promised any more, and others lead.
     fn fail(&mut self, out: &mut Output) {
         if self.disk.has_failed() {
@@ -430,7 +415,7 @@ impl Shard {
             group.wake(self.clock.now);
             group.retire(&mut self.disk, out);
         }
-        self.dirty.extend(0..self.groups.len());
+        self.touch_all();
     }
 
     /// The disk has no space any more, or has some again.
@@ -440,7 +425,7 @@ impl Shard {
                 group.wake(self.clock.now);
                 group.set_full(full, out);
             }
-            self.dirty.extend(0..self.groups.len());
+            self.touch_all();
         }
     }
 
@@ -450,6 +435,11 @@ impl Shard {
             let pace = self.disk.pace(self.clock.now);
             self.groups[at].raft.set_disk(pace);
         }
+    }
+
+    /// Lets every group be looked at when the burst ends.
+    fn touch_all(&mut self) {
+        (0..self.groups.len()).for_each(|at| self.dirty.insert(at));
     }
 
     fn advance(&mut self, clock: Clock) {
