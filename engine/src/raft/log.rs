@@ -112,8 +112,13 @@ impl Log {
         if index < self.floor.0 || index > self.last {
             return None;
         }
-        let runs_before = self.runs.partition_point(|&(first, _)| first <= index);
-        Some(self.runs[runs_before - 1].1)
+        match self.runs.back() {
+            Some(&(first, term)) if first <= index => Some(term),
+            _ => {
+                let runs_before = self.runs.partition_point(|&(first, _)| first <= index);
+                Some(self.runs[runs_before - 1].1)
+            }
+        }
     }
 
     /// Whether a log ending in `(index, term)` is at least as up to date as this one (Raft §5.4.1).
