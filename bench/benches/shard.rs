@@ -60,7 +60,7 @@ fn options(node: u32) -> Options {
         pending_bytes_max: 1 << 26,
         pending_requests_max: 1 << 16,
         data_bytes_max: 0,
-        cache_bytes: 1 << 16,
+        cache_bytes: 1 << 23,
         snapshots: SnapshotPolicy::BY_HAND,
         seed: u64::from(node),
     }

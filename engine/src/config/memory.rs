@@ -105,8 +105,9 @@ impl Config {
             (
                 "entries",
                 "log.cache_size",
-                groups,
-                self.cache_bytes as u64 + Self::WINDOW_BYTES_MAX as u64,
+                1,
+                // What groups keep that were busy before, and what others share.
+                shards * 2 * self.cache_bytes as u64 + groups * Self::WINDOW_BYTES_MAX as u64,
             ),
             (
                 "peers",

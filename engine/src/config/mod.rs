@@ -69,7 +69,7 @@ pub struct Options {
     pub stages: bool,
     /// Size of a segment of the log. Space is reclaimed a whole segment at a time.
     pub segment_bytes: u64,
-    /// Entries of one group that are kept in memory for followers.
+    /// Entries of a shard's groups that are kept in memory for followers.
     pub cache_bytes: usize,
     /// Beyond this the groups that hold the oldest segments of a shard's log take snapshots and let all of
     /// it go that these hold. Four segments at least.

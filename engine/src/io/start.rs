@@ -178,7 +178,8 @@ async fn open_log(
         instance: shared.instance,
     };
     let begun = shared.origin.time();
-    let opened = Log::open(directory, options, config.cache_bytes, ring).await;
+    let groups = config.groups_of_shard(index).count();
+    let opened = Log::open(directory, options, config.cache_bytes / groups.max(1), ring).await;
     let (log, found) = opened.map_err(|error| OpenError::Log {
         shard: index,
         error,

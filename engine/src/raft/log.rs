@@ -66,6 +66,11 @@ impl Log {
         }
     }
 
+    /// Payload of the entries in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.cache_payload_bytes
+    }
+
     /// The position before the first entry, and its term.
     pub fn floor(&self) -> (LogIndex, Term) {
         self.floor

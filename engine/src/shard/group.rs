@@ -44,7 +44,8 @@ pub(super) struct Group {
     pub(super) kv: Kv,
     /// As the shard has counted it.
     pub(super) data_bytes_counted: u64,
-    /// The same, of what waits for a flush.
+    /// The same, of entries in memory, and of what waits for a flush.
+    pub(super) cached_bytes_counted: usize,
     pub(super) waiting_bytes_counted: usize,
     pub(super) applied: LogIndex,
     pub(super) writes: Writes,
@@ -145,6 +146,7 @@ impl Group {
             preferred,
             kv: snapshot.map_or_else(|| Kv::new(slots), |snapshot| snapshot.state),
             data_bytes_counted: 0,
+            cached_bytes_counted: 0,
             waiting_bytes_counted: 0,
             applied: start_or_none.0,
             writes: Writes::default(),
@@ -425,7 +427,6 @@ impl Group {
             lap(Some(Stage::Apply));
         }
         self.serve_reads(clock, out);
-        self.raft.evict(self.applied, options.cache_bytes);
         self.fetch(out);
         self.fetch_snapshot(out);
         self.address(out);

@@ -259,7 +259,8 @@ pub struct Options {
     /// Memory of the data of all groups, roughly, beyond which writes that may add to it are refused;
     /// zero: no limit. What was taken before that was known still adds.
     pub data_bytes_max: u64,
-    /// Payload of entries a group keeps in memory for followers and apply.
+    /// Payload of entries that all groups keep in memory for followers and apply. Where it becomes short,
+    /// each keeps its share.
     pub cache_bytes: usize,
     pub snapshots: SnapshotPolicy,
     /// Seeds election jitter.

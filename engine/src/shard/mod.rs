@@ -70,6 +70,8 @@ pub struct Shard {
     pulse: Pulse,
     /// Memory that the data of all groups takes, roughly.
     data_bytes: u64,
+    /// Payload of all groups' entries in memory.
+    cached_bytes: usize,
     /// The leader of each group, and whether something is missing, as last told.
     told: Vec<(Option<NodeId>, bool)>,
     /// Groups that want to take a snapshot.
@@ -112,6 +114,7 @@ impl Shard {
             disk: Disk::new(&options),
             pulse: Pulse::new(groups.len()),
             data_bytes: 0,
+            cached_bytes: 0,
             told: groups.iter().map(|_| (None, false)).collect(),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
@@ -303,7 +306,9 @@ impl Shard {
         out: &mut Output,
         lap: &mut dyn FnMut(Option<Stage>),
     ) {
+        let cache_max = self.cache_max();
         let group = &mut self.groups[at];
+        group.raft.evict(group.applied, cache_max);
         group.settle(&self.options, clock, may_flush, out, lap);
         group.account(clock.now, &mut self.accounts);
         if group.is_snapshot_due(&self.options.snapshots, clock) {
@@ -311,6 +316,9 @@ impl Shard {
         }
         self.data_bytes = self.data_bytes + group.data_bytes() - group.data_bytes_counted;
         group.data_bytes_counted = group.data_bytes();
+        let cached = group.raft.log().cached_bytes();
+        self.cached_bytes = self.cached_bytes + cached - group.cached_bytes_counted;
+        group.cached_bytes_counted = cached;
         let news = (group.leader(), group.raft.is_damaged());
         if core::mem::replace(&mut self.told[at], news) != news {
             out.news.push(GroupNews {
@@ -334,6 +342,16 @@ impl Shard {
             self.untold.insert(at);
         } else {
             self.untold.remove(at);
+        }
+    }
+
+    /// Payload that one group may keep in memory: all there is room for, until it becomes short.
+    fn cache_max(&self) -> usize {
+        let max = self.options.cache_bytes;
+        if self.cached_bytes > max {
+            max / self.groups.len()
+        } else {
+            max
         }
     }
 
