@@ -318,9 +318,10 @@ impl Replay {
                 number: expected,
                 torn: stop.torn,
             });
-            // A segment of which only the header was written is no part of the log, unless that tells of a
-            // loss: the file of the next one would say that there had been more in it.
-            let none = stop.offset == BLOCK && self.lost.is_empty();
+            // A segment of which only the header was written is no part of the log: the file of the next one
+            // would say that there had been more in it. Unless that header is what tells of a loss.
+            let told = |lost: &Lost| lost.segment == segment && lost.offset == BLOCK as u64;
+            let none = stop.offset == BLOCK && !self.lost.iter().any(told);
             if !(stop.itself || none) {
                 self.end = Some(Link {
                     segment,

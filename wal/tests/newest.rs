@@ -292,3 +292,28 @@ fn a_segment_of_which_only_the_header_was_written_is_no_loss_however_often_a_sta
         }
     }
 }
+
+#[test]
+fn crashes_right_behind_starts_add_nothing_to_a_loss_of_the_past() {
+    let mut log = Log::new(false, Behind::Nothing);
+    let rotten = log.flushes[1].clone();
+    log.disk.get_mut(&log.newest).unwrap()[rotten].fill(0x5a);
+    let mut known = None;
+    for start in 0..6 {
+        let found = replay(&log.disk);
+        assert!(!found.lost.is_empty(), "the rot is not seen");
+        let known = known.get_or_insert(found.lost.clone());
+        assert_eq!(*known, found.lost, "start {start}");
+        for dead in &found.dead {
+            log.disk.remove(dead);
+        }
+        log.last = found.groups[&GROUP].last.to_raw();
+        log.writer = found.writer;
+        log.flush(false);
+        if start > 0 {
+            // Of the first flush in its segment only the beginning gets to the disk, or only the file is made.
+            let written = if start % 2 == 1 { BLOCK + SECTOR } else { 0 };
+            log.disk.get_mut(&log.newest).unwrap()[written..].fill(0);
+        }
+    }
+}
