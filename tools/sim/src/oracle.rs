@@ -57,7 +57,7 @@ struct NodeLog {
     placed: Contents,
     /// Per group: how it stood in this life of the node.
     seen: Vec<Seen>,
-    /// Groups under repair.
+    /// Groups under repair, until a flush with the end of it is on its way.
     damaged: Vec<GroupId>,
 }
 
@@ -111,6 +111,8 @@ enum Change {
     Patch(GroupId, LogIndex, Term),
     Floor(GroupId, LogIndex, Term),
     HardState(GroupId, HardState),
+    /// The end of a repair.
+    Intact(GroupId),
 }
 
 impl Change {
@@ -119,7 +121,8 @@ impl Change {
             Self::Entry(group, ..)
             | Self::Patch(group, ..)
             | Self::Floor(group, ..)
-            | Self::HardState(group, _) => group,
+            | Self::HardState(group, _)
+            | Self::Intact(group) => group,
         }
     }
 }
@@ -213,7 +216,7 @@ impl Oracle {
                 }
                 Record::Intact { group, .. } => {
                     log.damaged.retain(|damaged| damaged != group);
-                    continue;
+                    Change::Intact(*group)
                 }
                 // Where a log begins anew, the term before its first entry is only made up.
                 Record::Floor { group, index, .. }
@@ -289,9 +292,14 @@ impl Oracle {
         self.groups[group.to_raw() as usize].committed
     }
 
-    /// Whether the node found damage when it last started, and has not noted its end.
+    /// Whether the node found damage when it last started, and what notes its end is not durable: after
+    /// a crash it would find it again.
     pub(crate) fn is_damaged(&self, node: usize) -> bool {
-        !self.logs[node].damaged.is_empty()
+        let NodeLog {
+            damaged, pending, ..
+        } = &self.logs[node];
+        let mut pending = pending.iter().flat_map(|(_, changes)| changes);
+        !damaged.is_empty() || pending.any(|change| matches!(change, Change::Intact(_)))
     }
 
     /// A node found this on its disk: all that was durable, and of the rest a beginning. Groups that
@@ -622,6 +630,7 @@ fn apply(contents: &mut Contents, change: Change) {
         }
         Change::Floor(..) => {}
         Change::HardState(_, state) => content.state = state,
+        Change::Intact(_) => {}
     }
 }
 
