@@ -8,8 +8,12 @@
 
 #[path = "shard/accounts.rs"]
 mod accounts;
+#[path = "shard/cache.rs"]
+mod cache;
 #[path = "shard/cluster.rs"]
 mod cluster;
+#[path = "shard/commits.rs"]
+mod commits;
 #[path = "shard/disks.rs"]
 mod disks;
 #[path = "shard/matrix.rs"]
