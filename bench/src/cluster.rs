@@ -11,6 +11,9 @@ use crate::load::now;
 
 const NODES: u16 = 3;
 const PORTS: std::ops::Range<u16> = 21_000..31_000;
+/// What a node's logs make ready before it serves, in MiB: more than they are long before snapshots let
+/// them use their files again.
+const READY_MIB: u32 = 576;
 /// Leaders move to where they should be within this time after all groups have one.
 const LEADERS_MOVE: Duration = Duration::from_secs(10);
 
@@ -42,12 +45,14 @@ pub(crate) struct Node {
 }
 
 impl Cluster {
-    /// Starts the nodes and waits until every slot has a leader.
+    /// Starts nodes that have the log's first segments ready, as those have that run for a while, and waits
+    /// until every slot has a leader.
     pub(crate) fn start(shape: &Shape) -> Result<Self, String> {
-        Self::start_with(shape, "")
+        let ready = READY_MIB / u32::from(shape.shards);
+        Self::start_with(shape, &format!("\n[log]\nready_size = \"{ready}MB\"\n"))
     }
 
-    /// The same, with more sections of the nodes' configuration.
+    /// Starts nodes with these sections in their configuration.
     pub(crate) fn start_with(shape: &Shape, settings: &str) -> Result<Self, String> {
         let directory = shape
             .dir

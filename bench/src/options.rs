@@ -135,6 +135,7 @@ impl Options {
             value_bytes: self.value_bytes,
             mix: Mix::uniform(self.read_share),
             rate: self.rate,
+            burst: 1,
             seed: 1,
         }
     }

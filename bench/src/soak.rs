@@ -191,6 +191,7 @@ fn load(
         value_bytes: options.value_bytes,
         mix: Mix::uniform(0.0),
         rate: options.rate,
+        burst: 1,
         seed: 1,
     };
     let mut soaked = Soaked {

@@ -49,6 +49,8 @@ pub(crate) struct Load {
     pub(crate) mix: Mix,
     /// Requests a second in all: makes the loop open.
     pub(crate) rate: Option<f64>,
+    /// Requests that are due at once on a connection of an open loop: a pipeline of so many.
+    pub(crate) burst: usize,
     pub(crate) seed: u64,
 }
 
@@ -183,18 +185,22 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Sends so many requests a second, evenly, and round the connections.
+    /// Sends so many requests a second, in pipelines that are due evenly, and round the connections.
     fn open(&mut self, rate: f64) -> Result<(), String> {
-        let gap = Duration::from_secs_f64(1.0 / rate);
+        let burst = self.load.burst;
+        let gap = Duration::from_secs_f64(burst as f64 / rate);
         let (mut next, mut turn) = (now(), 0);
         let end = self.window.end();
         while now() < end {
             let time = now();
             while next <= time {
                 let at = turn % self.connections.len();
-                self.connections[at].request(&self.load.mix, next);
+                for _ in 0..burst {
+                    self.connections[at].request(&self.load.mix, next);
+                }
                 if self.window.interval_of(next).is_some() {
-                    self.recorded.lateness.record_many(time - next, 1);
+                    let late = time - next;
+                    self.recorded.lateness.record_many(late, burst as u64);
                 }
                 turn += 1;
                 next += gap;

@@ -126,6 +126,7 @@ fn load(server: &Server) -> Recorded {
         value_bytes: 16,
         mix: Mix::uniform(0.0),
         rate: None,
+        burst: 1,
         seed: 1,
     };
     let keys = Keys::new(1, &Topology::shared(&[server.address]));

@@ -247,6 +247,7 @@ fn describe(spec: &Spec, plan: &Plan) -> Measurement {
             fact("load threads", spec.load.threads.to_string());
             fact("mix", format!("{:?}", spec.load.mix));
             fact("rate", format!("{:?}", spec.rate));
+            fact("due at once", spec.load.burst.to_string());
             fact("seed", spec.load.seed.to_string());
         }
         Way::Api { in_flight } => {

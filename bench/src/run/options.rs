@@ -103,6 +103,9 @@ pub(crate) struct Changes {
     /// Open loop: so many requests a second in all, latency counted from when each was due.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// Requests of an open loop that are due at once on a connection: a pipeline of so many.
+    #[arg(long)]
+    pub(crate) burst: Option<usize>,
     /// From which the choice of keys and the values follow.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -175,6 +178,7 @@ impl Changes {
         load.pipeline = self.pipeline.unwrap_or(load.pipeline);
         load.threads = self.threads.unwrap_or(load.threads);
         load.seed = self.seed.unwrap_or(load.seed);
+        load.burst = self.burst.unwrap_or(load.burst);
         if let (Way::Api { in_flight }, Some(asked)) = (&mut spec.way, self.in_flight) {
             *in_flight = asked;
         }
@@ -192,6 +196,7 @@ impl Changes {
             ),
             (load.pipeline > 0, "--pipeline must be at least 1"),
             (load.threads > 0, "--threads must be at least 1"),
+            (load.burst > 0, "--burst must be at least 1"),
             (
                 load.connections >= load.threads,
                 "--connections must be at least --threads",

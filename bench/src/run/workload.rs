@@ -72,6 +72,8 @@ pub(crate) enum Part {
     Whole,
     /// What the rest is compared with.
     Closed,
+    /// Each request is due at a time of its own.
+    Singly,
     Groups,
     Shards,
     Idle,
@@ -108,6 +110,7 @@ impl Spec {
         match self.part {
             Part::Whole => workload.to_owned(),
             Part::Closed => format!("{workload}/closed loop"),
+            Part::Singly => format!("{workload}/one by one"),
             Part::Groups => format!("{workload}/{} groups", self.groups),
             Part::Shards => format!("{workload}/{} shards", self.shards),
             Part::Idle => format!("{workload}/{} idle", self.groups),
@@ -133,6 +136,7 @@ fn deep() -> Load {
         value_bytes: 256,
         mix: Mix::uniform(0.0),
         rate: None,
+        burst: 1,
         seed: 1,
     }
 }
@@ -228,9 +232,22 @@ impl Workload {
                 },
                 Spec {
                     workload: "W5",
-                    title: "256 B writes at half of the highest rate, open loop".to_owned(),
+                    title: "256 B writes at half of the highest rate, open loop, pipelines of 16"
+                        .to_owned(),
                     rate: Rate::OfTheOneBefore(0.5),
+                    load: Load {
+                        burst: 16,
+                        ..deep()
+                    },
                     beside: Beside::WriteAndRoundTrips,
+                    ..writes()
+                },
+                Spec {
+                    workload: "W5",
+                    part: Part::Singly,
+                    title: "the same, each request at a time of its own".to_owned(),
+                    rate: Rate::OfTheOneBefore(1.0),
+                    beside: Beside::Nothing,
                     ..writes()
                 },
             ],

@@ -71,9 +71,11 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Entries of a shard's groups that are kept in memory for followers.
     pub cache_bytes: usize,
-    /// Beyond this the groups that hold the oldest segments of a shard's log take snapshots and let all of
-    /// it go that these hold. Four segments at least.
+    /// Beyond this, or earlier if snapshots are small, the groups that hold the oldest segments of a shard's
+    /// log take snapshots and let all of it go that these hold. Four segments at least.
     pub log_bytes_target: u64,
+    /// What a shard's log makes ready to be written when it begins, before the node serves.
+    pub log_bytes_ready: u64,
     /// Whether entries leave the log once snapshots hold them. Otherwise the log grows until the disk is
     /// full, and what a replica got by a peer's snapshot is not in its log.
     pub delete_log_after_snapshot: bool,
@@ -178,6 +180,8 @@ const MIB: usize = 1024 * KIB;
 
 /// Bytes around the payloads in one flush, frame or request that limits on each other leave room for.
 const OVERHEAD_BYTES: usize = 64 * KIB;
+/// What a snapshot costs whatever its size is - its file is made, synced, and named -, as so many bytes.
+const SNAPSHOT_COSTS_BYTES: u64 = MIB as u64;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -214,6 +218,7 @@ impl Default for Options {
             segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
             log_bytes_target: 4096 * MIB as u64,
+            log_bytes_ready: 0,
             delete_log_after_snapshot: true,
             snapshot: SnapshotOptions::default(),
             proxy: false,
@@ -249,7 +254,7 @@ impl Options {
 
     fn check_sizes(&self, errors: &mut Vec<ConfigError>) {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 11] = [
+        let ranges: [(&'static str, u64, u64, u64); 12] = [
             (
                 "limits.pending_tasks",
                 1,
@@ -257,6 +262,7 @@ impl Options {
                 limits.pending_requests_max as u64,
             ),
             ("log.size_target", 1, 1 << 50, self.log_bytes_target),
+            ("log.ready_size", 0, 1 << 40, self.log_bytes_ready),
             (
                 "log.segment_size",
                 MIB as u64,
@@ -500,9 +506,16 @@ impl Config {
         self.0.flush_bytes_max()
     }
 
-    /// Size of a shard's log beyond which snapshots are taken to shorten it.
-    pub fn log_bytes_target(&self) -> u64 {
-        self.log_bytes_target.max(4 * self.segment_bytes)
+    /// Size of a shard's log beyond which snapshots are taken to shorten it, while the newest ones of its
+    /// groups have this size. What is small is cheap to save, and a short log uses its files again before
+    /// others have to be made.
+    pub fn log_bytes_target(&self, groups: usize, snapshots_bytes: u64) -> u64 {
+        let costs_bytes = snapshots_bytes.saturating_add(groups as u64 * SNAPSHOT_COSTS_BYTES);
+        let worth = costs_bytes.saturating_mul(4);
+        worth
+            .max(8 * self.segment_bytes)
+            .min(self.log_bytes_target)
+            .max(4 * self.segment_bytes)
     }
 
     /// Payload of one entry beyond which a batch is sealed.
@@ -527,6 +540,23 @@ impl Deref for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_may_be_four_times_as_long_as_its_snapshots_within_what_is_configured() {
+        let config = options().validate().unwrap();
+        let mib = |bytes: u64| bytes / MIB as u64;
+        assert_eq!(mib(config.log_bytes_target(6, 0)), 512, "eight segments");
+        let snapshots = 200 * MIB as u64;
+        assert_eq!(mib(config.log_bytes_target(6, snapshots)), 4 * 206);
+        assert_eq!(mib(config.log_bytes_target(6, u64::MAX)), 4096);
+        assert_eq!(mib(config.log_bytes_target(1000, 0)), 4000);
+        let small = Options {
+            log_bytes_target: 1,
+            ..options()
+        };
+        let config = small.validate().unwrap();
+        assert_eq!(mib(config.log_bytes_target(6, 0)), 256, "four segments");
+    }
 
     fn options() -> Options {
         let node = |id: u32| NodeAddress {

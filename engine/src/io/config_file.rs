@@ -80,6 +80,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "segment_size",
             "cache_size",
             "size_target",
+            "ready_size",
             "delete_after_snapshot",
             "deleteLogsAfterTakeSnapshot",
         ],
@@ -335,6 +336,7 @@ impl Fields<'_> {
         self.put("segment_size", SIZE, &mut options.segment_bytes, size);
         self.put("cache_size", SIZE, &mut options.cache_bytes, size_in_memory);
         self.put("size_target", SIZE, &mut options.log_bytes_target, size);
+        self.put("ready_size", SIZE, &mut options.log_bytes_ready, size);
         self.refuse_twice(LOG_ALIASES);
         for key in ["delete_after_snapshot", "deleteLogsAfterTakeSnapshot"] {
             let delete = &mut options.delete_log_after_snapshot;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use wal::io::{Found, Log, Ring};
-use wal::{GroupId, NodeId, RecoveredLog};
+use wal::{FlushNumber, GroupId, NodeId, RecoveredLog};
 
 use crate::config::Config;
 use crate::epoch;
@@ -180,10 +180,11 @@ async fn open_log(
     let begun = shared.origin.time();
     let groups = config.groups_of_shard(index).count();
     let opened = Log::open(directory, options, config.cache_bytes / groups.max(1), ring).await;
-    let (log, found) = opened.map_err(|error| OpenError::Log {
+    let failed = |error| OpenError::Log {
         shard: index,
         error,
-    })?;
+    };
+    let (log, found) = opened.map_err(failed)?;
     let entries = |group: &RecoveredLog| group.floor.0.entries_until(group.last.max(group.floor.0));
     tracing::info!(
         event = "log.replayed",
@@ -193,6 +194,11 @@ async fn open_log(
         ms = shared.origin.millis_since(begun),
     );
     tell_losses(index, &found);
+    if found.next_flush == FlushNumber::ZERO.next() {
+        log.make_ready(config.log_bytes_ready)
+            .await
+            .map_err(failed)?;
+    }
     Ok((log, found))
 }
 

@@ -180,7 +180,7 @@ impl Executor {
         loop {
             sleep(PRESSURE_INTERVAL).await;
             let kept = !self.config.delete_log_after_snapshot;
-            if kept || self.log_bytes() <= self.config.log_bytes_target() {
+            if kept || self.log_bytes() <= self.log_bytes_target() {
                 continue;
             }
             let now = self.origin.time();
@@ -195,6 +195,13 @@ impl Executor {
                 self.step(self.clock(), Input::TakeSnapshot { group, release });
             }
         }
+    }
+
+    fn log_bytes_target(&self) -> u64 {
+        let newest = self.taker.newest.borrow();
+        let snapshots_bytes = newest.values().map(|newest| newest.bytes).sum();
+        let groups = self.config.groups_of_shard(self.index).count();
+        self.config.log_bytes_target(groups, snapshots_bytes)
     }
 
     /// Writes a snapshot that was begun.

@@ -93,7 +93,6 @@ pub struct Log {
     wanted: RefCell<VecDeque<(FlushNumber, SegmentId)>>,
     /// Files that become useless once this log's first flush is durable.
     given_up: RefCell<Vec<SegmentId>>,
-    appended_bytes: Cell<u64>,
 }
 
 impl Log {
@@ -161,7 +160,6 @@ impl Log {
             useless: RefCell::default(),
             wanted: RefCell::default(),
             given_up: RefCell::new(recovered.given_up),
-            appended_bytes: Cell::new(0),
         });
         if full {
             log.prepare(next);
@@ -180,8 +178,7 @@ impl Log {
         let prepared = (!self.failed.get()).then(|| {
             let mut writer = self.writer.borrow_mut();
             let placement = writer.place(number, records);
-            let appended = self.appended_bytes.get() + placement.bytes as u64;
-            self.appended_bytes.set(appended);
+            self.segments.appended(placement.bytes);
             let mut buffer = self.segments.buffer(placement.bytes);
             writer.encode(&placement, records, buffer.as_bytes_mut());
             if placement.opens_segment {
@@ -304,6 +301,12 @@ impl Log {
         }
     }
 
+    /// Makes as many bytes ready to be written as segments to come, so that they need not be made while
+    /// others are written. Takes as long as the disk takes to write them.
+    pub async fn make_ready(&self, bytes: u64) -> Result<(), LogError> {
+        self.segments.make_ready(bytes).await
+    }
+
     /// How many segments the log has.
     pub fn segments(&self) -> usize {
         self.writer.borrow().segments().len()
@@ -311,7 +314,7 @@ impl Log {
 
     /// Bytes of all flushes that were appended since the log was opened.
     pub fn appended_bytes(&self) -> u64 {
-        self.appended_bytes.get()
+        self.segments.appended_bytes()
     }
 
     /// The groups that keep the oldest segment with entries from being reclaimed.

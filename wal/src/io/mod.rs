@@ -1,5 +1,6 @@
 //! The log on a real disk: a data directory that one process owns, and a shard's log on io_uring.
 
+mod blanks;
 pub(crate) mod checksum;
 mod directory;
 pub mod executor;

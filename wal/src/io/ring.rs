@@ -113,6 +113,21 @@ impl Ring {
         self.begin(entry.build())
     }
 
+    #[expect(
+        unsafe_code,
+        reason = "the ring reads the bytes until they are written"
+    )]
+    pub(super) async fn write(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: &[u8],
+        at: u64,
+    ) -> io::Result<usize> {
+        // SAFETY: awaited here, while the bytes are borrowed.
+        let written = unsafe { self.write_at(file, bytes, at) };
+        written.await
+    }
+
     /// Receives from a socket: how many bytes; none at its end.
     ///
     /// # Safety

@@ -1,13 +1,10 @@
-//! The files of a log: preallocated, written with zeroes once, recycled, opened for direct and
-//! durable I/O.
+//! The files of a log that are segments, were, or are about to be: opened for direct and durable I/O.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::future::poll_fn;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -17,12 +14,11 @@ use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
 use rustix::fs::OFlags;
 
+use super::blanks::{Blanks, Pace};
 use super::log::LogError;
 use super::ring::Ring;
 use crate::{BLOCK, SegmentId, UNREADABLE};
 
-/// How much is zeroed at once.
-const CHUNK: usize = 1 << 20;
 /// How much is read at once. glommio polls for its reads, and a kernel such as 6.1 issues a polled read
 /// that the device takes only in parts (`max_sectors_kb`) again and again, without end. With the blocks
 /// that alignment adds, this is half of what the least of devices take.
@@ -42,6 +38,7 @@ pub(super) struct Segments {
     directory: PathBuf,
     segment_bytes: u64,
     ring: Rc<Ring>,
+    blanks: Blanks,
     state: RefCell<State>,
 }
 
@@ -64,6 +61,7 @@ impl Segments {
         Self {
             directory: directory.to_owned(),
             segment_bytes,
+            blanks: Blanks::new(directory, segment_bytes, ring.clone()),
             ring,
             state: RefCell::default(),
         }
@@ -73,6 +71,7 @@ impl Segments {
     pub(super) fn list(&self) -> Result<Vec<SegmentId>, LogError> {
         let failed = |error| LogError::io("list", &self.directory, error);
         let mut found = Vec::new();
+        self.blanks.find().map_err(failed)?;
         for file in std::fs::read_dir(&self.directory).map_err(failed)? {
             let name = file.map_err(failed)?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
@@ -256,10 +255,7 @@ impl Segments {
     /// [`LogError::Full`] if there is no space, and nothing has failed then.
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
-        let result = match self.check_space() {
-            Ok(()) => self.create(&path).await.map_err(Into::into),
-            Err(full) => Err(full),
-        };
+        let result = self.make(&path).await;
         if self.state.borrow().closed {
             if let Ok(file) = result {
                 drop(file.close().await);
@@ -277,11 +273,8 @@ impl Segments {
                 state.full = true;
                 // What was begun takes space itself; what stays is deleted at the next start.
                 drop(std::fs::remove_file(&path));
-                return Err(LogError::Full {
-                    path,
-                    needed_bytes: self.segment_bytes * SEGMENTS_FREE,
-                    error,
-                });
+                drop(state);
+                return Err(self.full(path, error));
             }
             Err(error) => {
                 let error = LogError::io("make", &path, error);
@@ -291,6 +284,61 @@ impl Segments {
         };
         state.waiting.drain(..).for_each(Waker::wake);
         outcome
+    }
+
+    async fn make(&self, path: &Path) -> Result<DmaFile, io::Error> {
+        let file = match self.blanks.take(path).await? {
+            Some(blank) => blank,
+            None => {
+                self.check_space()?;
+                self.blanks.create(path, self.pace()).await?
+            }
+        };
+        self.sync_directory().await?;
+        Ok(file)
+    }
+
+    fn pace(&self) -> Pace {
+        let state = self.state.borrow();
+        if state.open.is_empty() || !state.waiting.is_empty() {
+            Pace::Full
+        } else {
+            Pace::Appends
+        }
+    }
+
+    /// Makes files ready until these are as many bytes, each to be a segment when one is needed.
+    /// [`LogError::Full`] if there is no space.
+    pub(super) async fn make_ready(&self, bytes: u64) -> Result<(), LogError> {
+        while self.blanks.len() as u64 * self.segment_bytes < bytes {
+            let made = match self.check_space() {
+                Ok(()) => self.blanks.add().await.map_err(Into::into),
+                Err(full) => Err(full),
+            };
+            made.map_err(|error| match is_full(&error) {
+                true => self.full(self.directory.clone(), error),
+                false => LogError::io("make a segment in", &self.directory, error),
+            })?;
+        }
+        self.sync().await
+    }
+
+    /// So many bytes more are appended.
+    pub(super) fn appended(&self, bytes: usize) {
+        self.blanks.appended(bytes);
+    }
+
+    /// How many bytes were appended so far.
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.blanks.appended_bytes()
+    }
+
+    fn full(&self, path: PathBuf, error: io::Error) -> LogError {
+        LogError::Full {
+            path,
+            needed_bytes: self.segment_bytes * SEGMENTS_FREE,
+            error,
+        }
     }
 
     /// Whether there is space for a segment and for as much again, which is left to others.
@@ -311,60 +359,12 @@ impl Segments {
         self.state.borrow().full
     }
 
-    async fn create(&self, path: &Path) -> Result<DmaFile, glommio::GlommioError<()>> {
-        // glommio asks the device whether it can poll by reading from the first file it opens; on an
-        // empty file that always works, and every later read of a device that cannot would fail.
-        let begun = path.to_owned();
-        let begin = move || -> io::Result<File> {
-            let mut options = File::options();
-            options.create_new(true).write(true).mode(0o600);
-            let mut file = options.open(&begun)?;
-            file.write_all(&[0; BLOCK])?;
-            file.sync_all()?;
-            let direct = flag(OFlags::DIRECT);
-            File::options().write(true).custom_flags(direct).open(begun)
-        };
-        // Synced once when all is written, not at each write: flushes of the log go on meanwhile.
-        let unsynced = glommio::executor().spawn_blocking(begin).await?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let file = options.custom_flags(dsync()).dma_open(path).await?;
-        file.pre_allocate(self.segment_bytes, false).await?;
-        let mut at = 0;
-        let mut zeroes = file.alloc_dma_buffer(CHUNK);
-        zeroes.as_bytes_mut().fill(0);
-        while at < self.segment_bytes {
-            let bytes =
-                usize::try_from(self.segment_bytes - at).map_or(CHUNK, |left| left.min(CHUNK));
-            match self
-                .write(unsynced.as_fd(), &zeroes.as_bytes()[..bytes], at)
-                .await?
-            {
-                0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                written => at += written as u64,
-            }
-        }
-        file.fdatasync().await?;
-        self.sync_directory().await?;
-        Ok(file)
-    }
-
     /// Writes to a segment, durably: how many bytes.
     #[expect(unsafe_code, reason = "glommio's files do not implement AsFd")]
     pub(super) async fn append(&self, to: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
         // SAFETY: the file owns the descriptor and is borrowed meanwhile.
         let file = unsafe { BorrowedFd::borrow_raw(to.as_raw_fd()) };
-        self.write(file, bytes, at).await
-    }
-
-    #[expect(
-        unsafe_code,
-        reason = "the ring reads the bytes until they are written"
-    )]
-    async fn write(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<usize> {
-        // SAFETY: awaited here, while the bytes are borrowed.
-        let written = unsafe { self.ring.write_at(file, bytes, at) };
-        written.await
+        self.ring.write(file, bytes, at).await
     }
 
     /// A segment that is being made ready, once it is.
@@ -378,6 +378,7 @@ impl Segments {
                 return Poll::Ready(Err(LogError::Failed));
             }
             state.waiting.push(context.waker().clone());
+            self.blanks.hurry();
             Poll::Pending
         })
         .await
@@ -457,11 +458,11 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-fn dsync() -> i32 {
+pub(super) fn dsync() -> i32 {
     flag(OFlags::DSYNC)
 }
 
-fn flag(of_open: OFlags) -> i32 {
+pub(super) fn flag(of_open: OFlags) -> i32 {
     i32::try_from(of_open.bits()).expect("a flag of open(2) is an int")
 }
 
