@@ -76,6 +76,8 @@ pub struct Options {
     pub log_bytes_target: u64,
     /// What a shard's log makes ready to be written when it begins, before the node serves.
     pub log_bytes_ready: u64,
+    /// Whether what is written to the log counts only once it survives the loss of power.
+    pub log_durable: bool,
     /// Whether entries leave the log once snapshots hold them. Otherwise the log grows until the disk is
     /// full, and what a replica got by a peer's snapshot is not in its log.
     pub delete_log_after_snapshot: bool,
@@ -219,6 +221,7 @@ impl Default for Options {
             cache_bytes: 64 * MIB,
             log_bytes_target: 4096 * MIB as u64,
             log_bytes_ready: 0,
+            log_durable: true,
             delete_log_after_snapshot: true,
             snapshot: SnapshotOptions::default(),
             proxy: false,
@@ -418,6 +421,11 @@ impl Config {
     /// This node.
     pub fn node(&self) -> NodeId {
         NodeId::from_raw(self.node_id)
+    }
+
+    /// What acknowledged writes are: `durable`, or `async` if the loss of power can take them.
+    pub fn durability(&self) -> &'static str {
+        if self.log_durable { "durable" } else { "async" }
     }
 
     /// Where a node is; `None` if it is not of this cluster.

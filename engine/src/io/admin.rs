@@ -112,11 +112,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         }
         "/v1/status" => {
             let shards = gather(executor).await;
-            let config = &executor.config;
-            Response::json(
-                200,
-                status::json(&config.cluster.id, config.node(), &shards) + "\n",
-            )
+            Response::json(200, status::json(&executor.config, &shards) + "\n")
         }
         "/metrics" => {
             let shards = gather(executor).await;

@@ -81,6 +81,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "cache_size",
             "size_target",
             "ready_size",
+            "durable",
+            "syncForce",
             "delete_after_snapshot",
             "deleteLogsAfterTakeSnapshot",
         ],
@@ -135,7 +137,10 @@ const SNAPSHOT_ALIASES: &[(&str, &str)] = &[
     ("maxKeepSnapshots", "keep"),
     ("saveSnapshotWhenClose", "at_close"),
 ];
-const LOG_ALIASES: &[(&str, &str)] = &[("deleteLogsAfterTakeSnapshot", "delete_after_snapshot")];
+const LOG_ALIASES: &[(&str, &str)] = &[
+    ("syncForce", "durable"),
+    ("deleteLogsAfterTakeSnapshot", "delete_after_snapshot"),
+];
 const LIMIT_ALIASES: &[(&str, &str)] = &[
     ("max_pending_tasks", "pending_tasks"),
     ("maxPendingTasks", "pending_tasks"),
@@ -338,6 +343,10 @@ impl Fields<'_> {
         self.put("size_target", SIZE, &mut options.log_bytes_target, size);
         self.put("ready_size", SIZE, &mut options.log_bytes_ready, size);
         self.refuse_twice(LOG_ALIASES);
+        for key in ["durable", "syncForce"] {
+            let durable = &mut options.log_durable;
+            self.put(key, "true or false", durable, Value::as_bool);
+        }
         for key in ["delete_after_snapshot", "deleteLogsAfterTakeSnapshot"] {
             let delete = &mut options.delete_log_after_snapshot;
             self.put(key, "true or false", delete, Value::as_bool);
@@ -633,6 +642,26 @@ mod tests {
             assert!(!config.delete_log_after_snapshot, "{key}");
             assert!(config.snapshot_policy().keeps_log, "{key}");
         }
+    }
+
+    #[test]
+    fn the_log_is_durable_unless_the_operator_says_otherwise_by_our_name_or_another() {
+        assert!(parse(GOOD).unwrap().log_durable);
+        let log = |keys: &str| parse(&GOOD.replace("[log]", &format!("[log]\n{keys}")));
+        for key in ["durable", "syncForce"] {
+            assert!(
+                !log(&format!("{key} = false")).unwrap().log_durable,
+                "{key}"
+            );
+            assert!(log(&format!("{key} = true")).unwrap().log_durable, "{key}");
+            let off = log(&format!("{key} = \"off\"")).unwrap_err();
+            let expected = format!("log.{key}: expected true or false, found \"off\"");
+            assert_eq!(off[0].to_string(), expected);
+        }
+        assert_eq!(
+            log("syncForce = true\ndurable = true").unwrap_err()[0].to_string(),
+            "log.syncForce and log.durable are the same: keep one of them"
+        );
     }
 
     #[test]

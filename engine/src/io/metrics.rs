@@ -63,6 +63,12 @@ fn node(text: &mut Exposition, config: &Config, now: Time, shards: &[ShardStatus
         "Shards that answered within a second.",
     );
     text.sample(&[], shards.len() as f64);
+    text.family(
+        "drakkar_log_durable",
+        Kind::Gauge,
+        "Whether a write counts only once it survives the loss of power; log.durable.",
+    );
+    text.sample(&[], flag(config.log_durable));
     if let Some(bytes) = resident_bytes() {
         text.family(
             "process_resident_memory_bytes",

@@ -198,6 +198,13 @@ impl Node {
         }
         let memory = shared.config.memory_bound();
         tracing::info!(event = "node.memory", %memory);
+        if !shared.config.log_durable {
+            tracing::warn!(
+                event = "node.not_durable",
+                "log.durable = false: writes that are acknowledged can be lost when the power fails; \
+                 set log.durable = true unless this data may be lost"
+            );
+        }
         tracing::info!(
             event = "node.ready",
             node = shared.config.node_id,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
-use wal::io::{Found, Log, Ring};
+use wal::io::{Durability, Found, Log, Ring};
 use wal::{FlushNumber, GroupId, NodeId, RecoveredLog};
 
 use crate::config::Config;
@@ -179,7 +179,12 @@ async fn open_log(
     };
     let begun = shared.origin.time();
     let groups = config.groups_of_shard(index).count();
-    let opened = Log::open(directory, options, config.cache_bytes / groups.max(1), ring).await;
+    let cache_bytes = config.cache_bytes / groups.max(1);
+    let durability = match config.log_durable {
+        true => Durability::Durable,
+        false => Durability::Async,
+    };
+    let opened = Log::open_with(directory, options, cache_bytes, ring, durability).await;
     let failed = |error| OpenError::Log {
         shard: index,
         error,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use wal::{GroupId, LogIndex, NodeId};
 
+use crate::config::Config;
 use crate::raft::Role;
 use crate::shard::{Accounts, DiskState, DiskStatus, GroupStatus};
 
@@ -84,10 +85,12 @@ pub(super) fn disk_name(state: DiskState) -> &'static str {
 }
 
 /// The answer of `GET /v1/status`.
-pub(super) fn json(cluster: &str, node: NodeId, shards: &[ShardStatus]) -> String {
+pub(super) fn json(config: &Config, shards: &[ShardStatus]) -> String {
     let mut text = format!(
-        "{{\"cluster\":{},\"node\":{node},\"shards\":{},",
-        quote(cluster),
+        "{{\"cluster\":{},\"node\":{},\"durability\":\"{}\",\"shards\":{},",
+        quote(&config.cluster.id),
+        config.node_id,
+        config.durability(),
         shards.len()
     );
     let write = &mut text;

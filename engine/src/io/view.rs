@@ -119,6 +119,7 @@ pub(super) fn counters(config: &Config) -> Counters {
         process_id: std::process::id(),
         clients_max: config.limits.connections_max as u64,
         memory_bytes_max: config.limits.data_bytes_max,
+        volatile: !config.log_durable,
         ..Counters::default()
     }
 }

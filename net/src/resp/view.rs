@@ -133,6 +133,8 @@ pub struct Counters {
     pub used_memory_bytes: u64,
     /// 0: no limit.
     pub memory_bytes_max: u64,
+    /// Whether writes are acknowledged that the loss of power may take.
+    pub volatile: bool,
     pub cpu_system_micros: u64,
     pub cpu_user_micros: u64,
     /// Requests waiting for their commit.

@@ -2,6 +2,7 @@
 
 mod backup;
 mod check_disk;
+mod config;
 mod demo;
 mod endpoints;
 mod exit;
@@ -48,6 +49,9 @@ enum Verb {
         #[command(subcommand)]
         what: Option<Checked>,
     },
+    /// Shows what nodes, or a configuration file, have set.
+    #[command(subcommand)]
+    Config(config::Verb),
     /// Runs three nodes on this machine until Ctrl-C.
     Demo(demo::Options),
     /// Shows nodes, groups, leaders, terms and how far each has got.
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
             (Some(Checked::Disk(options)), _) => check_disk::run(&options),
             (None, config) => serve::check(&config.expect("required without a subcommand")),
         },
+        Verb::Config(verb) => config::run(&verb),
         Verb::Demo(options) => demo::run(&options),
         Verb::Status(options) => status::run(&options),
         Verb::Snapshot(verb) => snapshot::run(&verb),

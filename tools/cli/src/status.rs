@@ -133,14 +133,18 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
     format!("{}\n{}", columns(&nodes), columns(&rows))
 }
 
-/// Whether a node is well: `up`, or the worst that a disk of it does.
+/// Whether a node is well: `up`, or the worst that a disk of it does; and if what it acknowledges is not durable.
 fn state(status: &Value) -> String {
     let disks = status["disks"].as_array().cloned().unwrap_or_default();
     let is = |state: &&str| disks.iter().any(|disk| disk["state"] == **state);
     let worst = ["disk-failed", "disk-full", "disk-slow"]
         .iter()
         .find(|state| is(state));
-    worst.map_or("up", |state| state).to_owned()
+    let worst = worst.map_or("up", |state| state);
+    if status["durability"] == "async" {
+        return format!("{worst}, not durable");
+    }
+    worst.to_owned()
 }
 
 /// Of the logs of all shards.

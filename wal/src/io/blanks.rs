@@ -15,8 +15,9 @@ use glommio::io::{DmaFile, OpenOptions};
 use glommio::timer::sleep;
 use rustix::fs::OFlags;
 
+use super::durability::Durability;
 use super::ring::Ring;
-use super::segments::{dsync, flag};
+use super::segments::flag;
 use crate::BLOCK;
 
 /// How much is zeroed at once: a flush waits for no more than that.
@@ -43,6 +44,7 @@ pub(super) struct Blanks {
     directory: PathBuf,
     segment_bytes: u64,
     ring: Rc<Ring>,
+    durability: Durability,
     /// Those that are ready.
     ready: RefCell<VecDeque<PathBuf>>,
     named: Cell<u32>,
@@ -51,11 +53,17 @@ pub(super) struct Blanks {
 }
 
 impl Blanks {
-    pub(super) fn new(directory: &Path, segment_bytes: u64, ring: Rc<Ring>) -> Self {
+    pub(super) fn new(
+        directory: &Path,
+        segment_bytes: u64,
+        ring: Rc<Ring>,
+        durability: Durability,
+    ) -> Self {
         Self {
             directory: directory.to_owned(),
             segment_bytes,
             ring,
+            durability,
             ready: RefCell::default(),
             named: Cell::new(0),
             appended_bytes: Cell::new(0),
@@ -112,7 +120,8 @@ impl Blanks {
         };
         std::fs::rename(blank, segment)?;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(dsync());
+        let sync = flag(self.durability.flag());
+        options.read(true).write(true).custom_flags(sync);
         Ok(Some(options.dma_open(segment).await?))
     }
 
@@ -155,7 +164,8 @@ impl Blanks {
         let unsynced = glommio::executor().spawn_blocking(begin).await?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let file = options.custom_flags(dsync()).dma_open(path).await?;
+        let sync = flag(self.durability.flag());
+        let file = options.custom_flags(sync).dma_open(path).await?;
         file.pre_allocate(self.segment_bytes, false).await?;
         let mut zeroes = file.alloc_dma_buffer(CHUNK_AT_START);
         zeroes.as_bytes_mut().fill(0);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 
+use super::durability::Durability;
 use super::ring::Ring;
 use super::segments::{Segments, read_part};
 use crate::writer::contiguous;
@@ -104,12 +105,24 @@ impl Log {
         cache_bytes: usize,
         ring: Rc<Ring>,
     ) -> Result<(Rc<Self>, Found), LogError> {
+        Self::open_with(directory, options, cache_bytes, ring, Durability::Durable).await
+    }
+
+    /// The same, for appends that count as `durability` says.
+    pub async fn open_with(
+        directory: &Path,
+        options: Options,
+        cache_bytes: usize,
+        ring: Rc<Ring>,
+        durability: Durability,
+    ) -> Result<(Rc<Self>, Found), LogError> {
         std::fs::create_dir_all(directory).map_err(|e| LogError::io("create", directory, e))?;
         let parent = directory.parent().unwrap_or(directory);
         let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
         synced.map_err(|error| LogError::io("sync", parent, error))?;
 
-        let segments = Rc::new(Segments::new(directory, options.segment_bytes, ring));
+        let segments = Segments::new(directory, options.segment_bytes, ring, durability);
+        let segments = Rc::new(segments);
         let mut firsts = Vec::new();
         let mut found = segments.list()?;
         for &segment in &found {

@@ -3,6 +3,7 @@
 mod blanks;
 pub(crate) mod checksum;
 mod directory;
+mod durability;
 pub mod executor;
 mod file_system;
 mod log;
@@ -11,6 +12,7 @@ mod segments;
 mod view;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
+pub use durability::Durability;
 pub use file_system::{FileSystem, FileSystemKind};
 pub use log::{Found, Log, LogError};
 pub use ring::Ring;

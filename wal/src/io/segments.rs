@@ -15,6 +15,7 @@ use glommio::timer::sleep;
 use rustix::fs::OFlags;
 
 use super::blanks::{Blanks, Pace};
+use super::durability::Durability;
 use super::log::LogError;
 use super::ring::Ring;
 use crate::{BLOCK, SegmentId, UNREADABLE};
@@ -39,6 +40,7 @@ pub(super) struct Segments {
     segment_bytes: u64,
     ring: Rc<Ring>,
     blanks: Blanks,
+    durability: Durability,
     state: RefCell<State>,
 }
 
@@ -57,12 +59,18 @@ struct State {
 }
 
 impl Segments {
-    pub(super) fn new(directory: &Path, segment_bytes: u64, ring: Rc<Ring>) -> Self {
+    pub(super) fn new(
+        directory: &Path,
+        segment_bytes: u64,
+        ring: Rc<Ring>,
+        durability: Durability,
+    ) -> Self {
         Self {
             directory: directory.to_owned(),
             segment_bytes,
-            blanks: Blanks::new(directory, segment_bytes, ring.clone()),
+            blanks: Blanks::new(directory, segment_bytes, ring.clone(), durability),
             ring,
+            durability,
             state: RefCell::default(),
         }
     }
@@ -359,7 +367,7 @@ impl Segments {
         self.state.borrow().full
     }
 
-    /// Writes to a segment, durably: how many bytes.
+    /// Writes to a segment, durably unless [`Durability::Async`]: how many bytes.
     #[expect(unsafe_code, reason = "glommio's files do not implement AsFd")]
     pub(super) async fn append(&self, to: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
         // SAFETY: the file owns the descriptor and is borrowed meanwhile.
@@ -395,7 +403,7 @@ impl Segments {
         let file = options
             .read(true)
             .write(true)
-            .custom_flags(dsync())
+            .custom_flags(flag(self.durability.flag()))
             .dma_open(&path)
             .await;
         let file = Rc::new(file.map_err(|error| LogError::io("open", &path, error))?);
@@ -456,10 +464,6 @@ fn free_bytes(directory: &Path) -> io::Result<u64> {
 fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-}
-
-pub(super) fn dsync() -> i32 {
-    flag(OFlags::DSYNC)
 }
 
 pub(super) fn flag(of_open: OFlags) -> i32 {

@@ -14,7 +14,6 @@ const SUBCOMMANDS: &[(&str, i8)] = &[("get", -3), ("resetstat", 2), ("rewrite", 
 
 /// Settings that hold for every server of this kind.
 const FIXED: &[(&str, &str)] = &[
-    ("appendfsync", "always"),
     ("appendonly", "yes"),
     ("cluster-allow-reads-when-down", "no"),
     ("cluster-require-full-coverage", "no"),
@@ -55,6 +54,12 @@ fn settings(view: &ServerView<'_>) -> Vec<(&'static str, String)> {
         "cluster-enabled",
         if view.cluster { "yes" } else { "no" }.to_string(),
     ));
+    let sync = if view.counters.volatile {
+        "no"
+    } else {
+        "always"
+    };
+    settings.push(("appendfsync", sync.to_string()));
     settings.push(("maxclients", view.counters.clients_max.to_string()));
     settings.push(("maxmemory", view.counters.memory_bytes_max.to_string()));
     settings.push(("port", own.map_or(0, |own| own.port).to_string()));

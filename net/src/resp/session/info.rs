@@ -115,7 +115,14 @@ fn persistence(view: &ServerView<'_>, to: &mut String) -> fmt::Result {
         to,
         "rdb_last_bgsave_status:ok\r\naof_enabled:1\r\naof_rewrite_in_progress:0\r\n"
     )?;
-    write!(to, "aof_last_write_status:ok\r\n")
+    let durability = match view.counters.volatile {
+        false => "durable",
+        true => "async",
+    };
+    write!(
+        to,
+        "aof_last_write_status:ok\r\ndurability:{durability}\r\n"
+    )
 }
 
 fn stats(view: &ServerView<'_>, to: &mut String) -> fmt::Result {
