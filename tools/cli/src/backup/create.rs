@@ -107,17 +107,37 @@ pub(super) fn gather(
 
 /// The leader of each group; waits a little if one is being elected.
 pub(crate) fn leaders(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
+    let Leaders {
+        cluster, sources, ..
+    } = leaders_besides(&[], endpoints)?;
+    Ok((cluster, sources))
+}
+
+/// Who leads the groups of a cluster.
+pub(crate) struct Leaders {
+    pub(crate) cluster: String,
+    /// How many there are.
+    pub(crate) groups: usize,
+    /// By the numbers of the groups.
+    pub(crate) sources: Vec<Source>,
+}
+
+/// The same, but of groups that need none.
+pub(crate) fn leaders_besides(
+    without: &[u64],
+    endpoints: &[String],
+) -> Result<Leaders, BackupError> {
     for _ in 1..ELECTIONS {
-        match leaders_now(endpoints) {
+        match leaders_now(without, endpoints) {
             Err(BackupError::NoLeader { .. }) => sleep(PAUSE),
             found => return found,
         }
     }
-    leaders_now(endpoints)
+    leaders_now(without, endpoints)
 }
 
 /// As the one with the newest term says: another may not know yet that it was deposed.
-fn leaders_now(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupError> {
+fn leaders_now(without: &[u64], endpoints: &[String]) -> Result<Leaders, BackupError> {
     let (mut cluster, mut reason) = (None, String::new());
     let mut newest: Vec<Option<(u64, Source)>> = Vec::new();
     for endpoint in endpoints {
@@ -151,11 +171,18 @@ fn leaders_now(endpoints: &[String]) -> Result<(String, Vec<Source>), BackupErro
     let Some(cluster) = cluster else {
         return Err(BackupError::Unreachable { reason });
     };
-    let sources = newest.into_iter().zip(0u64..).map(|(found, group)| {
+    let groups = newest.len();
+    let sources = newest.into_iter().zip(0u64..);
+    let sources = sources.filter(|(_, group)| !without.contains(group));
+    let sources = sources.map(|(found, group)| {
         let found = found.map(|(_, source)| source);
         found.ok_or(BackupError::NoLeader { group })
     });
-    Ok((cluster, sources.collect::<Result<_, _>>()?))
+    Ok(Leaders {
+        cluster,
+        groups,
+        sources: sources.collect::<Result<_, _>>()?,
+    })
 }
 
 impl Source {

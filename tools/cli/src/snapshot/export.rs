@@ -1,14 +1,17 @@
 //! Snapshots of a cluster that serves, in a directory that the operator owns.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use engine::io::identity::Member;
-use engine::io::import::{Shipment, snapshots_in};
+use engine::io::import::{ImportError, Listed, Shipment, snapshots_in};
 use serde_json::{Value, json};
 
+use super::import::status_of;
+use crate::backup::create::Leaders;
 use crate::backup::{BackupError, create};
 use crate::endpoints::Endpoints;
 use crate::{exit, http};
@@ -21,8 +24,12 @@ pub(crate) struct Options {
     #[arg(long)]
     to: PathBuf,
     /// Of this group alone. An import needs all of them.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "take")]
     group: Option<u64>,
+    /// Takes a group from an earlier export instead, GROUP=DIR: one that has lost its majority while the others
+    /// serve.
+    #[arg(long, value_parser = parse_take)]
+    take: Vec<(u64, PathBuf)>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -37,6 +44,18 @@ enum ExportError {
     Holds { path: PathBuf },
     #[error("the cluster has no group {group}: it has {groups}")]
     NoGroup { group: u64, groups: usize },
+    #[error("{path} has no group {group}: name an export that has it")]
+    NotThere { path: PathBuf, group: u64 },
+    #[error("{path} is of cluster {found} with {groups} groups, not of this one")]
+    Another {
+        path: PathBuf,
+        found: String,
+        groups: u64,
+    },
+    #[error("group {group} is taken twice")]
+    Twice { group: u64 },
+    #[error(transparent)]
+    Taken(#[from] ImportError),
     #[error("no node tells its membership: {reason}")]
     Membership { reason: String },
     #[error(transparent)]
@@ -48,7 +67,10 @@ impl ExportError {
         match self {
             Self::PathNotExist { .. } => ("PathNotExist", exit::NOT_FOUND),
             Self::Holds { .. } => ("Holds", exit::REFUSED),
-            Self::NoGroup { .. } => ("NoGroup", exit::NOT_FOUND),
+            Self::NoGroup { .. } | Self::NotThere { .. } => ("NoGroup", exit::NOT_FOUND),
+            Self::Another { .. } => ("ClusterChanged", exit::USAGE),
+            Self::Twice { .. } => ("Twice", exit::USAGE),
+            Self::Taken(error) => (error.code(), status_of(error)),
             Self::Membership { .. } => ("Membership", exit::NOT_FOUND),
             Self::Copy(error) => ("Copy", error.code()),
         }
@@ -101,13 +123,26 @@ fn export(options: &Options) -> Result<Shipment, ExportError> {
         return Err(ExportError::Holds { path: to.clone() });
     }
     let membership = membership(&options.endpoints.endpoint)?;
-    let (cluster, sources) = create::leaders(&options.endpoints.endpoint)?;
-    let groups = sources.len();
+    let taken: Vec<u64> = options.take.iter().map(|(group, _)| *group).collect();
+    let mut before = BTreeSet::new();
+    if let Some(&group) = taken.iter().find(|group| !before.insert(**group)) {
+        return Err(ExportError::Twice { group });
+    }
+    let Leaders {
+        cluster,
+        groups,
+        sources,
+    } = create::leaders_besides(&taken, &options.endpoints.endpoint)?;
     let wanted = |group: u64| options.group.is_none_or(|it| it == group);
     let mut files = Vec::new();
+    // What is here already is looked at before anything is copied.
+    for (group, from) in &options.take {
+        files.push(take((*group, from), (&cluster, groups), to)?);
+    }
     for source in sources.iter().filter(|source| wanted(source.group)) {
         files.push(create::copy(source, to)?);
     }
+    files.sort_by_key(|file| file.group);
     if let Some(group) = options.group.filter(|_| files.is_empty()) {
         return Err(ExportError::NoGroup { group, groups });
     }
@@ -124,6 +159,41 @@ fn export(options: &Options) -> Result<Shipment, ExportError> {
         synced.map_err(|error| BackupError::Io { path, error })?;
     }
     Ok(shipment)
+}
+
+fn parse_take(word: &str) -> Result<(u64, PathBuf), String> {
+    let parsed = word.split_once('=').and_then(|(group, path)| {
+        let path = Some(path).filter(|path| !path.is_empty())?;
+        Some((group.parse().ok()?, path.into()))
+    });
+    parsed.ok_or_else(|| format!("'{word}' is not GROUP=DIR"))
+}
+
+/// Copies the snapshot of a group from an earlier export of the same cluster.
+fn take(
+    (group, from): (u64, &Path),
+    (cluster, groups): (&str, usize),
+    to: &Path,
+) -> Result<Listed, ExportError> {
+    let path = from.to_owned();
+    let earlier = Shipment::read(from)?;
+    if earlier.cluster != cluster || earlier.groups != groups as u64 {
+        let (found, groups) = (earlier.cluster, earlier.groups);
+        return Err(ExportError::Another {
+            path,
+            found,
+            groups,
+        });
+    }
+    let file = earlier.files.into_iter().find(|file| file.group == group);
+    let file = file.ok_or(ExportError::NotThere { path, group })?;
+    let path = from.join(&file.name);
+    let verified = file.verify(from, cluster);
+    verified.map_err(|why| ImportError::IncompleteSnapshot {
+        why: format!("{}: {why}", path.display()),
+    })?;
+    fs::copy(&path, to.join(&file.name)).map_err(|error| BackupError::Io { path, error })?;
+    Ok(file)
 }
 
 /// The newest membership that a node tells, and nothing else yet.

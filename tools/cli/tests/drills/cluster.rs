@@ -195,6 +195,14 @@ impl Cluster {
         status["groups"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Waits until a group is led by one of the first three.
+    pub(crate) fn await_leader_of(&self, group: u64) {
+        let leads = |it: &Value| it["group"] == group && it["role"] == "leader";
+        until("it has a leader", || {
+            (1..=3).any(|node| self.groups(node).iter().any(leads))
+        });
+    }
+
     /// Waits until every group is led by one of these.
     pub(crate) fn await_leaders(&self, nodes: &[u16]) {
         let leads = |group: u64| {

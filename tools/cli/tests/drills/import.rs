@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 
 /// The words of an import on a node.
-struct Import {
+pub(crate) struct Import {
     config: String,
     from: String,
     members: String,
@@ -16,7 +16,7 @@ struct Import {
 }
 
 impl Import {
-    fn new(cluster: &Cluster, node: u16, from: &Path, members: &[u16]) -> Self {
+    pub(crate) fn new(cluster: &Cluster, node: u16, from: &Path, members: &[u16]) -> Self {
         let member = |&node: &u16| format!("{node}={}", cluster.peer_address(node));
         Self {
             config: cluster.config(node).to_str().unwrap().to_owned(),
@@ -26,7 +26,7 @@ impl Import {
         }
     }
 
-    fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let words = [
             "snapshot",
             "import",
@@ -44,7 +44,7 @@ impl Import {
     }
 }
 
-fn export(cluster: &Cluster, name: &str) -> PathBuf {
+pub(crate) fn export(cluster: &Cluster, name: &str) -> PathBuf {
     let to = cluster.directory.join(name);
     let endpoints = [1, 2, 3].map(|node| cluster.admin(node)).join(",");
     let place = to.to_str().unwrap();
@@ -64,12 +64,12 @@ fn export(cluster: &Cluster, name: &str) -> PathBuf {
     to
 }
 
-fn flip(directory: &Path) -> impl FnOnce() + use<> {
-    let mut files = fs::read_dir(directory)
-        .unwrap()
-        .map(|it| it.unwrap().path());
-    let file = files.find(|it| it.extension().is_some_and(|it| it == "snap"));
-    let file = file.unwrap();
+/// Cuts the last byte off the snapshot of a group, until what it gives is called.
+pub(crate) fn flip(directory: &Path, group: u32) -> impl FnOnce() + use<> {
+    let mut files = fs::read_dir(directory).unwrap().map(|it| it.unwrap());
+    let prefix = format!("{group}-");
+    let file = files.find(|it| it.file_name().to_string_lossy().starts_with(&prefix));
+    let file = file.unwrap().path();
     let sound = fs::read(&file).unwrap();
     fs::write(&file, &sound[..sound.len() - 1]).unwrap();
     move || fs::write(file, sound).unwrap()
@@ -118,7 +118,7 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
     let mut wrong = import(4);
     wrong.from = "/nonexistent".to_owned();
     cluster.says(&wrong.words(&[]), 6, "PathNotExist");
-    let mend = flip(&from);
+    let mend = flip(&from, 0);
     cluster.says(&import(4).words(&[]), 65, "IncompleteSnapshot");
     mend();
     fs::write(from.join("0-1-1.snap"), "").unwrap();

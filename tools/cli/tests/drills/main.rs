@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod group;
 mod import;
 mod shrink;
 
