@@ -365,7 +365,9 @@ fn value(values: &mut u64, rng: &mut Rng, plan: &Plan, counts: bool) -> Value {
     }
     let length = rng.magnitude(8, plan.value_bytes_max.max(8));
     let length = usize::try_from(length).expect("small");
-    format!("v{}:{:.>length$}", *values, "").into_bytes().into()
+    let mut value = format!("v{values}:").into_bytes();
+    value.resize(value.len() + length, b'.');
+    value.into()
 }
 
 /// The slots of each group: enough for keys to share some and to be alone in others. A group that owned

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sim::{Counters, Failure};
 
+// A run makes and drops a cluster within a tenth of a second: the pages stay.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 Runs a whole cluster from a seed, in virtual time, with faults, and checks every promise.
 
