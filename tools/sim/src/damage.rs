@@ -52,7 +52,9 @@ impl Cluster {
             )
         });
         self.counters.restarts += u64::from(self.nodes[node].life > 1);
-        self.oracles.of(node).recovered(node, &found, &damaged)?;
+        let forgetful = self.forgotten(node);
+        let judge = self.oracles.of(node);
+        judge.recovered(node, &found, &damaged, &forgetful)?;
         self.arrive(node, Arrival::Wake);
         self.make_room(node);
         Ok(())

@@ -303,14 +303,29 @@ impl Oracle {
     }
 
     /// A node found this on its disk: all that was durable, and of the rest a beginning. Groups that
-    /// are damaged and say so may hold less.
+    /// are damaged and say so may hold less, and a lesser term or vote only if they know that too.
     pub(crate) fn recovered(
         &mut self,
         node: usize,
         found: &Found,
         damaged: &[GroupId],
+        forgetful: &[GroupId],
     ) -> Result<(), Broken> {
         let held = self.check(node, found, damaged)?;
+        for group in damaged.iter().filter(|group| !forgetful.contains(group)) {
+            let promise = |contents: &Contents| {
+                let content = contents.get(group);
+                content.map_or((Term::ZERO, None), |it| (it.state.term, it.state.vote))
+            };
+            let (before, now) = (promise(&self.logs[node].durable), promise(found));
+            let kept = now.0 > before.0 || now == before || now.0 == before.0 && before.1.is_none();
+            if !kept {
+                return Err(format!(
+                    "node {} forgot {before:?} of group {group}, and takes {now:?} for all that it promised",
+                    node + 1
+                ));
+            }
+        }
         self.logs[node] = NodeLog {
             placed: held.clone(),
             durable: held,
