@@ -102,12 +102,11 @@ pub(crate) struct Waiting {
 }
 
 impl Client {
-    /// A client that believes in the first node.
-    pub(crate) fn new(rng: Rng, groups: u32, script: Option<Vec<Request>>) -> Self {
-        let believed = (0..groups).map(|_| 0).collect();
+    /// A client that believes in a node.
+    pub(crate) fn new(rng: Rng, groups: u32, node: usize, script: Option<Vec<Request>>) -> Self {
         Self {
             rng,
-            believed,
+            believed: vec![node; groups as usize],
             waiting: None,
             attempts: 0,
             script,

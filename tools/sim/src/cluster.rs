@@ -62,7 +62,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64, told: bool) -> Self {
         let mut rng = Rng::new(seed);
         let plan = Plan::draw(&mut rng);
-        let client = |rng: &mut Rng| Client::new(rng.fork(), plan.groups, None);
+        let client = |rng: &mut Rng| Client::new(rng.fork(), plan.groups, 0, None);
         let mut cluster = Self {
             seed,
             now: 0,

@@ -251,8 +251,10 @@ impl Cluster {
             let asked = self.histories.inspection(group);
             let script = asked.into_iter().map(|(request, _)| request).collect();
             let rng = self.rng.fork();
+            // Of those that a repair gave up, a majority may still answer among themselves.
+            let (groups, member) = (self.plan.groups, self.members[0]);
             self.clients
-                .push(Client::new(rng, self.plan.groups, Some(script)));
+                .push(Client::new(rng, groups, member, Some(script)));
             let client = self.clients.len() - 1;
             self.plan_at(self.now + 2_000_000, Event::Call { client });
         }
