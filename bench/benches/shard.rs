@@ -59,6 +59,7 @@ fn options(node: u32) -> Options {
         window_messages_max: 256,
         pending_bytes_max: 1 << 26,
         pending_requests_max: 1 << 16,
+        answer_bytes_max: 1 << 20,
         data_bytes_max: 0,
         cache_bytes: 1 << 23,
         snapshots: SnapshotPolicy::BY_HAND,

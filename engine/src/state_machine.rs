@@ -13,14 +13,21 @@ use crate::batch::Batch;
 /// way at once.
 pub const WINDOW: usize = 16;
 
+/// What the answers of one batch, or the reads of one turn, carry, beyond which no more are begun: until then
+/// nobody looks at how much a client has not taken yet.
+pub const ANSWERS_BYTES: usize = 4 << 20;
+
 /// The state that the committed entries of a group make.
 pub trait StateMachine {
-    /// Applies a whole batch and appends one reply for each of its commands, in order.
+    /// Applies a whole batch and appends one reply for each of its commands, in order. What they carry is
+    /// bounded by what the batch replaced, [`ANSWERS_BYTES`] and one value: commands that would only
+    /// answer a value are [`net::ErrorReply::Busy`] beyond.
     fn apply(&mut self, batch: &Batch<'_>, replies: &mut Vec<Reply>);
 
     /// Answers a command that changes nothing; linearizable when the group says so. `unix_ms` is the
-    /// reader's time, good for display only.
-    fn read(&self, unix_ms: u64, command: &Command<'_>) -> Reply;
+    /// reader's time, good for display only. An answer that would carry more than `bytes_max` is
+    /// [`net::ErrorReply::AnswerTooLarge`]; no more than that is gathered for it.
+    fn read(&self, unix_ms: u64, bytes_max: usize, command: &Command<'_>) -> Reply;
 
     /// Hints at commands that come next, up to [`WINDOW`] of them.
     fn look_ahead<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>);

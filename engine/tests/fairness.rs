@@ -31,6 +31,7 @@ fn shard() -> Shard {
         window_messages_max: 256,
         pending_bytes_max: 1 << 16,
         pending_requests_max: 1 << 12,
+        answer_bytes_max: 1 << 20,
         data_bytes_max: 0,
         cache_bytes: 1 << 20,
         snapshots: SnapshotPolicy::BY_HAND,

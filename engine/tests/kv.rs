@@ -172,7 +172,11 @@ fn assert_shows(kv: &Kv, model: &mut Model, unix_ms: u64) {
         let unit = Unit::Milliseconds;
         for command in [Command::Get { key }, Command::TimeToLive { key, unit }] {
             let expected = model.execute(unix_ms, &command);
-            assert_eq!(kv.read(unix_ms, &command), expected, "{command:?}");
+            assert_eq!(
+                kv.read(unix_ms, usize::MAX, &command),
+                expected,
+                "{command:?}"
+            );
         }
     }
 }
@@ -280,16 +284,20 @@ fn a_key_is_there_until_a_batch_carries_the_time_it_is_due() {
         unit: ttl,
     };
     assert_eq!(kv.next_expiry(), Some(1100));
-    assert_eq!(kv.read(1040, &ttl), Reply::Integer(60));
-    assert_eq!(kv.read(900, &ttl), Reply::Integer(100), "readers may lag");
-    assert_eq!(kv.read(2000, &get), Reply::bulk(*b"1"));
-    assert_eq!(kv.read(2000, &ttl), Reply::Integer(0));
+    assert_eq!(kv.read(1040, usize::MAX, &ttl), Reply::Integer(60));
+    assert_eq!(
+        kv.read(900, usize::MAX, &ttl),
+        Reply::Integer(100),
+        "readers may lag"
+    );
+    assert_eq!(kv.read(2000, usize::MAX, &get), Reply::bulk(*b"1"));
+    assert_eq!(kv.read(2000, usize::MAX, &ttl), Reply::Integer(0));
 
     apply(&mut kv, &BatchBuilder::default().seal(1099));
     assert_eq!(kv.keys(), 1);
     apply(&mut kv, &BatchBuilder::default().seal(1100));
     assert_eq!((kv.keys(), kv.next_expiry()), (0, None));
-    assert_eq!(kv.read(0, &get), Reply::Nil);
+    assert_eq!(kv.read(0, usize::MAX, &get), Reply::Nil);
 }
 
 #[test]
@@ -300,12 +308,19 @@ fn a_group_holds_its_slots_only_and_sees_nothing_in_others() {
     builder.push(&plain_set(b"a", b"1", Expiry::Never));
     builder.push(&plain_set(b"{a}b", b"2", Expiry::Never));
     apply(&mut kv, &builder.seal(1));
-    assert_eq!(kv.read(1, &Command::Size), Reply::Integer(2));
+    assert_eq!(kv.read(1, usize::MAX, &Command::Size), Reply::Integer(2));
     for (asked, keys) in [(slot, 2), (slot - 1, 0), (slot + 1, 0)] {
         let command = Command::CountInSlot { slot: asked };
-        assert_eq!(kv.read(1, &command), Reply::Integer(keys), "slot {asked}");
+        assert_eq!(
+            kv.read(1, usize::MAX, &command),
+            Reply::Integer(keys),
+            "slot {asked}"
+        );
     }
-    assert_eq!(kv.read(1, &Command::Get { key: b"b" }), Reply::Nil);
+    assert_eq!(
+        kv.read(1, usize::MAX, &Command::Get { key: b"b" }),
+        Reply::Nil
+    );
 }
 
 #[test]
@@ -343,7 +358,7 @@ fn append_stops_at_the_limit_that_came_with_it() {
     assert_eq!(append(7), ErrorReply::StringTooLarge.into());
     assert_eq!(append(8), Reply::Integer(8));
     assert_eq!(
-        kv.read(0, &Command::Length { key: b"k" }),
+        kv.read(0, usize::MAX, &Command::Length { key: b"k" }),
         Reply::Integer(8)
     );
 }

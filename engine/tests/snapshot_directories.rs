@@ -247,6 +247,7 @@ fn tells_of_a_loss(snapshot: Option<Snapshot>) -> bool {
         window_messages_max: 16,
         pending_bytes_max: 1 << 16,
         pending_requests_max: 1 << 10,
+        answer_bytes_max: 1 << 20,
         data_bytes_max: 0,
         cache_bytes: 1 << 16,
         snapshots: SnapshotPolicy::BY_HAND,

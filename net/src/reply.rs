@@ -23,16 +23,17 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Bytes of the values that it carries.
-    pub fn value_bytes(&self) -> usize {
+    /// Bytes of what it carries: values, and the places of the parts it consists of.
+    pub fn held_bytes(&self) -> usize {
+        let part = |part: &Self| size_of::<Self>() + part.held_bytes();
         match self {
             Self::Bulk(value) => value.len(),
             Self::Text(text) => text.len(),
-            Self::Array(parts) => parts.iter().map(Self::value_bytes).sum(),
-            Self::Map(pairs) => {
-                let bytes = |(key, value): &(Self, Self)| key.value_bytes() + value.value_bytes();
-                pairs.iter().map(bytes).sum()
-            }
+            Self::Array(parts) => parts.iter().map(part).sum(),
+            Self::Map(pairs) => pairs
+                .iter()
+                .map(|(key, value)| part(key) + part(value))
+                .sum(),
             Self::Ok | Self::Status(_) | Self::Integer(_) | Self::Nil | Self::Error(_) => 0,
         }
     }
@@ -52,6 +53,11 @@ pub enum ErrorReply {
     InvalidExpire { command: &'static str },
     #[error("ERR string exceeds maximum allowed size (limits.value_size)")]
     StringTooLarge,
+    /// It would carry more than one answer may.
+    #[error(
+        "ERR the answer is larger than {limit} bytes (limits.frame_size, half of limits.output_size): ask for fewer keys at once"
+    )]
+    AnswerTooLarge { limit: usize },
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
     #[error("CROSSSLOT Keys in request don't hash to the same slot")]

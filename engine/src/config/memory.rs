@@ -113,8 +113,9 @@ impl Config {
                 "peers",
                 "limits.peer_queue_size",
                 links,
-                // One frame is written and one is read, each in a buffer that doubles.
-                limits.peer_queue_bytes_max as u64 + 4 * limits.frame_bytes_max as u64,
+                // One frame is written and one is read, each in a buffer that doubles; answers wait as
+                // messages do.
+                2 * limits.peer_queue_bytes_max as u64 + 4 * limits.frame_bytes_max as u64,
             ),
             (
                 "flushes",
@@ -126,7 +127,8 @@ impl Config {
                 "mailboxes",
                 "limits.mailbox_size",
                 shards,
-                limits.mailbox_bytes_max as u64,
+                // Of requests, and of answers.
+                2 * limits.mailbox_bytes_max as u64,
             ),
             ("snapshots", "snapshot.memory_size", shards, snapshot),
         ];

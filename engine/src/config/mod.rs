@@ -526,6 +526,13 @@ impl Config {
             .max(4 * self.segment_bytes)
     }
 
+    /// What the answer to one read may carry: between two nodes it goes in one frame, and there is room for
+    /// another beside it before its client is disconnected.
+    pub fn answer_bytes_max(&self) -> usize {
+        let frame = self.limits.frame_bytes_max - OVERHEAD_BYTES;
+        frame.min(self.limits.output_bytes_max / 2)
+    }
+
     /// Payload of one entry beyond which a batch is sealed.
     pub fn batch_bytes_max(&self) -> usize {
         (self.0.flush_bytes_max() / 4).clamp(64 * KIB, 256 * KIB)

@@ -1,8 +1,8 @@
 //! Client connections: one fiber reads and parses in place, another writes whole batches of answers.
-//! Answers leave in the order of the commands, whoever gave them and whenever.
+//! What it is owed is in [`super::answers`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use glommio::Task;
 use glommio::net::TcpListener;
 use glommio::timer::sleep;
 use net::resp::{
-    Action, Counters, Form, Gather, Limits, Parser, RaftFacts, ServerView, Session, Topology,
-    Version, encode,
+    Action, Counters, Form, Limits, Parser, RaftFacts, ServerView, Session, Topology, Version,
+    encode,
 };
-use net::{ErrorReply, Reply};
+use net::{Command, ErrorReply, Reply};
 
 use crate::config::{Config, Options};
 use crate::shard::{Outcome, Stage};
 use crate::{Clock, Time};
 
+use super::answers::{Answers, Look, Next, State};
 use super::clock::unix_micros;
 use super::executor::Executor;
 use super::requests::Asker;
@@ -61,7 +62,7 @@ pub(super) struct Seen {
 pub(super) struct Connection {
     socket: Socket,
     session: RefCell<Session>,
-    queue: RefCell<Queue>,
+    owed: RefCell<Answers>,
     out: RefCell<Vec<u8>>,
     /// Wakes the fiber that writes.
     written: Signal,
@@ -71,9 +72,9 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     /// Nothing can be written any more.
     dead: Cell<bool>,
-    /// How long an answer may be, judged by those before: so many of its requests are taken at a time that
-    /// their answers find room.
-    answer_bytes: Cell<usize>,
+    /// How long each value of an answer may be, judged by those before: so many of its requests are taken at
+    /// a time that their answers find room.
+    value_bytes: Cell<usize>,
     /// When an answer was known that is followed until it is written.
     followed: Cell<Option<Time>>,
     /// Memory of the buffers for what is read, and for what is being written.
@@ -82,40 +83,6 @@ pub(super) struct Connection {
     /// What of this connection is in `held_bytes`, which is that of all.
     counted: Cell<usize>,
     held_bytes: Rc<Cell<usize>>,
-}
-
-/// Commands that have not been answered, in order.
-#[derive(Debug, Default)]
-struct Queue {
-    /// Number of the command at the front.
-    first: u64,
-    waiting: VecDeque<Waiting>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    look: Look,
-    state: State,
-}
-
-/// How an answer is to be written.
-#[derive(Clone, Copy, Debug)]
-enum Look {
-    Form(Form),
-    Version(Version),
-}
-
-#[derive(Debug)]
-enum State {
-    /// For the group of a slot.
-    Slot(u16),
-    /// For so many more groups.
-    Groups {
-        missing: usize,
-        gather: Gather,
-        replies: Vec<Reply>,
-    },
-    Ready(Reply),
 }
 
 impl fmt::Debug for Connection {
@@ -225,18 +192,18 @@ impl Clients {
 }
 
 impl Connection {
-    fn new(socket: Socket, id: u64, answer_bytes: usize, held_bytes: Rc<Cell<usize>>) -> Self {
+    fn new(socket: Socket, id: u64, value_bytes: usize, held_bytes: Rc<Cell<usize>>) -> Self {
         let session = Session::new(id, socket.peer(), socket.local());
         Self {
             socket,
             session: RefCell::new(session),
-            queue: RefCell::default(),
+            owed: RefCell::default(),
             out: RefCell::default(),
             written: Signal::default(),
             room: Signal::default(),
             closing: Cell::new(false),
             dead: Cell::new(false),
-            answer_bytes: Cell::new(answer_bytes),
+            value_bytes: Cell::new(value_bytes),
             followed: Cell::new(None),
             input_bytes: Cell::new(0),
             writing_bytes: Cell::new(0),
@@ -245,12 +212,13 @@ impl Connection {
         }
     }
 
-    /// Counts the memory of its buffers anew.
+    /// Counts the memory of its buffers and answers anew.
     fn count(&self) {
         let bytes = match self.dead.get() {
             true => 0,
             false => {
-                self.input_bytes.get() + self.writing_bytes.get() + self.out.borrow().capacity()
+                let buffers = self.input_bytes.get() + self.writing_bytes.get();
+                buffers + self.out.borrow().capacity() + self.owed.borrow().held_bytes()
             }
         };
         let before = self.counted.replace(bytes);
@@ -264,88 +232,72 @@ impl Connection {
 
     /// The outcome of a command, or of one group's part of it.
     pub(super) fn answer(&self, sequence: u64, outcome: Outcome, config: &Config) {
-        let mut queue = self.queue.borrow_mut();
-        let at = sequence
-            .checked_sub(queue.first)
-            .and_then(|at| usize::try_from(at).ok())
-            .expect("a command is answered once");
-        let waiting = &mut queue.waiting[at];
-        match &mut waiting.state {
-            State::Slot(slot) => waiting.state = State::Ready(reply(outcome, *slot, config)),
-            State::Groups {
-                missing,
-                gather,
-                replies,
-            } => {
-                replies.push(reply(outcome, 0, config));
-                *missing -= 1;
-                if *missing > 0 {
-                    return;
-                }
-                let gathered = gather.gather(replies.drain(..));
-                waiting.state = State::Ready(gathered);
+        let mut owed = self.owed.borrow_mut();
+        let due = owed.give(sequence, |slot| {
+            let reply = reply(outcome, slot, config);
+            // What nobody will take is not kept.
+            match self.dead.get() && reply.held_bytes() > 0 {
+                true => Reply::Nil,
+                false => reply,
             }
-            State::Ready(_) => unreachable!("a command is answered once"),
-        }
-        if at == 0 {
-            self.write_ready(&mut queue);
-            drop(queue);
+        });
+        if due {
+            self.write_ready(&mut owed);
+            drop(owed);
             self.check_output(config.limits.output_bytes_max);
         }
     }
 
     /// An answer that needed no group.
     fn answer_here(&self, reply: Reply, version: Version) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.waiting.is_empty() {
+        let mut owed = self.owed.borrow_mut();
+        if owed.is_empty() {
             encode(&reply, version, &mut self.out.borrow_mut());
             self.written.raise();
         } else {
-            self.push(&mut queue, Look::Version(version), State::Ready(reply));
+            owed.push(Look::Version(version), 1, State::Ready(reply));
         }
     }
 
     /// A later answer that is known already.
     fn answer_form(&self, reply: Reply, form: Form) {
-        let mut queue = self.queue.borrow_mut();
-        self.push(&mut queue, Look::Form(form), State::Ready(reply));
-        self.write_ready(&mut queue);
+        let mut owed = self.owed.borrow_mut();
+        owed.push(Look::Form(form), 1, State::Ready(reply));
+        self.write_ready(&mut owed);
     }
 
-    /// The number of the command whose answer is to come.
-    fn push(&self, queue: &mut Queue, look: Look, state: State) -> u64 {
-        queue.waiting.push_back(Waiting { look, state });
-        queue.first + queue.waiting.len() as u64 - 1
-    }
-
-    fn write_ready(&self, queue: &mut Queue) {
+    fn write_ready(&self, owed: &mut Answers) {
         let out = &mut *self.out.borrow_mut();
-        while let Some(Waiting {
+        let before = owed.len();
+        while let Some(Next {
             look,
-            state: State::Ready(reply),
-        }) = queue.waiting.front()
+            values,
+            reply,
+        }) = owed.next()
         {
-            let before = out.len();
+            let start = out.len();
             match look {
                 // Nobody will take it.
                 _ if self.dead.get() => {}
-                Look::Form(form) => form.encode(reply, out),
-                Look::Version(version) => encode(reply, *version, out),
+                Look::Form(form) => form.encode(&reply, out),
+                Look::Version(version) => encode(&reply, version, out),
             }
-            let expected = self.answer_bytes.get();
-            let less = expected - expected / 8;
-            self.answer_bytes.set(less.max(out.len() - before));
-            queue.waiting.pop_front();
-            queue.first += 1;
+            let expected = self.value_bytes.get();
+            // Many values tell more than one.
+            let less = expected - expected / (8 >> (values - 1).min(2));
+            self.value_bytes.set(less.max((out.len() - start) / values));
         }
-        self.written.raise();
-        self.room.raise();
+        if owed.len() < before {
+            self.written.raise();
+            self.room.raise();
+        }
     }
 
     /// Disconnects a client that does not read its answers.
     fn check_output(&self, bytes_max: usize) {
         self.count();
-        if self.out.borrow().len() > bytes_max && !self.dead.get() {
+        let bytes = self.out.borrow().len() + self.owed.borrow().held_bytes();
+        if bytes > bytes_max && !self.dead.get() {
             tracing::warn!(event = "client.slow", from = self.socket.peer());
             self.die();
         }
@@ -355,6 +307,7 @@ impl Connection {
         self.dead.set(true);
         self.closing.set(true);
         *self.out.borrow_mut() = Vec::new();
+        self.owed.borrow_mut().forget();
         self.count();
         self.socket.close();
         self.written.raise();
@@ -363,8 +316,7 @@ impl Connection {
 
     /// Whether an answer is still to be given or written.
     fn owes(&self) -> bool {
-        !self.dead.get()
-            && (!self.out.borrow().is_empty() || !self.queue.borrow().waiting.is_empty())
+        !self.dead.get() && (!self.out.borrow().is_empty() || !self.owed.borrow().is_empty())
     }
 }
 
@@ -523,10 +475,11 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
 
 fn is_full(executor: &Executor, connection: &Connection) -> bool {
     let limits = &executor.config.limits;
-    let waiting = connection.queue.borrow().waiting.len();
-    let expected = waiting.saturating_mul(connection.answer_bytes.get());
-    waiting >= limits.requests_per_connection_max
-        || connection.out.borrow().len().saturating_add(expected) > limits.output_bytes_max / 2
+    let owed = connection.owed.borrow();
+    let expected = owed.values().saturating_mul(connection.value_bytes.get());
+    let held = connection.out.borrow().len() + owed.held_bytes();
+    owed.len() >= limits.requests_per_connection_max
+        || held.saturating_add(expected) > limits.output_bytes_max / 2
 }
 
 /// Takes whole commands from the start of `bytes`: how many bytes they were.
@@ -606,7 +559,11 @@ fn handle(
             let config = &executor.config;
             let group = config.group_of_slot(slot.number());
             let state = State::Slot(slot.number());
-            let asker = asker(connection, Look::Form(form), state);
+            let values = match command {
+                Command::MultiGet { keys } => keys.len().max(1),
+                _ => 1,
+            };
+            let asker = asker(connection, Look::Form(form), values, state);
             executor.request(clock, asker, group, config.proxy, command);
         }
         Action::EveryGroup {
@@ -628,7 +585,7 @@ fn handle(
                 gather,
                 replies: Vec::new(),
             };
-            let asker = asker(connection, Look::Form(form), state);
+            let asker = asker(connection, Look::Form(form), 1, state);
             for group in groups {
                 executor.request(clock, asker.clone(), group, true, command);
             }
@@ -662,8 +619,8 @@ fn handle(
     }
 }
 
-fn asker(connection: &Rc<Connection>, look: Look, state: State) -> Asker {
-    let sequence = connection.push(&mut connection.queue.borrow_mut(), look, state);
+fn asker(connection: &Rc<Connection>, look: Look, values: usize, state: State) -> Asker {
+    let sequence = connection.owed.borrow_mut().push(look, values, state);
     Asker::Client {
         connection: connection.clone(),
         sequence,

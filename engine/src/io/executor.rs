@@ -118,7 +118,7 @@ impl Executor {
             .nodes
             .iter()
             .filter(|address| address.id != own.to_raw())
-            .map(|address| Link::new(address.clone(), limits.peer_queue_bytes_max))
+            .map(|address| Link::new(address.clone(), limits))
             .map(|link| (link.node, Rc::new(link)))
             .collect();
         let shards = usize::from(config.cluster.shards);
@@ -224,7 +224,7 @@ impl Executor {
                 self.request(clock, asker, group, proxy, command);
             }
             // Only a build with other commands could have sent it: nothing happened.
-            _ => self.deliver(asker, Outcome::NoLeader),
+            _ => self.deliver(asker, Outcome::NoLeader, false),
         }
     }
 

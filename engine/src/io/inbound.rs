@@ -1,6 +1,7 @@
 //! The connections that peers dial: whom they are let in as, and what comes on them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use net::peer::{
 };
 use wal::{GroupId, NodeId};
 
+use crate::config::Limits;
 use crate::shard::{Input, Outcome};
 use crate::wire;
 
@@ -38,10 +40,9 @@ fn verdict(outcome: Outcome) -> Verdict {
 }
 
 /// A connection that a peer dialled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbound {
-    /// Body of the next frame of answers.
-    answers: RefCell<Vec<u8>>,
+    answers: RefCell<Bodies>,
     /// The next part of a snapshot, in its frame.
     part: RefCell<Vec<u8>>,
     signal: Signal,
@@ -50,11 +51,71 @@ pub(super) struct Inbound {
     closed: Cell<bool>,
 }
 
+/// Answers that wait to be sent, as bodies of frames.
+#[derive(Debug)]
+struct Bodies {
+    waiting: VecDeque<Vec<u8>>,
+    /// Of all that wait.
+    bytes: usize,
+    /// Beyond which answers that carry much are told without it.
+    bytes_max: usize,
+    body_bytes_max: usize,
+}
+
+impl Bodies {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            bytes_max: limits.peer_queue_bytes_max,
+            body_bytes_max: limits.frame_bytes_max,
+        }
+    }
+
+    fn push(&mut self, request: u64, outcome: Outcome, write: bool) {
+        /// Around what an answer carries: more than its head, the text of an error, and what rounds it up.
+        const HEAD_BYTES: usize = 1024;
+        let outcome = match self.bytes > self.bytes_max {
+            true => outcome.without_bytes(write),
+            false => outcome,
+        };
+        let expected = outcome.held_bytes() + HEAD_BYTES;
+        let fits = |body: &&mut Vec<u8>| body.len() + expected <= self.body_bytes_max;
+        let mut fresh = Vec::new();
+        let body = match self.waiting.back_mut().filter(fits) {
+            Some(body) => body,
+            None => &mut fresh,
+        };
+        let before = body.len();
+        push_answer(request, &verdict(outcome), body);
+        self.bytes += body.len() - before;
+        if !fresh.is_empty() {
+            self.waiting.push_back(fresh);
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let body = self.waiting.pop_front()?;
+        self.bytes -= body.len();
+        Some(body)
+    }
+}
+
 impl Inbound {
-    /// Queues the answer to a forwarded command.
-    pub(super) fn answer(&self, request: u64, outcome: Outcome) {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            answers: RefCell::new(Bodies::new(limits)),
+            part: RefCell::default(),
+            signal: Signal::default(),
+            part_taken: Signal::default(),
+            closed: Cell::new(false),
+        }
+    }
+
+    /// Queues the answer to a forwarded command, which was a write or not.
+    pub(super) fn answer(&self, request: u64, outcome: Outcome, write: bool) {
         if !self.closed.get() {
-            push_answer(request, &verdict(outcome), &mut self.answers.borrow_mut());
+            self.answers.borrow_mut().push(request, outcome, write);
             self.signal.raise();
         }
     }
@@ -90,7 +151,7 @@ async fn serve(executor: Rc<Executor>, socket: Socket) {
     socket.give_up_after(silence_max(&executor));
     let socket = Rc::new(socket);
     executor.dialled(&socket);
-    let inbound = Rc::new(Inbound::default());
+    let inbound = Rc::new(Inbound::new(&executor.config.limits));
     let error = match welcome(&executor, &socket).await {
         Ok((from, presence, frames)) => {
             let writer = glommio::spawn_local(write_answers(inbound.clone(), socket.clone()));
@@ -198,15 +259,18 @@ async fn listen(
 async fn write_answers(inbound: Rc<Inbound>, socket: Rc<Socket>) {
     let mut bytes = Vec::new();
     loop {
-        inbound.signal.wait().await;
         bytes.clear();
         bytes.append(&mut inbound.part.borrow_mut());
         inbound.part_taken.raise();
-        let answers = std::mem::take(&mut *inbound.answers.borrow_mut());
-        if !answers.is_empty() {
+        let answers = inbound.answers.borrow_mut().next();
+        if let Some(answers) = answers {
             frame(FrameKind::ForwardReply, &mut bytes, |to| {
                 to.extend_from_slice(&answers)
             });
+        }
+        if bytes.is_empty() {
+            inbound.signal.wait().await;
+            continue;
         }
         if socket.write_all(&bytes).await.is_err() {
             // The reading side sees it too and ends the connection.
@@ -215,5 +279,74 @@ async fn write_answers(inbound: Rc<Inbound>, socket: Rc<Socket>) {
             socket.close();
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use net::Reply;
+    use net::peer::Answers;
+
+    use super::*;
+
+    const BODY_BYTES: usize = 4096;
+    const QUEUE_BYTES: usize = 1 << 16;
+
+    fn bodies() -> Bodies {
+        Bodies::new(&Limits {
+            frame_bytes_max: BODY_BYTES,
+            peer_queue_bytes_max: QUEUE_BYTES,
+            ..Limits::default()
+        })
+    }
+
+    fn value() -> Outcome {
+        Outcome::Reply(Reply::bulk([7; 1000]))
+    }
+
+    #[test]
+    fn answers_leave_in_order_and_each_body_fits_a_frame() {
+        let mut bodies = bodies();
+        let outcomes = [value(), Outcome::Reply(Reply::Ok), value()];
+        for (request, outcome) in (0..).zip(outcomes.iter().cycle().take(30)) {
+            bodies.push(request, outcome.clone(), false);
+        }
+        let mut requests = Vec::new();
+        while let Some(body) = bodies.next() {
+            assert!(body.len() <= BODY_BYTES, "{} bytes", body.len());
+            requests.extend(Answers::new(&body).map(|answer| answer.unwrap().request));
+        }
+        assert_eq!(requests, (0..30).collect::<Vec<_>>());
+        assert_eq!(bodies.bytes, 0);
+    }
+
+    #[test]
+    fn a_peer_that_takes_no_answers_is_told_without_values_what_became_of_its_requests() {
+        let mut bodies = bodies();
+        for request in 0..1000 {
+            bodies.push(request, value(), request % 2 == 0);
+        }
+        bodies.push(1000, Outcome::Reply(Reply::Ok), true);
+        let command = vec![0; 500];
+        let leader = NodeId::from_raw(2);
+        bodies.push(1001, Outcome::Redirect { leader, command }, true);
+        assert!(bodies.bytes < QUEUE_BYTES + 1000 * 64, "{}", bodies.bytes);
+        let mut told = Vec::new();
+        while let Some(body) = bodies.next() {
+            told.extend(Answers::new(&body).map(|answer| answer.unwrap().verdict));
+        }
+        let values = told
+            .iter()
+            .take_while(|it| matches!(it, Verdict::Reply(Reply::Bulk(_))));
+        assert!(values.count() * 1000 >= QUEUE_BYTES - 2000);
+        assert_eq!(
+            told[998..],
+            [
+                Verdict::Unknown,
+                Verdict::Busy,
+                Verdict::Reply(Reply::Ok),
+                Verdict::Busy
+            ]
+        );
     }
 }

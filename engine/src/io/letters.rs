@@ -67,7 +67,7 @@ impl Executor {
                 for (token, outcome) in answers {
                     let request = self.requests.borrow_mut().remove(token);
                     if let Some(request) = request {
-                        self.deliver(request.asker, outcome);
+                        self.deliver(request.asker, outcome, request.write);
                     }
                 }
             }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -124,6 +125,8 @@ pub(super) struct Mailbox {
     /// Where the shard's fiber hears that somebody rang, and where one rings: the ends of a pipe.
     bell: (OwnedFd, OwnedFd),
     bytes_max: usize,
+    /// Of answers inside.
+    answer_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -141,7 +144,13 @@ impl Mailbox {
             inside: Mutex::default(),
             bell: pipe_with(PipeFlags::CLOEXEC)?,
             bytes_max,
+            answer_bytes: AtomicUsize::new(0),
         })
+    }
+
+    /// Whether so many bytes of answers are inside that no more should be put in.
+    pub(super) fn is_full_of_answers(&self) -> bool {
+        self.answer_bytes.load(Ordering::Relaxed) > self.bytes_max
     }
 
     /// Puts a letter in, or gives it back if the box is full or its shard has ended.
@@ -152,6 +161,10 @@ impl Mailbox {
         let full = inside.bytes > 0 && inside.bytes + bytes > self.bytes_max;
         if inside.closed || (bytes > 0 && full) {
             return Err(letter);
+        }
+        if let Letter::Answers(answers) = &letter {
+            let bytes = answers.iter().map(|(_, outcome)| outcome.held_bytes());
+            self.answer_bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
         }
         inside.letters.push(letter);
         inside.bytes += bytes;
@@ -181,6 +194,7 @@ impl Mailbox {
         }
         std::mem::swap(&mut inside.letters, to);
         inside.bytes = 0;
+        self.answer_bytes.store(0, Ordering::Relaxed);
         true
     }
 

@@ -23,7 +23,7 @@ impl Executor {
         }
         let request = self.requests.borrow_mut().remove(token);
         if let Some(request) = request {
-            self.deliver(request.asker, outcome);
+            self.deliver(request.asker, outcome, request.write);
         }
     }
 
@@ -54,7 +54,7 @@ impl Executor {
             } else {
                 Outcome::NoLeader
             };
-            self.deliver(request.asker, outcome);
+            self.deliver(request.asker, outcome, request.write);
         }
     }
 
@@ -64,8 +64,8 @@ impl Executor {
         }
     }
 
-    /// Gives an outcome to whoever asked.
-    pub(super) fn deliver(&self, asker: Asker, outcome: Outcome) {
+    /// Gives an outcome of a write or a read to whoever asked.
+    pub(super) fn deliver(&self, asker: Asker, outcome: Outcome, write: bool) {
         match asker {
             Asker::Client {
                 connection,
@@ -77,10 +77,15 @@ impl Executor {
                 connection.answer(sequence, outcome, &self.config);
                 self.clients.relieve(self.config.limits.clients_bytes_max);
             }
-            Asker::Peer { inbound, request } => inbound.answer(request, outcome),
+            Asker::Peer { inbound, request } => inbound.answer(request, outcome, write),
             Asker::Embedder { batch, at } => batch.answer(at, outcome),
             Asker::Shard { from, token } => {
-                self.answers.borrow_mut()[usize::from(from)].push((token, outcome));
+                let from = usize::from(from);
+                let outcome = match self.mailboxes[from].is_full_of_answers() {
+                    true => outcome.without_bytes(write),
+                    false => outcome,
+                };
+                self.answers.borrow_mut()[from].push((token, outcome));
                 self.settle.raise();
             }
         }

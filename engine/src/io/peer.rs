@@ -16,7 +16,7 @@ use net::peer::{
 use wal::{GroupId, NodeId};
 
 use crate::Time;
-use crate::config::NodeAddress;
+use crate::config::{Limits, NodeAddress};
 use crate::raft::Message;
 use crate::shard::{Outcome, Token};
 use crate::wire;
@@ -84,6 +84,7 @@ pub(super) struct Link {
     address: NodeAddress,
     queue: RefCell<Queue>,
     bytes_max: usize,
+    frame_bytes_max: usize,
     signal: Signal,
     pub(super) connected: Cell<bool>,
     broken: Cell<bool>,
@@ -103,12 +104,13 @@ struct Queue {
 }
 
 impl Link {
-    pub(super) fn new(address: NodeAddress, bytes_max: usize) -> Self {
+    pub(super) fn new(address: NodeAddress, limits: &Limits) -> Self {
         Self {
             node: NodeId::from_raw(address.id),
             address,
             queue: RefCell::default(),
-            bytes_max,
+            bytes_max: limits.peer_queue_bytes_max,
+            frame_bytes_max: limits.frame_bytes_max,
             signal: Signal::default(),
             connected: Cell::new(false),
             broken: Cell::new(false),
@@ -149,8 +151,13 @@ impl Link {
         command: &[u8],
         give_up: Time,
     ) -> bool {
+        /// Around a command: more than its head, and what rounds it up.
+        const HEAD_BYTES: usize = 64;
         let mut queue = self.queue.borrow_mut();
-        if !self.connected.get() || queue.bytes > self.bytes_max {
+        // All that wait go in one frame.
+        let frame_bytes = queue.forwards.len() + command.len() + HEAD_BYTES;
+        let full = queue.bytes > self.bytes_max || frame_bytes > self.frame_bytes_max;
+        if !self.connected.get() || full {
             return false;
         }
         let before = queue.forwards.len();

@@ -246,6 +246,7 @@ fn shard_options(config: &Config, seed: u64) -> shard::Options {
         window_messages_max: WINDOW_MESSAGES_MAX,
         pending_bytes_max: config.limits.pending_bytes_max,
         pending_requests_max: config.limits.pending_requests_max,
+        answer_bytes_max: config.answer_bytes_max(),
         data_bytes_max: config
             .limits
             .data_bytes_max

@@ -19,7 +19,7 @@ use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
-use crate::state_machine::{RestoreError, StateMachine, WINDOW};
+use crate::state_machine::{ANSWERS_BYTES, RestoreError, StateMachine, WINDOW};
 pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
@@ -118,7 +118,7 @@ impl Kv {
                 self.flush();
                 Reply::Ok
             }
-            ref read => self.read(self.clock, read),
+            ref read => self.read(self.clock, ANSWERS_BYTES, read),
         }
     }
 
@@ -132,8 +132,32 @@ impl Kv {
         (self.keys, self.bytes) = (0, 0);
     }
 
-    fn multi_get(&self, keys: List<'_>) -> Reply {
-        Reply::Array(keys.iter().map(|key| bulk(self.find(key))).collect())
+    fn multi_get(&self, keys: List<'_>, bytes_max: usize) -> Reply {
+        // A key may come many times, so its bytes say nothing about those of the answer.
+        let mut left = bytes_max;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys.iter() {
+            let entry = self.find(key);
+            let bytes = entry.map_or(0, |entry| entry.value().len()) + size_of::<Reply>();
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return too_large(bytes_max),
+            }
+            values.push(bulk(entry));
+        }
+        Reply::Array(values)
+    }
+
+    /// Whether all that comes of a command now is an answer: nothing changes.
+    fn only_answers(&self, command: &Command<'_>) -> bool {
+        match *command {
+            Command::Set {
+                key,
+                condition: Condition::Absent,
+                ..
+            } => self.find(key).is_some(),
+            ref command => !command.is_write(),
+        }
     }
 
     fn time_to_live(&self, key: &[u8], unit: Unit, unix_ms: u64) -> i64 {
@@ -296,6 +320,7 @@ impl StateMachine for Kv {
         );
         self.advance(batch.stamp_ms());
         let mut commands = batch.commands().map(Command::decode);
+        let mut answered = 0;
         loop {
             let window: [_; WINDOW] = array::from_fn(|_| commands.next());
             if window[0].is_none() {
@@ -303,11 +328,16 @@ impl StateMachine for Kv {
             }
             self.touch(window.iter().flatten().flatten());
             for command in window.iter().flatten() {
-                replies.push(match command {
+                let reply = match command {
+                    Ok(command) if answered > ANSWERS_BYTES && self.only_answers(command) => {
+                        ErrorReply::Busy.into()
+                    }
                     Ok(command) => self.execute(command),
                     // Every replica sees the same bytes and refuses them alike.
                     Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
-                });
+                };
+                answered += reply.held_bytes();
+                replies.push(reply);
             }
         }
         assert!(
@@ -320,14 +350,17 @@ impl StateMachine for Kv {
 
     /// Answers a command that changes nothing. `unix_ms` is the leader's time: it only shows in what
     /// is left of a key's life; whether a key is there is a matter of the log.
-    fn read(&self, unix_ms: u64, command: &Command<'_>) -> Reply {
+    fn read(&self, unix_ms: u64, bytes_max: usize, command: &Command<'_>) -> Reply {
         match *command {
-            Command::Get { key } => bulk(self.find(key)),
+            Command::Get { key } => match self.find(key) {
+                Some(entry) if entry.value().len() > bytes_max => too_large(bytes_max),
+                entry => bulk(entry),
+            },
             Command::Exists { keys } => {
                 count(keys.iter().filter(|key| self.find(key).is_some()).count())
             }
             Command::Length { key } => count(self.find(key).map_or(0, |entry| entry.value().len())),
-            Command::MultiGet { keys } => self.multi_get(keys),
+            Command::MultiGet { keys } => self.multi_get(keys, bytes_max),
             Command::TimeToLive { key, unit } => {
                 Reply::Integer(self.time_to_live(key, unit, unix_ms))
             }
@@ -416,6 +449,10 @@ fn empty(slots: usize) -> Vec<Table> {
 
 fn bulk(entry: Option<&Entry>) -> Reply {
     entry.map_or(Reply::Nil, |entry| Reply::bulk(entry.value()))
+}
+
+fn too_large(limit: usize) -> Reply {
+    ErrorReply::AnswerTooLarge { limit }.into()
 }
 
 fn count(items: usize) -> Reply {

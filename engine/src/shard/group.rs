@@ -18,7 +18,7 @@ use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog
 use crate::batch::Batch;
 use crate::kv::Kv;
 use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{ANSWERS_BYTES, StateMachine};
 use crate::time::{Clock, Time};
 
 /// Payload asked for in one read of the log.
@@ -426,7 +426,7 @@ impl Group {
             self.apply_committed(out);
             lap(Some(Stage::Apply));
         }
-        self.serve_reads(clock, out);
+        self.serve_reads(options, clock, out);
         self.fetch(out);
         self.fetch_snapshot(out);
         self.address(out);
@@ -506,16 +506,19 @@ impl Group {
                 .is_some_and(|due| due <= clock.unix_ms)
     }
 
+    /// Applies what is committed and in memory, as much as one turn takes.
     fn apply_committed(&mut self, out: &mut Output) {
-        while self.applied < self.raft.commit() {
+        let mut answered = 0;
+        while self.applied < self.raft.commit() && answered <= ANSWERS_BYTES {
             let Some(entry) = self.raft.log().cached(self.applied.next()).cloned() else {
                 return;
             };
-            self.apply(&entry, out);
+            answered += self.apply(&entry, out);
         }
     }
 
-    fn apply(&mut self, entry: &Entry, out: &mut Output) {
+    /// Applies an entry: how many bytes its answers carry.
+    fn apply(&mut self, entry: &Entry, out: &mut Output) -> usize {
         assert_eq!(
             entry.index,
             self.applied.next(),
@@ -525,7 +528,6 @@ impl Group {
             entry.index <= self.raft.commit(),
             "only committed entries are applied"
         );
-        self.replies.clear();
         if entry.kind == EntryKind::Batch {
             let batch =
                 Batch::access(&entry.payload).expect("batches are checked when they arrive");
@@ -539,16 +541,22 @@ impl Group {
         {
             self.expiry_proposed = None;
         }
+        let answered = self.replies.iter().map(Reply::held_bytes).sum();
         self.writes
             .applied(entry.index, entry.term, &mut self.replies, out);
+        // Those that nobody here waits for.
+        self.replies.clear();
+        answered
     }
 
-    /// Whether reads were left to the next turn.
-    pub(super) fn has_reads_left(&self) -> bool {
-        self.raft.role() == Role::Leader && self.reads.is_interrupted()
+    /// Whether entries or reads were left to the next turn, because of what their answers carry.
+    pub(super) fn has_answers_left(&self) -> bool {
+        let (next, commit) = (self.applied.next(), self.raft.commit());
+        let entries = next <= commit && self.raft.log().cached(next).is_some();
+        entries || self.raft.role() == Role::Leader && self.reads.is_interrupted()
     }
 
-    fn serve_reads(&mut self, clock: Clock, out: &mut Output) {
+    fn serve_reads(&mut self, options: &Options, clock: Clock, out: &mut Output) {
         if self.raft.role() != Role::Leader {
             return;
         }
@@ -557,7 +565,8 @@ impl Group {
             term,
             self.raft.round_confirmed(),
             self.applied,
-            (kv, clock.unix_ms),
+            kv,
+            |command| kv.read(clock.unix_ms, options.answer_bytes_max, command),
             |token, reply| out.replies.push((token, Outcome::Reply(reply))),
         );
     }

@@ -173,6 +173,27 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// Bytes of what it carries.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::Reply(reply) => reply.held_bytes(),
+            Self::Redirect { command, .. } => command.len(),
+            Self::NoLeader | Self::Busy | Self::Unknown => 0,
+        }
+    }
+
+    /// What somebody is told instead for whom too much waits already: the same without what it carries.
+    /// Of a write that was done the answer is lost, so its outcome is unknown to who asked.
+    pub fn without_bytes(self, write: bool) -> Self {
+        match self {
+            Self::Reply(_) if write && self.held_bytes() > 0 => Self::Unknown,
+            Self::Reply(_) | Self::Redirect { .. } if self.held_bytes() > 0 => Self::Busy,
+            outcome => outcome,
+        }
+    }
+}
+
 /// One member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -256,6 +277,8 @@ pub struct Options {
     pub pending_bytes_max: usize,
     /// Their number, beyond which the answer is the same.
     pub pending_requests_max: usize,
+    /// Bytes that the answer to one read may carry.
+    pub answer_bytes_max: usize,
     /// Memory of the data of all groups, roughly, beyond which writes that may add to it are refused;
     /// zero: no limit. What was taken before that was known still adds.
     pub data_bytes_max: u64,

@@ -275,7 +275,7 @@ impl Shard {
         while let Some(at) = self.dirty.next(from) {
             from = at + 1;
             self.settle_group(at, clock, may_flush, out, lap);
-            if self.groups[at].has_reads_left() {
+            if self.groups[at].has_answers_left() {
                 goes_on = Some(clock.now.after(REST));
             } else {
                 self.dirty.remove(at);

@@ -8,14 +8,10 @@ use net::{Command, Reply};
 use wal::{LogIndex, Term};
 
 use super::Token;
-use crate::state_machine::{StateMachine, WINDOW};
+use crate::state_machine::{ANSWERS_BYTES, StateMachine, WINDOW};
 
 /// Rounds under way at once: the reads that come meanwhile share the next one.
 const ROUNDS_MAX: usize = 2;
-
-/// What is answered in one turn, beyond which the rest waits for the next: until then nobody looks at how
-/// much a client has not taken yet.
-const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// Encoded reads, back to back.
 #[derive(Debug, Default)]
@@ -99,13 +95,14 @@ impl Reads {
     }
 
     /// Answers the reads whose round was confirmed in `term` and whose index is applied, as many as one
-    /// turn takes.
+    /// turn takes. `read` gives the answer to a command.
     pub(super) fn serve(
         &mut self,
         term: Term,
         confirmed: u64,
         applied: LogIndex,
-        (state, unix_ms): (&impl StateMachine, u64),
+        state: &impl StateMachine,
+        read: impl Fn(&Command<'_>) -> Reply,
         mut reply: impl FnMut(Token, Reply),
     ) {
         let mut bytes = 0;
@@ -113,7 +110,7 @@ impl Reads {
             if round.term != term || round.number > confirmed || round.index > applied {
                 break;
             }
-            round.serve(&mut bytes, (state, unix_ms), &mut reply);
+            round.serve(&mut bytes, state, &read, &mut reply);
             if round.served < round.batch.ends.len() {
                 break;
             }
@@ -135,11 +132,12 @@ impl Reads {
 }
 
 impl Round {
-    /// Answers reads, some at least, until there are none left or the turn has answered enough.
+    /// Answers reads, one at least, until there are none left or the turn has answered enough.
     fn serve(
         &mut self,
         bytes: &mut usize,
-        (state, unix_ms): (&impl StateMachine, u64),
+        state: &impl StateMachine,
+        read: &impl Fn(&Command<'_>) -> Reply,
         reply: &mut impl FnMut(Token, Reply),
     ) {
         let mut reads = self.batch.from(self.served).map(|(token, bytes)| {
@@ -151,12 +149,15 @@ impl Round {
             let reads = || window.iter().flatten();
             state.look_ahead(reads().map(|(_, command)| command));
             for (token, command) in reads() {
-                let answer = state.read(unix_ms, command);
-                *bytes += answer.value_bytes();
+                let answer = read(command);
+                *bytes += answer.held_bytes();
                 reply(*token, answer);
                 self.served += 1;
+                if *bytes > ANSWERS_BYTES {
+                    return;
+                }
             }
-            if window[WINDOW - 1].is_none() || *bytes > REPLY_BYTES_MAX {
+            if window[WINDOW - 1].is_none() {
                 break;
             }
         }

@@ -78,7 +78,7 @@ impl Story {
 
     fn execute(&mut self, command: &Command<'_>) -> Reply {
         if !command.is_write() {
-            return self.kv.read(self.unix_ms, command);
+            return self.kv.read(self.unix_ms, usize::MAX, command);
         }
         let mut builder = BatchBuilder::default();
         builder.push(command);

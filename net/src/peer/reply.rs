@@ -167,7 +167,7 @@ fn encode_error(error: &ErrorReply, to: &mut Vec<u8>) {
             push_blob(to, host.as_bytes());
             return;
         }
-        ErrorReply::Other(_) => 0,
+        ErrorReply::AnswerTooLarge { .. } | ErrorReply::Other(_) => 0,
     };
     to.push(plain);
     if plain == 0 {

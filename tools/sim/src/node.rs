@@ -530,6 +530,7 @@ fn options(plan: &Plan, position: usize, seed: u64) -> Options {
         pending_bytes_max: plan.pending_bytes_max,
         // So few that some plans reach it; drawn with the bytes.
         pending_requests_max: (plan.pending_bytes_max / 64).max(2),
+        answer_bytes_max: 1 << 20,
         data_bytes_max: 0,
         cache_bytes: plan.cache_bytes,
         snapshots: SnapshotPolicy {
