@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,11 +17,34 @@ use wal::{GroupId, LogIndex};
 pub(crate) const PATIENCE: u32 = 1000;
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
-/// One cluster at a time: each keeps every core and the disk busy while it starts.
-static TURN: Mutex<()> = Mutex::new(());
+/// Clusters at a time: one mostly waits, for elections and its disk, and more would keep a small machine so
+/// busy that they depose their leaders.
+const CLUSTERS_MAX: usize = 2;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// A place among the clusters that run.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = ENDED.wait_while(running, |running| *running >= CLUSTERS_MAX);
+        *running.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
+}
 
 pub(crate) struct Cluster {
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) options: Options,
     pub(crate) directory: PathBuf,
@@ -64,7 +87,7 @@ impl Cluster {
         };
         change(&mut options);
         let mut cluster = Self {
-            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: Turn::wait(),
             nodes: vec![None, None, None],
             options,
             directory,
