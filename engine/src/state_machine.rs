@@ -13,14 +13,17 @@ use crate::batch::Batch;
 /// way at once.
 pub const WINDOW: usize = 16;
 
-/// What the answers of one batch, or the reads of one turn, carry, beyond which no more are begun: until then
-/// nobody looks at how much a client has not taken yet.
-pub const ANSWERS_BYTES: usize = 4 << 20;
+/// What the answers of one turn carry, beyond which no more are begun: until then nobody looks at how much
+/// a client has not taken yet.
+pub const TURN_ANSWERS_BYTES: usize = 4 << 20;
+
+/// What the answers of one batch carry, beyond which commands are refused that would only answer a value.
+pub const BATCH_ANSWERS_BYTES: usize = 32 << 20;
 
 /// The state that the committed entries of a group make.
 pub trait StateMachine {
     /// Applies a whole batch and appends one reply for each of its commands, in order. What they carry is
-    /// bounded by what the batch replaced, [`ANSWERS_BYTES`] and one value: commands that would only
+    /// bounded by what the batch replaced, [`BATCH_ANSWERS_BYTES`] and one value: commands that would only
     /// answer a value are [`net::ErrorReply::Busy`] beyond.
     fn apply(&mut self, batch: &Batch<'_>, replies: &mut Vec<Reply>);
 

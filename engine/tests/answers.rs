@@ -17,6 +17,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Of one turn's reads, and of one turn's writes: each goes on until it has answered 4 MiB.
 const TURN_BYTES_MAX: usize = 2 * (4 << 20) + ANSWER_BYTES_MAX + VALUE_BYTES;
 const REQUESTS: u64 = 200;
+/// Answers of one batch that replaced nothing.
+const BATCH_BYTES_MAX: usize = 32 << 20;
 
 /// A cluster of one node, which leads; its disk is as fast as it is asked.
 struct Node {
@@ -130,10 +132,10 @@ fn with_value() -> Node {
 }
 
 /// Each turn is bounded; all outcomes together.
-fn bounded(turns: Vec<Vec<(Token, Outcome)>>) -> Vec<Outcome> {
+fn bounded(turns: Vec<Vec<(Token, Outcome)>>, bytes_max: usize) -> Vec<Outcome> {
     for outcomes in &turns {
         let bytes: usize = outcomes.iter().map(|(_, it)| it.held_bytes()).sum();
-        assert!(bytes <= TURN_BYTES_MAX, "{bytes} bytes in one turn");
+        assert!(bytes <= bytes_max, "{bytes} bytes in one turn");
     }
     let outcomes = turns.into_iter().flatten();
     outcomes.map(|(_, outcome)| outcome).collect()
@@ -147,7 +149,7 @@ fn carried(outcomes: &[Outcome]) -> usize {
 fn reads_of_large_values_are_spread_over_turns_and_all_answered() {
     let mut node = with_value();
     let reads = vec![Command::Get { key: b"large" }; usize::try_from(REQUESTS).unwrap()];
-    let outcomes = bounded(node.ask(&reads));
+    let outcomes = bounded(node.ask(&reads), TURN_BYTES_MAX);
     assert_eq!(outcomes.len(), reads.len());
     assert_eq!(carried(&outcomes), reads.len() * VALUE_BYTES);
 }
@@ -158,7 +160,7 @@ fn reads_of_many_large_values_at_once_are_spread_over_turns_and_all_answered() {
     let keys: [&[u8]; 3] = [b"large"; 3];
     let keys = List::Arguments(&keys);
     let reads = vec![Command::MultiGet { keys }; 60];
-    let outcomes = bounded(node.ask(&reads));
+    let outcomes = bounded(node.ask(&reads), TURN_BYTES_MAX);
     assert!(carried(&outcomes) > 60 * 3 * VALUE_BYTES);
 }
 
@@ -167,7 +169,7 @@ fn a_read_of_more_than_one_answer_may_carry_is_refused_before_it_is_gathered() {
     let mut node = with_value();
     let keys: Vec<&[u8]> = vec![b"large"; 65_000];
     let keys = List::Arguments(&keys);
-    let outcomes = bounded(node.ask(&[Command::MultiGet { keys }]));
+    let outcomes = bounded(node.ask(&[Command::MultiGet { keys }]), TURN_BYTES_MAX);
     let limit = ANSWER_BYTES_MAX;
     let refused = Outcome::Reply(ErrorReply::AnswerTooLarge { limit }.into());
     assert_eq!(outcomes, [refused]);
@@ -178,7 +180,7 @@ fn writes_that_only_ask_for_a_large_value_are_told_to_try_again_when_too_many_co
     let mut node = with_value();
     let asks = set(b"large", b"x", Condition::Absent, true);
     let asks = vec![asks; usize::try_from(REQUESTS).unwrap()];
-    let outcomes = bounded(node.ask(&asks));
+    let outcomes = bounded(node.ask(&asks), BATCH_BYTES_MAX + VALUE_BYTES);
     assert_eq!(outcomes.len(), asks.len());
     let answered = outcomes.iter().filter(|it| it.held_bytes() > 0).count();
     let busy = Outcome::Reply(ErrorReply::Busy.into());
@@ -194,8 +196,8 @@ fn writes_that_only_ask_for_a_large_value_are_told_to_try_again_when_too_many_co
 fn writes_whose_answers_are_large_are_applied_over_several_turns_and_all_answered() {
     let mut node = with_value();
     let value = vec![b'w'; VALUE_BYTES];
-    let writes = vec![set(b"large", &value, Condition::Always, true); 40];
-    let outcomes = bounded(node.ask(&writes));
+    let writes = vec![set(b"large", &value, Condition::Always, true); 80];
+    let outcomes = bounded(node.ask(&writes), TURN_BYTES_MAX);
     assert_eq!(outcomes.len(), writes.len());
     assert_eq!(carried(&outcomes), writes.len() * VALUE_BYTES);
 }

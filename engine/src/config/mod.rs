@@ -330,7 +330,7 @@ impl Options {
         }
         let request = limits.request_bytes_max as u64;
         let room = request.saturating_add(OVERHEAD_BYTES as u64);
-        let orders: [(&'static str, u64, &'static str, u64); 8] = [
+        let orders: [(&'static str, u64, &'static str, u64); 9] = [
             (
                 "limits.output_size",
                 limits.output_bytes_max as u64,
@@ -358,6 +358,13 @@ impl Options {
             (
                 "limits.request_size and its overhead",
                 room,
+                "limits.frame_size",
+                limits.frame_bytes_max as u64,
+            ),
+            (
+                // What is sent of a log at once, with a head around each entry.
+                "two flushes of limits.request_size",
+                2 * self.flush_bytes_max() as u64,
                 "limits.frame_size",
                 limits.frame_bytes_max as u64,
             ),

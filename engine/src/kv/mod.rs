@@ -19,7 +19,7 @@ use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
-use crate::state_machine::{ANSWERS_BYTES, RestoreError, StateMachine, WINDOW};
+use crate::state_machine::{BATCH_ANSWERS_BYTES, RestoreError, StateMachine, WINDOW};
 pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
@@ -118,7 +118,7 @@ impl Kv {
                 self.flush();
                 Reply::Ok
             }
-            ref read => self.read(self.clock, ANSWERS_BYTES, read),
+            ref read => self.read(self.clock, BATCH_ANSWERS_BYTES, read),
         }
     }
 
@@ -329,7 +329,7 @@ impl StateMachine for Kv {
             self.touch(window.iter().flatten().flatten());
             for command in window.iter().flatten() {
                 let reply = match command {
-                    Ok(command) if answered > ANSWERS_BYTES && self.only_answers(command) => {
+                    Ok(command) if answered > BATCH_ANSWERS_BYTES && self.only_answers(command) => {
                         ErrorReply::Busy.into()
                     }
                     Ok(command) => self.execute(command),

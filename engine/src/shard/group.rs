@@ -18,7 +18,7 @@ use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog
 use crate::batch::Batch;
 use crate::kv::Kv;
 use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
-use crate::state_machine::{ANSWERS_BYTES, StateMachine};
+use crate::state_machine::{StateMachine, TURN_ANSWERS_BYTES};
 use crate::time::{Clock, Time};
 
 /// Payload asked for in one read of the log.
@@ -509,7 +509,7 @@ impl Group {
     /// Applies what is committed and in memory, as much as one turn takes.
     fn apply_committed(&mut self, out: &mut Output) {
         let mut answered = 0;
-        while self.applied < self.raft.commit() && answered <= ANSWERS_BYTES {
+        while self.applied < self.raft.commit() && answered <= TURN_ANSWERS_BYTES {
             let Some(entry) = self.raft.log().cached(self.applied.next()).cloned() else {
                 return;
             };

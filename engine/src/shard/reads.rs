@@ -8,7 +8,7 @@ use net::{Command, Reply};
 use wal::{LogIndex, Term};
 
 use super::Token;
-use crate::state_machine::{ANSWERS_BYTES, StateMachine, WINDOW};
+use crate::state_machine::{StateMachine, TURN_ANSWERS_BYTES, WINDOW};
 
 /// Rounds under way at once: the reads that come meanwhile share the next one.
 const ROUNDS_MAX: usize = 2;
@@ -153,7 +153,7 @@ impl Round {
                 *bytes += answer.held_bytes();
                 reply(*token, answer);
                 self.served += 1;
-                if *bytes > ANSWERS_BYTES {
+                if *bytes > TURN_ANSWERS_BYTES {
                     return;
                 }
             }

@@ -201,14 +201,35 @@ impl Drop for Stopped {
     }
 }
 
-/// One connection: many requests under way, for ever.
+/// Reads one answer, whatever it is.
+fn skip_answer(from: &mut impl BufRead) -> std::io::Result<()> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    let count = |text: &str| text.trim_end().parse().unwrap_or(0_u64);
+    match line.split_at_checked(1) {
+        Some(("$", length)) => {
+            let value = &mut from.take(count(length) + 2);
+            std::io::copy(value, &mut std::io::sink()).map(drop)
+        }
+        Some(("*", items)) => (0..count(items)).try_for_each(|_| skip_answer(from)),
+        Some(_) => Ok(()),
+        None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// One connection: many requests under way, for ever. Each asks for values in another way.
 fn ask_for_ever(number: usize, port: u16) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    let request = format!("GET key{}\r\n", number % KEYS);
+    let key = format!("key{}", number % KEYS);
+    let request = match number % 3 {
+        0 => format!("GET {key}\r\n"),
+        1 => format!("MGET{}\r\n", format!(" {key}").repeat(KEYS)),
+        _ => format!("SET {key} other NX GET\r\n"),
+    };
     stream.write_all(request.repeat(PIPELINE).as_bytes())?;
-    let mut answer = vec![0; format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + 2];
+    let mut answers = BufReader::new(stream.try_clone()?);
     for at in 0.. {
-        stream.read_exact(&mut answer)?;
+        skip_answer(&mut answers)?;
         if at == 0 {
             println!("connection {number} is answered");
         }
