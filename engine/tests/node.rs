@@ -2,6 +2,8 @@
 #![cfg(feature = "io")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "node/answers.rs"]
+mod answers;
 #[path = "node/cluster.rs"]
 mod cluster;
 #[path = "node/metrics.rs"]
@@ -133,6 +135,31 @@ fn hostile_bytes_get_an_error_and_a_closed_connection() {
     client.expect("-ERR Protocol error: expected '$', got '!'\r\n");
     assert_eq!(client.0.read(&mut [0]).unwrap(), 0);
     cluster.connect(1).ask("PING", "+PONG\r\n");
+}
+
+#[test]
+fn strangers_at_the_peer_port_are_few_and_say_little() {
+    let cluster = Cluster::start("strangers", 1, true);
+    let port = cluster.options.cluster.nodes[0].peer_port;
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let patience = Some(std::time::Duration::from_secs(60));
+        stream.set_read_timeout(patience).unwrap();
+        stream
+    };
+    let ends = |mut stream: TcpStream| matches!(stream.read(&mut [0]), Ok(0) | Err(_));
+    // Of what it says is only the head there: nothing is kept for the rest.
+    let mut frame = Vec::new();
+    net::peer::frame(net::peer::FrameKind::Hello, &mut frame, |to| {
+        to.resize(to.len() + (1 << 20), 0);
+    });
+    let mut stranger = connect();
+    stranger.write_all(&frame[..32]).unwrap();
+    assert!(ends(stranger));
+    // More than are heard at once; those who are heard must not be silent for long.
+    let strangers: Vec<_> = (0..200).map(|_| connect()).collect();
+    assert!(strangers.into_iter().all(ends));
+    cluster.connect(1).ask("SET key value", "+OK\r\n");
 }
 
 #[test]

@@ -41,7 +41,18 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
                 })
                 .detach();
             }
-            Ok(stream) => drop(stream),
+            Ok(stream) => {
+                let socket = Socket::new(stream, executor.ring.clone());
+                glommio::spawn_local(async move {
+                    let mut bytes = Vec::new();
+                    let text = format!("{CONNECTIONS_MAX} connections are open already\n");
+                    Response::text(503, text).write(false, &mut bytes);
+                    // It fits what the kernel takes at once. Who is gone need not be told.
+                    drop(socket.write_all(&bytes).await);
+                    socket.close();
+                })
+                .detach();
+            }
             Err(error) => {
                 tracing::warn!(event = "admin.accept_failed", %error);
                 sleep(Duration::from_millis(50)).await;

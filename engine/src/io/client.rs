@@ -16,7 +16,7 @@ use net::resp::{
 };
 use net::{Command, ErrorReply, Reply};
 
-use crate::config::{Config, Options};
+use crate::config::{self, Config, Options};
 use crate::shard::{Outcome, Stage};
 use crate::{Clock, Time};
 
@@ -553,7 +553,7 @@ fn handle(
             command,
             form,
         } => {
-            if let Some(refusal) = beyond_limits(&executor.config, arguments) {
+            if let Some(refusal) = beyond_limits(&executor.config.limits, &command) {
                 return connection.answer_form(refusal, form);
             }
             let config = &executor.config;
@@ -627,15 +627,85 @@ fn asker(connection: &Rc<Connection>, look: Look, values: usize, state: State) -
     }
 }
 
-/// The refusal of a command whose key is too long; values are bounded by the parser.
-fn beyond_limits(config: &Config, arguments: &[&[u8]]) -> Option<Reply> {
-    let limit = config.limits.key_bytes_max;
-    let key = arguments.get(1)?;
-    (key.len() > limit).then(|| {
-        let text = format!(
-            "ERR key of {} bytes is longer than the limit of {limit}",
-            key.len()
-        );
-        Reply::Error(ErrorReply::Other(text))
-    })
+/// The refusal of a command with a key or a value that is too long.
+fn beyond_limits(limits: &config::Limits, command: &Command<'_>) -> Option<Reply> {
+    let longest = |items: &mut dyn Iterator<Item = &[u8]>| items.map(<[u8]>::len).max();
+    let (key, value) = match *command {
+        Command::Set { key, value, .. } | Command::Append { key, value, .. } => {
+            (key.len(), value.len())
+        }
+        Command::MultiSet { pairs } => {
+            let keys = longest(&mut pairs.iter().step_by(2)).unwrap_or_default();
+            let values = longest(&mut pairs.iter().skip(1).step_by(2));
+            (keys, values.unwrap_or_default())
+        }
+        Command::Delete { keys } | Command::Exists { keys } | Command::MultiGet { keys } => {
+            (longest(&mut keys.iter()).unwrap_or_default(), 0)
+        }
+        Command::Get { key }
+        | Command::Increment { key, .. }
+        | Command::Length { key }
+        | Command::Expire { key, .. }
+        | Command::TimeToLive { key, .. }
+        | Command::Persist { key }
+        | Command::Type { key } => (key.len(), 0),
+        Command::Size | Command::Flush | Command::CountInSlot { .. } => (0, 0),
+    };
+    let beyond = [
+        ("key", key, limits.key_bytes_max),
+        ("value", value, limits.value_bytes_max),
+    ];
+    let (what, bytes, limit) = beyond.into_iter().find(|(_, bytes, limit)| bytes > limit)?;
+    let text = format!("ERR {what} of {bytes} bytes is longer than the limit of {limit}");
+    Some(Reply::Error(ErrorReply::Other(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use net::command::{Condition, Expiry, List};
+
+    use super::*;
+
+    #[test]
+    fn every_key_and_value_is_held_to_its_limit() {
+        let limits = config::Limits {
+            key_bytes_max: 4,
+            value_bytes_max: 6,
+            ..config::Limits::default()
+        };
+        let set = |key, value| Command::Set {
+            key,
+            value,
+            expiry: Expiry::Never,
+            condition: Condition::Always,
+            get: false,
+        };
+        let pairs = |items| Command::MultiSet {
+            pairs: List::Arguments(items),
+        };
+        let keys = |items| Command::Delete {
+            keys: List::Arguments(items),
+        };
+        let key = Some("ERR key of 5 bytes is longer than the limit of 4");
+        let value = Some("ERR value of 7 bytes is longer than the limit of 6");
+        let table: &[(Command<'_>, Option<&str>)] = &[
+            (set(b"1234", b"123456"), None),
+            (set(b"12345", b"1"), key),
+            (set(b"1", b"1234567"), value),
+            (pairs(&[b"1234", b"123456", b"1", b"1"]), None),
+            (pairs(&[b"1", b"1", b"12345", b"1"]), key),
+            (pairs(&[b"1", b"1", b"1", b"1234567"]), value),
+            (keys(&[b"1", b"12345"]), key),
+            (Command::Get { key: b"12345" }, key),
+            (Command::Size, None),
+        ];
+        for (command, expected) in table {
+            let refusal = beyond_limits(&limits, command);
+            let text = refusal.map(|refusal| match refusal {
+                Reply::Error(error) => error.to_string(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(text.as_deref(), *expected, "{command:?}");
+        }
+    }
 }

@@ -130,14 +130,50 @@ impl Inbound {
     }
 }
 
+/// Longest handshake of somebody who was not let in yet.
+const HELLO_BYTES_MAX: usize = 64 << 10;
+/// Connections at once of those who were not let in yet.
+const STRANGERS_MAX: usize = 64;
+
+/// A connection whose other end was not let in yet; counted while it lives.
+struct Stranger(Rc<Cell<usize>>);
+
+impl Stranger {
+    /// `None` if there are too many.
+    fn new(count: &Rc<Cell<usize>>) -> Option<Self> {
+        if count.get() >= STRANGERS_MAX {
+            return None;
+        }
+        count.set(count.get() + 1);
+        Some(Self(count.clone()))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Lets peers in, for ever.
 pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
+    let strangers = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
             Ok(stream) => {
                 let executor = executor.clone();
                 let socket = Socket::new(stream, executor.ring.clone());
-                glommio::spawn_local(serve(executor, socket)).detach();
+                let Some(stranger) = Stranger::new(&strangers) else {
+                    tracing::warn!(
+                        event = "peer.too_many",
+                        shard = executor.index,
+                        from = socket.peer(),
+                        strangers_max = STRANGERS_MAX,
+                    );
+                    socket.close();
+                    continue;
+                };
+                glommio::spawn_local(serve(executor, socket, stranger)).detach();
             }
             Err(error) => {
                 tracing::warn!(event = "peer.accept_failed", shard = executor.index, %error);
@@ -147,12 +183,14 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
     }
 }
 
-async fn serve(executor: Rc<Executor>, socket: Socket) {
+async fn serve(executor: Rc<Executor>, socket: Socket, stranger: Stranger) {
     socket.give_up_after(silence_max(&executor));
     let socket = Rc::new(socket);
     executor.dialled(&socket);
     let inbound = Rc::new(Inbound::new(&executor.config.limits));
-    let error = match welcome(&executor, &socket).await {
+    let welcomed = welcome(&executor, &socket).await;
+    drop(stranger);
+    let error = match welcomed {
         Ok((from, presence, frames)) => {
             let writer = glommio::spawn_local(write_answers(inbound.clone(), socket.clone()));
             let ended = listen(&executor, &inbound, (from, &presence), &socket, frames).await;
@@ -176,12 +214,13 @@ async fn welcome(
     executor: &Executor,
     socket: &Socket,
 ) -> Result<(NodeId, Arc<Presence>, FrameReader), PeerError> {
-    let mut frames = FrameReader::new(executor.config.limits.frame_bytes_max);
+    let mut frames = FrameReader::new(HELLO_BYTES_MAX);
     let hello: Hello = timeout(HANDSHAKE_TIMEOUT, async {
         Ok(handshake(socket, &mut frames, FrameKind::Hello, Hello::decode).await)
     })
     .await??;
     let admitted = executor.admit(&hello);
+    frames.admit(executor.config.limits.frame_bytes_max);
     let reply = match &admitted {
         Ok((version, _)) => HelloReply::Welcome {
             version: *version,
@@ -302,6 +341,17 @@ mod tests {
 
     fn value() -> Outcome {
         Outcome::Reply(Reply::bulk([7; 1000]))
+    }
+
+    #[test]
+    fn so_many_strangers_are_heard_at_once_and_no_more() {
+        let count = Rc::default();
+        let strangers: Vec<_> = (0..200).map_while(|_| Stranger::new(&count)).collect();
+        assert_eq!(strangers.len(), STRANGERS_MAX);
+        assert!(Stranger::new(&count).is_none());
+        drop(strangers);
+        assert_eq!(count.get(), 0);
+        assert!(Stranger::new(&count).is_some());
     }
 
     #[test]

@@ -121,6 +121,11 @@ impl FrameReader {
         }
     }
 
+    /// Takes bodies of up to so many bytes from now on.
+    pub fn admit(&mut self, body_bytes_max: usize) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
     /// Room to read into; never empty. Follow with [`FrameReader::filled`].
     pub fn space(&mut self) -> &mut [u8] {
         if self.start > 0 {
@@ -318,5 +323,8 @@ mod tests {
             std::format!("{error}"),
             "a frame of 72 bytes is larger than the limit of 64"
         );
+        reader.admit(72);
+        read(&mut reader, &bytes[HEADER_BYTES..], usize::MAX);
+        assert!(reader.next_frame().unwrap().is_some());
     }
 }

@@ -261,6 +261,9 @@ impl Parser {
         let line = &buffer[..length];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         split_line(line, &mut self.line, &mut self.ranges)?;
+        if self.ranges.len() > self.limits.arguments {
+            return Err(ProtocolError::ArrayLength);
+        }
         self.inline = true;
         self.at = length + 1;
         Ok(Some(self.done()))
@@ -354,6 +357,20 @@ mod tests {
             assert_eq!(parser.ranges.capacity(), 0, "{claim:?}");
             assert!(parser.missing_bytes(claim.as_bytes()) <= (16 << 20) + 2);
         }
+    }
+
+    #[test]
+    fn a_line_has_no_more_arguments_than_an_array() {
+        let limits = Limits {
+            arguments: 16,
+            ..Limits::default()
+        };
+        let line = |arguments: usize| [b"a ".repeat(arguments), b"\n".to_vec()].concat();
+        assert_eq!(Parser::new(limits).parse(&line(16)), Ok(Some(33)));
+        let refused = Err(ProtocolError::ArrayLength);
+        assert_eq!(Parser::new(limits).parse(&line(17)), refused);
+        let array = b"*17\r\n$1\r\n";
+        assert_eq!(Parser::new(limits).parse(array), refused);
     }
 
     #[test]
