@@ -13,7 +13,7 @@ const NODES: u16 = 3;
 const PORTS: std::ops::Range<u16> = 21_000..31_000;
 /// What a node's logs make ready before it serves, in MiB: more than they are long before snapshots let
 /// them use their files again.
-const READY_MIB: u32 = 576;
+const READY_MIB: u32 = 768;
 /// Leaders move to where they should be within this time after all groups have one.
 const LEADERS_MOVE: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,7 @@
 //! Takes the snapshots that groups begin: one chunk after the other into a file, in the background, while
 //! the shard goes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,12 @@ const CHUNK_BYTES: usize = 64 << 10;
 const PRESSURE_INTERVAL: Duration = Duration::from_millis(200);
 /// How soon a group is asked again for the sake of the log.
 const PRESSURE_PAUSE: Duration = Duration::from_secs(2);
+/// How long the disk is left to the log between two snapshots that are taken for its sake, and between all
+/// of them together.
+const PRESSURE_REST: Duration = Duration::from_millis(20);
+const PRESSURE_RESTS: Duration = Duration::from_millis(500);
+/// How often it is looked whether a snapshot is done.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// Of 1000 that the rest of the shard has.
 const SHARES: usize = 50;
 
@@ -77,6 +83,7 @@ impl NewestSnapshot {
 pub(super) struct Taker {
     queue: TaskQueueHandle,
     newest: RefCell<BTreeMap<GroupId, NewestSnapshot>>,
+    under_way: Cell<usize>,
     /// Who waits for a snapshot that is at least of this entry.
     waiting: RefCell<Vec<(GroupId, LogIndex, SnapshotAnswer)>>,
 }
@@ -87,6 +94,7 @@ impl Taker {
         Self {
             queue: glommio::executor().create_task_queue(shares, latency, "snapshots"),
             newest: RefCell::new(newest),
+            under_way: Cell::new(0),
             waiting: RefCell::default(),
         }
     }
@@ -111,6 +119,17 @@ impl Taker {
                 answer(outcome.clone());
             } else {
                 self.waiting.borrow_mut().push((of, index, answer));
+            }
+        }
+    }
+
+    /// Waits until no snapshot is under way, but not for ever.
+    async fn wait(&self, limit: Duration) {
+        let looks = limit.as_nanos() / LOOK_INTERVAL.as_nanos();
+        for _ in 0..looks {
+            sleep(LOOK_INTERVAL).await;
+            if self.under_way.get() == 0 {
+                return;
             }
         }
     }
@@ -174,7 +193,8 @@ impl Executor {
         }
     }
 
-    /// Lets the groups that hold the oldest segments of a log that has become too long take snapshots.
+    /// Lets the groups that hold the oldest segments of a log that has become too long take snapshots, one
+    /// after the other: each is synced several times, and flushes wait meanwhile.
     pub(super) async fn watch_log(self: Rc<Self>) {
         let mut asked: BTreeMap<GroupId, Time> = BTreeMap::new();
         loop {
@@ -184,7 +204,10 @@ impl Executor {
                 continue;
             }
             let now = self.origin.time();
-            for group in self.log.oldest_owners() {
+            let owners = self.log.oldest_owners();
+            let share = PRESSURE_RESTS / u32::try_from(owners.len()).unwrap_or(u32::MAX).max(1);
+            let rest = PRESSURE_REST.min(share);
+            for group in owners {
                 // Something else may keep the segment: one after the other would not help.
                 let last = asked.get(&group);
                 if last.is_some_and(|at| now.since(*at) < PRESSURE_PAUSE) {
@@ -193,6 +216,8 @@ impl Executor {
                 asked.insert(group, now);
                 let release = true;
                 self.step(self.clock(), Input::TakeSnapshot { group, release });
+                self.taker.wait(PRESSURE_PAUSE).await;
+                sleep(rest).await;
             }
         }
     }
@@ -206,6 +231,8 @@ impl Executor {
 
     /// Writes a snapshot that was begun.
     pub(super) fn take_snapshot(self: &Rc<Self>, begun: BegunSnapshot) {
+        let under_way = &self.taker.under_way;
+        under_way.set(under_way.get() + 1);
         self.taker.spawn(take(self.clone(), begun));
     }
 }
@@ -236,6 +263,8 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
             Input::SnapshotFailed { group }
         }
     };
+    let under_way = &executor.taker.under_way;
+    under_way.set(under_way.get() - 1);
     executor.step(executor.clock(), input);
 }
 

@@ -19,8 +19,10 @@ use crate::{
     RecordError, RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
 };
 
-/// How long a file that is to be removed waits for reads under way.
-const READ_PAUSE: Duration = Duration::from_millis(10);
+/// How often it is looked whether reads are still under way.
+const READ_PAUSE: Duration = Duration::from_millis(2);
+/// Then a file is made instead of being waited for.
+const READ_PAUSES_MAX: usize = 100;
 
 /// Why the log cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -255,8 +257,7 @@ impl Log {
         let log = self.clone();
         glommio::spawn_local(async move {
             loop {
-                let free = log.segments.recyclable();
-                let outcome = match free.filter(|_| log.reading.get() == 0) {
+                let outcome = match log.recyclable().await {
                     Some(free) => {
                         let table = log.writer.borrow_mut().recycle(free, segment);
                         log.segments.recycle(free, segment, &table).await
@@ -270,6 +271,19 @@ impl Log {
             }
         })
         .detach();
+    }
+
+    /// A file that may become another segment's now. While there are reads, they are waited for as long as
+    /// it would take to make a file.
+    async fn recyclable(&self) -> Option<SegmentId> {
+        for _ in 0..READ_PAUSES_MAX {
+            let free = self.segments.recyclable();
+            if free.is_none() || self.reading.get() == 0 {
+                return free;
+            }
+            sleep(READ_PAUSE).await;
+        }
+        None
     }
 
     /// Frees the segments that nothing needs any more.
