@@ -1,7 +1,8 @@
 //! The state machine: batches of writes made, applied, and reads.
 
+mod setup;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::batch::{Batch, BatchBuilder};
@@ -10,9 +11,6 @@ use engine::state_machine::StateMachine;
 use net::command::{Condition, Expiry};
 use net::{Command, SLOTS};
 use wal::Payload;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Commands of one batch.
 const BATCH: usize = 128;
@@ -121,16 +119,9 @@ fn read(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// All benches together take about two minutes; `--measurement-time` asks for more.
-fn short() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-}
-
 criterion_group! {
     name = benches;
-    config = short();
+    config = setup::short();
     targets = seal, apply, read
 }
 criterion_main!(benches);

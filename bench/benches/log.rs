@@ -1,5 +1,7 @@
 //! The log: laying out flushes, reading them back, and appends that are durable when they return.
 
+mod setup;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -12,9 +14,6 @@ use wal::{
     BLOCK, Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Record, Replay,
     SegmentId, Term, Writer,
 };
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const OPTIONS: Options = Options {
     segment_bytes: 64 << 20,
@@ -194,16 +193,9 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// All benches together take about two minutes; `--measurement-time` asks for more.
-fn short() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-}
-
 criterion_group! {
     name = benches;
-    config = short();
+    config = setup::short();
     targets = encode, replay, durable
 }
 criterion_main!(benches);

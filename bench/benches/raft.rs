@@ -1,6 +1,8 @@
 //! Consensus without network and disks: three replicas in memory, from a proposal to its commit on
 //! all of them.
 
+mod setup;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -8,9 +10,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use engine::Time;
 use engine::raft::{Log, Members, Outbox, Raft, Role, Settings, Window};
 use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ELECTION: Duration = Duration::from_secs(1);
 const PAYLOAD_BYTES: usize = 256;
@@ -139,16 +138,9 @@ fn commit(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// All benches together take about two minutes; `--measurement-time` asks for more.
-fn short() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-}
-
 criterion_group! {
     name = benches;
-    config = short();
+    config = setup::short();
     targets = commit
 }
 criterion_main!(benches);

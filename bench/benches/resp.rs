@@ -1,16 +1,14 @@
 //! What a connection's bytes cost: a pipeline of commands, found, understood and answered.
 
+mod setup;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use net::Reply;
 use net::resp::{
     Action, Counters, Limits, Parser, RaftFacts, ServerView, Session, Topology, Version, encode,
 };
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Commands that a client sends at once.
 const PIPELINE: usize = 128;
@@ -115,16 +113,9 @@ fn answer(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// All benches together take about two minutes; `--measurement-time` asks for more.
-fn short() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-}
-
 criterion_group! {
     name = benches;
-    config = short();
+    config = setup::short();
     targets = parse, understand, answer
 }
 criterion_main!(benches);

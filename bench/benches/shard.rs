@@ -1,6 +1,8 @@
 //! Three shards in memory: many clients whose writes are spread over few or many groups. What is left
 //! out is the network, the disk, and everything about bytes.
 
+mod setup;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -12,9 +14,6 @@ use net::Command;
 use net::command::{Condition, Expiry};
 use rustix::time::{ClockId, clock_gettime};
 use wal::{FlushNumber, GroupId, NodeId, RecoveredLog, ReplicaId};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const NODES: u32 = 3;
 /// Requests under way at once.
@@ -243,15 +242,9 @@ fn cpu_time() -> Duration {
     Duration::try_from(time).expect("time is not negative")
 }
 
-fn short() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-}
-
 criterion_group! {
     name = benches;
-    config = short();
+    config = setup::short();
     targets = writes
 }
 criterion_main!(benches);
