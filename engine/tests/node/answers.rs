@@ -1,5 +1,7 @@
 //! Requests that another node answers, of which more come at once than fit a frame between the two.
 
+use std::time::Duration;
+
 use wal::GroupId;
 
 use crate::cluster::Cluster;
@@ -22,6 +24,10 @@ fn what_other_nodes_are_asked_and_answer_goes_in_as_many_frames_as_it_needs() {
         options.limits.value_bytes_max = VALUE_BYTES;
         options.limits.request_bytes_max = 2 * VALUE_BYTES;
         options.limits.frame_bytes_max = 2 << 20;
+        // Nothing of this is about time: however slow the machine is, the leader stays and is waited for.
+        options.cluster.election_timeout = Duration::from_secs(3);
+        options.request_timeout = Duration::from_secs(120);
+        options.route_wait = Duration::from_secs(120);
     });
     let (group, keys) = keys(&cluster);
     let leader = cluster.node(1).handle().leader(group);

@@ -191,7 +191,7 @@ impl Cluster {
         let port = self.options.cluster.nodes[id - 1].client_port + shard;
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
+            .set_read_timeout(Some(Duration::from_secs(120)))
             .unwrap();
         Client(stream)
     }
