@@ -15,6 +15,7 @@ mod results;
 mod run;
 mod soak;
 mod soak_samples;
+mod start;
 mod usage;
 mod yardstick;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         (None, Some(Part::Log(part))) => log::run(part),
         (None, Some(Part::Run(part))) => run::run(part),
         (None, Some(Part::Soak(part))) => soak::run(part),
+        (None, Some(Part::Start(part))) => start::run(part),
         (None, Some(Part::Compare(part))) => run::compare(part),
         (None, Some(Part::CompareResults { before, after })) => compare_results(before, after),
         (None, Some(Part::Report { results, html })) => report::write(results, html),

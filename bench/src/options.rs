@@ -9,6 +9,7 @@ use crate::load::{Load, Mix, Protocol};
 use crate::log::LogOptions;
 use crate::run::{CompareOptions, RunOptions};
 use crate::soak::SoakOptions;
+use crate::start::StartOptions;
 
 /// Measures a three-node cluster: throughput and tail latency.
 ///
@@ -88,6 +89,7 @@ pub(crate) enum Part {
     Compare(CompareOptions),
     /// Writes for a long time while snapshots are taken, and shows what nodes take meanwhile.
     Soak(SoakOptions),
+    Start(StartOptions),
     /// Draws result files as one page for a browser.
     Report {
         /// What `run --json` and `compare --json` wrote.
