@@ -3,11 +3,12 @@
 //! A batch is flat: one blob of encoded commands and where each ends. It is archived with rkyv once,
 //! by the leader; from then on the same bytes are sent, written and read in place.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use net::Command;
 use rkyv::rancor::Error;
-use rkyv::util::AlignedVec;
+use rkyv::ser::writer::Buffer;
 use rkyv::{Archive, Serialize};
 use wal::Payload;
 
@@ -17,6 +18,14 @@ struct Flat {
     stamp_ms: u64,
     ends: Vec<u32>,
     blob: Vec<u8>,
+}
+
+impl Flat {
+    /// Size of the archive: where commands end, the commands, and the root behind them.
+    fn archived_bytes(&self) -> usize {
+        let before = size_of::<u32>() * self.ends.len() + self.blob.len();
+        before.next_multiple_of(align_of::<ArchivedFlat>()) + size_of::<ArchivedFlat>()
+    }
 }
 
 /// Why bytes are not a batch.
@@ -38,7 +47,6 @@ pub enum BatchError {
 #[derive(Default)]
 pub struct BatchBuilder {
     flat: Flat,
-    archive: AlignedVec,
 }
 
 impl BatchBuilder {
@@ -67,12 +75,13 @@ impl BatchBuilder {
     /// Makes the payload of an entry of it, and is empty again.
     pub fn seal(&mut self, stamp_ms: u64) -> Payload {
         self.flat.stamp_ms = stamp_ms;
-        let mut archive = core::mem::take(&mut self.archive);
-        archive.clear();
-        let archive = rkyv::api::high::to_bytes_in::<_, Error>(&self.flat, archive)
-            .expect("memory takes what memory holds");
-        let payload = Payload::from(archive.as_slice());
-        self.archive = archive;
+        let bytes = self.flat.archived_bytes();
+        // Archived where it stays: zeroes are cheaper than another copy.
+        let mut payload: Payload = core::iter::repeat_n(0, bytes).collect();
+        let place = Rc::get_mut(&mut payload).expect("nobody else knows of it yet");
+        let written = rkyv::api::high::to_bytes_in::<_, Error>(&self.flat, Buffer::from(place))
+            .expect("there is room for the archive");
+        assert_eq!(written.len(), bytes, "an archive is as large as its parts");
         self.flat.ends.clear();
         self.flat.blob.clear();
         payload

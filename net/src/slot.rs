@@ -1,5 +1,7 @@
 //! The hash slots of Redis Cluster.
 
+use memchr::memchr;
+
 /// How many slots there are.
 pub const SLOTS: u16 = 16384;
 
@@ -30,11 +32,11 @@ impl Slot {
 }
 
 fn tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else {
+    let Some(open) = memchr(b'{', key) else {
         return key;
     };
     let inside = &key[open + 1..];
-    match inside.iter().position(|&byte| byte == b'}') {
+    match memchr(b'}', inside) {
         Some(length) if length > 0 => &inside[..length],
         _ => key,
     }
