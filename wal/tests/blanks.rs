@@ -122,6 +122,26 @@ fn the_next_start_takes_over_what_is_whole_and_removes_the_rest() {
 }
 
 #[test]
+fn a_log_that_is_closed_while_it_makes_a_segment_opens_again_at_once() {
+    let scratch = Scratch::new("closed");
+    let path = scratch.0.join("shard-0");
+    let options = Options {
+        segment_bytes: 16 << 20, // a quarter of a second at the least
+        ..OPTIONS
+    };
+    run(async move {
+        for round in 0..4 {
+            let ring = Ring::start().unwrap();
+            let (log, found) = Log::open(&path, options, 0, ring).await.unwrap();
+            assert_eq!(found.next_flush.to_raw(), round + 1);
+            assert_eq!(found.lost, []);
+            append(&log, found.next_flush, 1).await;
+            log.close().await;
+        }
+    });
+}
+
+#[test]
 fn a_file_that_cannot_be_made_ready_is_an_error() {
     let scratch = Scratch::new("error");
     let path = scratch.0.join("shard-0");

@@ -199,10 +199,13 @@ async fn open_log(
         ms = shared.origin.millis_since(begun),
     );
     tell_losses(index, &found);
-    if found.next_flush == FlushNumber::ZERO.next() {
-        log.make_ready(config.log_bytes_ready)
-            .await
-            .map_err(failed)?;
+    let bytes = config.log_bytes_ready;
+    if bytes > 0 && found.next_flush == FlushNumber::ZERO.next() {
+        let begun = shared.origin.time();
+        tracing::info!(event = "log.making_ready", shard = index, bytes);
+        log.make_ready(bytes).await.map_err(failed)?;
+        let ms = shared.origin.millis_since(begun);
+        tracing::info!(event = "log.ready", shard = index, bytes, ms);
     }
     Ok((log, found))
 }

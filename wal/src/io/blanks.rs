@@ -50,6 +50,7 @@ pub(super) struct Blanks {
     named: Cell<u32>,
     appended_bytes: Cell<u64>,
     hurried: Cell<bool>,
+    stopped: Cell<bool>,
 }
 
 impl Blanks {
@@ -68,6 +69,7 @@ impl Blanks {
             named: Cell::new(0),
             appended_bytes: Cell::new(0),
             hurried: Cell::new(false),
+            stopped: Cell::new(false),
         }
     }
 
@@ -140,6 +142,11 @@ impl Blanks {
         self.hurried.set(true);
     }
 
+    /// No file is needed any more: those that are being made are given up.
+    pub(super) fn stop(&self) {
+        self.stopped.set(true);
+    }
+
     /// Makes a file of zeroes and opens it.
     pub(super) async fn create(
         &self,
@@ -171,6 +178,9 @@ impl Blanks {
         zeroes.as_bytes_mut().fill(0);
         let mut at = 0;
         while at < self.segment_bytes {
+            if self.stopped.get() {
+                return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+            }
             let hurried = self.hurried.get();
             let chunk = if hurried { CHUNK_AT_START } else { CHUNK };
             let left = self.segment_bytes - at;

@@ -208,6 +208,7 @@ impl Segments {
 
     /// Segments that are not ready will not be written.
     pub(super) fn stop(&self) {
+        self.blanks.stop();
         let mut state = self.state.borrow_mut();
         state.stopped = true;
         state.waiting.drain(..).for_each(Waker::wake);
@@ -269,7 +270,7 @@ impl Segments {
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
         let result = self.make(&path).await;
-        if self.state.borrow().closed {
+        if self.is_stopped() {
             if let Ok(file) = result {
                 drop(file.close().await);
             }
