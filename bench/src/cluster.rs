@@ -27,6 +27,9 @@ pub(crate) struct Shape {
     pub(crate) dir: PathBuf,
     /// A line of the nodes' `[node]` section, or nothing.
     pub(crate) setting: String,
+    /// Whether segments are ready that the load will write, as in nodes that run for a while. Otherwise
+    /// they are small: little is written, and little removed at the end.
+    pub(crate) ready: bool,
 }
 
 /// Three nodes; they end, and their data goes away, when this is dropped.
@@ -45,11 +48,14 @@ pub(crate) struct Node {
 }
 
 impl Cluster {
-    /// Starts nodes that have the log's first segments ready, as those have that run for a while, and waits
-    /// until every slot has a leader.
+    /// Starts the nodes and waits until every slot has a leader.
     pub(crate) fn start(shape: &Shape) -> Result<Self, String> {
-        let ready = READY_MIB / u32::from(shape.shards);
-        Self::start_with(shape, &format!("\n[log]\nready_size = \"{ready}MB\"\n"))
+        let log = if shape.ready {
+            format!("ready_size = \"{}MB\"", READY_MIB / u32::from(shape.shards))
+        } else {
+            "segment_size = \"20MB\"".to_owned()
+        };
+        Self::start_with(shape, &format!("\n[log]\n{log}\n"))
     }
 
     /// Starts nodes with these sections in their configuration.

@@ -23,6 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),
         setting: String::new(),
+        ready: options.seconds >= 1.0,
     })?;
     let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
     eprintln!(

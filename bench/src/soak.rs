@@ -94,6 +94,7 @@ pub(crate) fn run(options: &SoakOptions) -> Result<(), String> {
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),
         setting: String::new(),
+        ready: false,
     };
     let cluster = Cluster::start_with(&shape, &settings)?;
     let soaked = soak(options, &cluster)?;

@@ -125,6 +125,7 @@ fn workloads_of_several_loads_measure_all_of_them() {
     let expected = [
         "W5/closed loop",
         "W5",
+        "W5/one by one",
         "W6/6 groups",
         "W6/50 groups",
         "W6/100 idle",

@@ -120,7 +120,7 @@ impl Plan {
         }
         Self {
             repeats: 1,
-            seconds: 0.2,
+            seconds: 0.4,
             warm_up: 0.2,
             ..plan
         }

@@ -62,6 +62,7 @@ pub(crate) fn drakkar(
         shards: spec.shards,
         dir: directory.clone(),
         setting: setting.to_owned(),
+        ready: !plan.short && spec.way != Way::Idle,
     };
     let mut cluster = Cluster::start(&shape)?;
     let load = load::Load {
