@@ -22,7 +22,7 @@ use crate::BLOCK;
 
 /// How much is zeroed at once: a flush waits for no more than that.
 const CHUNK: usize = 128 << 10;
-/// The same while nobody can wait.
+/// The same before anything is appended, and for an append that waits for the file itself.
 const CHUNK_AT_START: usize = 1 << 20;
 /// How long the disk is left alone between two chunks, unless appends are faster than this.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -301,6 +301,10 @@ impl Segments {
     }
 
     async fn make(&self, path: &Path) -> Result<DmaFile, io::Error> {
+        // Reads may have been waited for, and the files may be another log's by now.
+        if self.is_stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let file = match self.blanks.take(path).await? {
             Some(blank) => blank,
             None => {
