@@ -233,8 +233,8 @@ impl Cluster {
             self.plan_at(at, Event::Turn { node, life });
             return Ok(());
         }
-        self.nodes[node].turn(self.now);
-        self.observe(node)?;
+        let touched = self.nodes[node].turn(self.now);
+        self.observe(node, touched)?;
         let process = self.nodes[node]
             .process
             .as_mut()
@@ -261,8 +261,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn observe(&mut self, node: usize) -> Result<(), Broken> {
-        for group in (0..self.plan.groups).map(GroupId::from_raw) {
+    fn observe(&mut self, node: usize, touched: u64) -> Result<(), Broken> {
+        let touched = (0..self.plan.groups).filter(|group| touched >> group & 1 == 1);
+        for group in touched.map(GroupId::from_raw) {
             let process = self.nodes[node].process.as_ref().expect("it runs");
             let status = &process.shard.group_status(group).expect("all are here");
             self.digest = mix(self.digest ^ status.applied.to_raw() ^ status.commit.to_raw());

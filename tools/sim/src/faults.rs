@@ -113,6 +113,8 @@ pub(crate) struct Plan {
     pub(crate) outage_max: u64,
     /// The longest time a client waits between an answer and its next call.
     pub(crate) think_max: u64,
+    /// Share of answers after which a client is gone for long: groups become quiet, and are woken.
+    pub(crate) rests: u64,
     /// How long the faults last.
     pub(crate) trouble: u64,
     pub(crate) heartbeat: Duration,
@@ -167,6 +169,13 @@ impl Plan {
         ] {
             on[fault as usize] &= nodes > 2;
         }
+        // Without, starts replay all there ever was: the time for one such run would be that of many.
+        let cuts_logs = rng.chance(920_000);
+        let (think_min, trouble_max) = if cuts_logs {
+            (30, 120_000)
+        } else {
+            (500, 40_000)
+        };
         Self {
             on,
             nodes,
@@ -180,8 +189,9 @@ impl Plan {
             flush_stalls: *rng.pick(&[0, 1_000, 50_000]),
             pause_between: rng.magnitude(500 * MILLISECOND, 5_000 * MILLISECOND),
             outage_max: rng.magnitude(100 * MILLISECOND, 5_000 * MILLISECOND),
-            think_max: rng.magnitude(30 * MILLISECOND, 2_000 * MILLISECOND),
-            trouble: rng.between(30_000, 120_000) * MILLISECOND,
+            think_max: rng.magnitude(think_min * MILLISECOND, 2_000 * MILLISECOND),
+            rests: *rng.pick(&[0, 20_000, 100_000]),
+            trouble: rng.between(30_000, trouble_max) * MILLISECOND,
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(heartbeat * rng.between(5, 12)),
             segment_bytes: *rng.pick(&[32, 40, 64, 128]) * 4096,
@@ -193,8 +203,7 @@ impl Plan {
             pending_bytes_max: size(rng.magnitude(256, 1024 * 1024)),
             cache_bytes: size(rng.magnitude(1024, 1024 * 1024)),
             value_bytes_max: rng.magnitude(16, 2048),
-            // Without, starts replay all there ever was: the time for one such run is that of many.
-            snapshot_entries: if rng.chance(920_000) {
+            snapshot_entries: if cuts_logs {
                 rng.magnitude(10, 1_000)
             } else {
                 0

@@ -159,6 +159,18 @@ pub(crate) enum Arrival {
     Drain,
 }
 
+impl Arrival {
+    /// The groups that it may change, a bit each.
+    fn touches(&self) -> u64 {
+        match self {
+            Self::Request { request, .. } => 1 << request.group,
+            // A pulse is of no group, and for all.
+            Self::Message { group, .. } => 1_u64.checked_shl(group.to_raw()).unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        }
+    }
+}
+
 /// How a node's clocks differ from the run's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clocks {
@@ -310,7 +322,9 @@ impl Node {
     }
 
     /// Works off the inbox. What is to be done then is in [`Process::out`].
-    pub(crate) fn turn(&mut self, now: u64) {
+    ///
+    /// Returns which groups may have changed, a bit each.
+    pub(crate) fn turn(&mut self, now: u64) -> u64 {
         let clock = self.clocks.read(now);
         let process = self
             .process
@@ -324,7 +338,9 @@ impl Node {
             watch,
             ..
         } = process;
+        let mut touched = 0;
         for arrival in inbox.drain(..) {
+            touched |= arrival.touches();
             let mut step = |input: Input<'_>| shard.step(clock, input, out);
             match arrival {
                 Arrival::Request { token, request } => {
@@ -379,9 +395,13 @@ impl Node {
             }
         }
         shard.settle(clock, out);
+        if !out.flushes.is_empty() {
+            touched = u64::MAX;
+        }
         if let Some(time) = process.out.wake_at.take() {
             process.wake_at = Some(self.clocks.moment(time).max(now + 1));
         }
+        touched
     }
 
     /// Puts a flush on its way to the disk. Says whether there is space for it.

@@ -16,6 +16,9 @@ use crate::oracle::Broken;
 /// How long a client tries and waits, in nanoseconds.
 const PATIENCE: (u64, u64) = (200_000_000, 4_000_000_000);
 
+/// A rest is as long as so many thoughts.
+const REST: u64 = 40;
+
 /// A token is the client's position and, in so many lower bits, the number of its attempt.
 const ATTEMPT_BITS: u32 = 40;
 
@@ -218,6 +221,7 @@ impl Cluster {
                 }
                 0
             }
+            None if rng.chance(self.plan.rests) => rng.between(0, REST * self.plan.think_max),
             None => rng.between(0, self.plan.think_max),
         };
         if let Some(place) = waiting.place {
