@@ -1,16 +1,16 @@
 //! A cluster of three processes on this machine, for one run.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
+
+use ports::Ports;
 
 use crate::load::Topology;
 use crate::load::now;
 
 const NODES: u16 = 3;
-const PORTS: std::ops::Range<u16> = 21_000..31_000;
 /// What a node's logs make ready before it serves, in MiB: more than they are long before snapshots let
 /// them use their files again.
 const READY_MIB: u32 = 768;
@@ -35,6 +35,7 @@ pub(crate) struct Shape {
 /// Three nodes; they end, and their data goes away, when this is dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
+    _ports: Ports,
     directory: PathBuf,
     pub(crate) endpoints: Vec<String>,
     admin_endpoints: Vec<String>,
@@ -65,13 +66,16 @@ impl Cluster {
             .join(format!("drakkar-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory)
             .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+        let ports = Ports::reserve(NODES * (2 * shape.shards + 1));
+        let ports = ports.map_err(|refusal| refusal.to_string())?;
+        let first = ports.first();
         let mut cluster = Self {
             nodes: Vec::new(),
+            _ports: ports,
             directory,
             endpoints: Vec::new(),
             admin_endpoints: Vec::new(),
         };
-        let first = free_ports(NODES * (2 * shape.shards + 1))?;
         for id in 1..=NODES {
             let config = cluster.directory.join(format!("n{id}.toml"));
             let text = config_text(shape, &cluster.directory, id, first);
@@ -195,23 +199,6 @@ impl Drop for Cluster {
 
 fn client_port(shape: &Shape, id: u16, first: u16) -> u16 {
     first + (id - 1) * (2 * shape.shards + 1)
-}
-
-/// Finds so many free ports in a row, below those that connections get. Processes look in different
-/// places first, so that those that start together do not find the same.
-pub(crate) fn free_ports(count: u16) -> Result<u16, String> {
-    let places = u32::from((PORTS.end - PORTS.start) / count);
-    for turn in 0..places {
-        let place = std::process::id().wrapping_mul(37).wrapping_add(turn) % places;
-        let first = PORTS.start + u16::try_from(place).expect("few places") * count;
-        let taken: Vec<_> = (first..first + count)
-            .map_while(|port| TcpListener::bind(("127.0.0.1", port)).ok())
-            .collect();
-        if taken.len() == usize::from(count) {
-            return Ok(first);
-        }
-    }
-    Err("no free ports".to_owned())
 }
 
 fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {

@@ -14,10 +14,10 @@ use engine::io::{Commands, Handle, Node, config_file};
 use engine::shard::Outcome;
 use net::command::{Condition, Expiry};
 use net::{Command, Reply};
+use ports::Ports;
 use rustix::fs::OFlags;
 use wal::GroupId;
 
-use crate::cluster::free_ports;
 use crate::load::now;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -94,8 +94,9 @@ fn measure(options: &StartOptions) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     std::fs::create_dir_all(&place.0).map_err(text)?;
     let config = place.0.join("toml");
-    let first = free_ports(2 * options.shards + 1)?;
-    std::fs::write(&config, config_text(options, &place.0, first)).map_err(text)?;
+    let ports = Ports::reserve(2 * options.shards + 1);
+    let ports = ports.map_err(|refusal| refusal.to_string())?;
+    std::fs::write(&config, config_text(options, &place.0, ports.first())).map_err(text)?;
     let begun = now();
     child("--fill", &config, options)?.hear("filled")?;
     eprintln!(

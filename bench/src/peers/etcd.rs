@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use super::{Servers, connect};
-use crate::cluster::free_ports;
 
 const NODES: u16 = 3;
 /// etcd refuses writes above this much data, 2 GB unless told.
 const QUOTA_BYTES: u64 = 8 << 30;
 
 pub(super) fn start(servers: &mut Servers) -> Result<(), String> {
-    let first = free_ports(2 * NODES)?;
+    let first = servers.reserve(2 * NODES)?;
     let url = |port: u16| format!("http://127.0.0.1:{port}");
     let peers = (0..NODES).map(|node| format!("n{node}={}", url(first + NODES + node)));
     let cluster = peers.collect::<Vec<_>>().join(",");

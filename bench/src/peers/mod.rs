@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ports::Ports;
 
 use crate::load::{Protocol, now};
 
@@ -82,6 +83,7 @@ impl Peer {
             .map_err(|error| format!("{}: {error}", directory.display()))?;
         let mut servers = Servers {
             children: Vec::new(),
+            ports: Vec::new(),
             directory,
             addresses: Vec::new(),
         };
@@ -96,6 +98,7 @@ impl Peer {
 /// Processes that end, and whose data goes away, when this is dropped.
 pub(crate) struct Servers {
     children: Vec<Child>,
+    ports: Vec<Ports>,
     directory: PathBuf,
     /// Where clients connect.
     pub(crate) addresses: Vec<SocketAddr>,
@@ -104,6 +107,14 @@ pub(crate) struct Servers {
 impl Servers {
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()
+    }
+
+    /// The first of so many ports that are theirs.
+    fn reserve(&mut self, count: u16) -> Result<u16, String> {
+        let ports = Ports::reserve(count).map_err(|refusal| refusal.to_string())?;
+        let first = ports.first();
+        self.ports.push(ports);
+        Ok(first)
     }
 
     /// Starts one process in a directory of its own; what it prints goes to a file there.

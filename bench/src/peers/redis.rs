@@ -4,10 +4,9 @@ use std::io::{Read, Write};
 use std::process::Command;
 
 use super::{Servers, connect};
-use crate::cluster::free_ports;
 
 pub(super) fn start(servers: &mut Servers) -> Result<(), String> {
-    let port = free_ports(1)?;
+    let port = servers.reserve(1)?;
     servers.addresses = vec![([127, 0, 0, 1], port).into()];
     let mut command = Command::new("redis-server");
     command

@@ -12,13 +12,14 @@ mod io;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::config::{ClusterOptions, NodeAddress, Options};
 use engine::io::Node;
+use ports::Ports;
 
 use io::counter::{Counting, Stack, counted, remembered, stand_apart};
 
@@ -39,6 +40,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A node that is a cluster by itself, and one connection to it.
 struct Bench {
+    _ports: Ports,
     node: Node,
     stream: TcpStream,
     directory: PathBuf,
@@ -57,7 +59,8 @@ impl Bench {
         let name = format!("allocations-{}", std::process::id());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        let port = free_ports();
+        let ports = Ports::reserve(2).unwrap();
+        let port = ports.first();
         let address = NodeAddress {
             id: 1,
             host: "127.0.0.1".to_owned(),
@@ -83,6 +86,7 @@ impl Bench {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bench = Self {
+            _ports: ports,
             node,
             stream,
             directory,
@@ -169,19 +173,6 @@ impl Drop for Bench {
         drop(self.node.wait());
         drop(std::fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of two ports that are free.
-fn free_ports() -> u16 {
-    for attempt in 0..1000 {
-        let place = (std::process::id() + attempt) % 1000;
-        let port = 31_000 + u16::try_from(place).unwrap() * 2;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (port..port + 2).all(free) {
-            return port;
-        }
-    }
-    panic!("no free ports");
 }
 
 /// The functions on a way to the allocator, the innermost first: ours, or the others if there are none.

@@ -1,9 +1,8 @@
 //! A cluster to test, and a client of it.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use engine::config::{ClusterOptions, NodeAddress, Options};
 use engine::io::Node;
 use engine::shard::GroupStatus;
 use net::command::{Command, Condition, Expiry};
+use ports::Ports;
 use wal::{GroupId, LogIndex};
 
 pub(crate) const PATIENCE: u32 = 1000;
@@ -45,6 +45,7 @@ impl Drop for Turn {
 
 pub(crate) struct Cluster {
     _turn: Turn,
+    _ports: Ports,
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) options: Options,
     pub(crate) directory: PathBuf,
@@ -64,12 +65,17 @@ impl Cluster {
         let directory = std::env::temp_dir().join(format!("drakkar-{name}-{}", std::process::id()));
         // What an earlier process with the same number left behind.
         drop(std::fs::remove_dir_all(&directory));
-        let address = |id| NodeAddress {
-            id,
-            host: "127.0.0.1".into(),
-            client_port: free_ports(shards),
-            peer_port: free_ports(shards),
-            admin_port: free_ports(1),
+        let count = 2 * shards + 1;
+        let ports = Ports::reserve(3 * count).unwrap();
+        let address = |id: u16| {
+            let client_port = ports.first() + (id - 1) * count;
+            NodeAddress {
+                id: u32::from(id),
+                host: "127.0.0.1".into(),
+                client_port,
+                peer_port: client_port + shards,
+                admin_port: client_port + 2 * shards,
+            }
         };
         let mut options = Options {
             cluster: ClusterOptions {
@@ -88,6 +94,7 @@ impl Cluster {
         change(&mut options);
         let mut cluster = Self {
             _turn: Turn::wait(),
+            _ports: ports,
             nodes: vec![None, None, None],
             options,
             directory,
@@ -213,19 +220,6 @@ impl Drop for Cluster {
         // The directory of a failed test is of no use to the next.
         drop(std::fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of so many neighbouring ports that nobody listens on.
-pub(crate) fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(std::process::id() % 200).unwrap() * 50;
-    for _ in 0..1000 {
-        let first = 20_000 + offset + NEXT.fetch_add(count, Ordering::Relaxed);
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
-    panic!("no free ports");
 }
 
 pub(crate) struct Client(pub(crate) TcpStream);

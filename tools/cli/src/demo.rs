@@ -1,7 +1,6 @@
 //! `drakkar demo`: a cluster of three processes on this machine.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -11,11 +10,15 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Args;
+use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::{exit, status};
 
 const NODES: u16 = 3;
+/// How far above the client ports.
+const ADMIN_ABOVE: u16 = 2000;
+const PEER_ABOVE: u16 = 10_000;
 const STEP: Duration = Duration::from_millis(100);
 /// Steps to wait for leaders, and for a node to stop.
 const START_STEPS: u32 = 1200;
@@ -46,7 +49,7 @@ impl Options {
     }
 
     fn admin_port(&self, node: u16) -> u16 {
-        self.base_port + 2000 + node - 1
+        self.base_port + ADMIN_ABOVE + node - 1
     }
 
     fn groups(&self) -> u32 {
@@ -68,7 +71,7 @@ impl Options {
             text.push_str(&format!(
                 "\n[[cluster.nodes]]\nid = {node}\nhost = \"127.0.0.1\"\nclient_port = {client}\n\
                  peer_port = {}\nadmin_port = {}\n",
-                client + 10_000,
+                client + PEER_ABOVE,
                 self.admin_port(node),
             ));
         }
@@ -91,7 +94,8 @@ struct Demo {
 }
 
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let highest = u32::from(options.base_port) + 10_000 + u32::from(NODES * options.shards);
+    let highest =
+        u32::from(options.base_port) + u32::from(PEER_ABOVE) + u32::from(NODES * options.shards);
     if options.shards == 0 || highest > u32::from(u16::MAX) {
         return exit::complain(
             2,
@@ -119,21 +123,28 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 pub(crate) struct Scratch {
     demo: Demo,
     options: Options,
+    _ports: Ports,
 }
 
 impl Scratch {
     /// Waits until it serves.
     pub(crate) fn start(directory: &Path) -> Result<Self, String> {
+        let ports = Ports::reserve_at(NODES, &[0, ADMIN_ABOVE, PEER_ABOVE]);
+        let ports = ports.map_err(|refusal| refusal.to_string())?;
         let options = Options {
             dir: Some(directory.to_owned()),
             shards: 1,
             groups: None,
-            base_port: free_ports().ok_or("no ports are free")?,
+            base_port: ports.first(),
             no_proxy: false,
         };
         let demo = Demo::start(&options)?;
         // From here on its nodes are stopped, whatever happens.
-        let mut scratch = Self { demo, options };
+        let mut scratch = Self {
+            demo,
+            options,
+            _ports: ports,
+        };
         scratch
             .demo
             .await_leaders(&scratch.options, &AtomicBool::default())?;
@@ -156,18 +167,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         self.demo.stop();
     }
-}
-
-/// The first client port of three nodes of which all ports are free.
-fn free_ports() -> Option<u16> {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let start = std::process::id() % 480;
-    let ports = (start..start + 480).map(|at| 14_000 + u16::try_from(at % 480 * 4).unwrap_or(0));
-    let all_free = |port: &u16| {
-        let firsts = [0, 2000, 10_000].map(|above| port + above);
-        firsts.iter().all(|&first| (first..first + NODES).all(free))
-    };
-    ports.into_iter().find(all_free)
 }
 
 impl Demo {

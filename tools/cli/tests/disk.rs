@@ -8,13 +8,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::Ports;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -131,6 +132,8 @@ impl Drop for Volume {
 
 /// Three nodes and one group, which the first leads when it is well.
 struct Cluster {
+    _ports: Ports,
+    /// The port before theirs.
     base: u16,
     directories: [PathBuf; 3],
     children: Vec<Child>,
@@ -138,7 +141,8 @@ struct Cluster {
 
 impl Cluster {
     fn start(directories: [PathBuf; 3]) -> Self {
-        let base = free_ports();
+        let ports = Ports::reserve(9).unwrap();
+        let base = ports.first() - 1;
         let mut nodes = String::new();
         for id in 1..=3 {
             nodes.push_str(&format!(
@@ -150,6 +154,7 @@ impl Cluster {
             ));
         }
         let mut cluster = Self {
+            _ports: ports,
             base,
             directories,
             children: Vec::new(),
@@ -275,18 +280,6 @@ fn serve(directory: &Path) -> Child {
         .stderr(log)
         .spawn()
         .unwrap()
-}
-
-fn free_ports() -> u16 {
-    for attempt in 0..1000 {
-        let slot = (std::process::id() * 8 + attempt) % 1000;
-        let base = 28_000 + u16::try_from(slot).unwrap() * 4;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (base + 1..=base + 9).all(free) {
-            return base;
-        }
-    }
-    panic!("no free ports");
 }
 
 struct Client(BufReader<TcpStream>);

@@ -8,12 +8,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::Ports;
 use rustix::fs::OFlags;
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node that is a cluster by itself.
 struct Node {
+    _ports: Ports,
     child: Child,
     port: u16,
     directory: PathBuf,
@@ -29,7 +31,8 @@ struct Node {
 impl Node {
     /// Starts one with these keys in the section `[log]`, and waits until it takes writes.
     fn start(name: &str, keys: &str) -> Self {
-        let port = free_ports();
+        let ports = Ports::reserve(3).unwrap();
+        let port = ports.first();
         let name = format!("drakkar-durability-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
@@ -52,6 +55,7 @@ impl Node {
             .spawn()
             .unwrap();
         let node = Self {
+            _ports: ports,
             child,
             port,
             directory,
@@ -126,19 +130,6 @@ impl Drop for Node {
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of three ports that are free, below those that the system hands out by itself.
-fn free_ports() -> u16 {
-    for attempt in 0..1000 {
-        let place = (std::process::id() + attempt) % 1000;
-        let port = 19_000 + u16::try_from(place).unwrap() * 3;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (port..port + 3).all(free) {
-            return port;
-        }
-    }
-    panic!("no free ports");
 }
 
 const SETTINGS: &str = "INFO persistence\r\nCONFIG GET appendfsync\r\nQUIT\r\n";

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::{Ports, is_free};
 use serde_json::Value;
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A cluster of one node, and what it leaves behind.
 struct Place {
     directory: PathBuf,
+    _ports: Ports,
     base: u16,
 }
 
@@ -32,8 +34,12 @@ impl Place {
         let name = format!("drakkar-exit-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        let base = free_ports(number);
-        Self { directory, base }
+        let ports = Ports::reserve(3).unwrap();
+        Self {
+            directory,
+            base: ports.first(),
+            _ports: ports,
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -121,22 +127,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of three ports that are free, below those that the system hands out by itself.
-fn free_ports(salt: u16) -> u16 {
-    let start = std::process::id() * 8 + u32::from(salt);
-    for attempt in 0..1000 {
-        let base = 12_000 + u16::try_from((start + attempt) % 1000).unwrap() * 16 + 10;
-        if (base..base + 3).all(is_free) {
-            return base;
-        }
-    }
-    panic!("no free ports");
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 #[test]

@@ -8,13 +8,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A cluster of one node in a temporary directory.
 struct Node {
     directory: PathBuf,
+    _ports: Ports,
     port: u16,
     admin_port: u16,
     child: Option<Child>,
@@ -34,7 +36,8 @@ impl Node {
         let name = format!("drakkar-inspect-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        let (a, b, c) = (free_port(), free_port(), free_port());
+        let ports = Ports::reserve(3).unwrap();
+        let [a, b, c] = [0, 1, 2].map(|above| ports.first() + above);
         let config = format!(
             "[node]\nid = 1\ndata_dir = \"{}\"\n[cluster]\nid = \"inspect\"\nshards = 1\ngroups = 2\n\
              election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n[log]\nsegment_size = \"32MB\"\n\
@@ -54,6 +57,7 @@ impl Node {
             .unwrap();
         Self {
             directory,
+            _ports: ports,
             port: a,
             admin_port: c,
             child: Some(child),
@@ -69,8 +73,11 @@ impl Node {
         let start = Instant::now();
         for key in 0..keys {
             while self.set(&format!("key{key}")).is_none() {
-                let log = fs::read_to_string(self.directory.join("log")).unwrap();
-                assert!(start.elapsed() < PATIENCE, "it does not serve: {log}");
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "it does not serve: {}",
+                    self.log()
+                );
                 thread::sleep(PAUSE);
             }
         }
@@ -85,6 +92,10 @@ impl Node {
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).ok()?;
         (answer == *b"+OK\r\n").then_some(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
     /// SIGTERM, and waits until it is gone.
@@ -125,11 +136,6 @@ fn run(arguments: &[&str], directory: &Path) -> Output {
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// The flushes of the first segment: offset and bytes.
@@ -261,23 +267,27 @@ fn snapshots_are_created_listed_and_inspected_and_their_damage_is_found() {
             .args(arguments)
             .args(["--json", "--endpoint", &endpoint]);
         let output = command.output().unwrap();
-        (
-            json(&output)[0]["answer"]["snapshots"].clone(),
-            output.status.code(),
-        )
+        (json(&output)[0].clone(), output.status.code())
     };
     let (created, code) = ask(&["snapshot", "create"]);
-    assert_eq!(code, Some(0), "{created}");
+    assert_eq!(code, Some(0), "{created}; {}", node.log());
+    let created = &created["answer"]["snapshots"];
     assert_eq!(created.as_array().unwrap().len(), 2, "one for each group");
     let index = created[1]["index"].clone();
     let (created, _) = ask(&["snapshot", "create", "--group", "1"]);
     let again = serde_json::json!([{ "group": 1, "index": index }]);
-    assert_eq!(created, again, "nothing has changed since");
+    assert_eq!(
+        created["answer"]["snapshots"], again,
+        "nothing has changed since: {created}"
+    );
     let (listed, _) = ask(&["snapshot", "list"]);
-    assert_eq!(listed[1]["index"], index, "{listed}");
-    assert_eq!(listed[1]["refused"], false);
+    let newest = &listed["answer"]["snapshots"][1];
+    assert_eq!(newest["index"], index, "{listed}");
+    assert_eq!(newest["refused"], false, "{listed}");
     let (refused, code) = ask(&["snapshot", "create", "--group", "9"]);
-    assert_eq!((refused, code), (Value::Null, Some(6)));
+    let reason = refused["error"].as_str().unwrap_or_default();
+    assert!(reason.contains("?group=N"), "{refused}");
+    assert_eq!(code, Some(6), "{refused}");
 
     node.stop();
     let found = node.inspect(&["inspect", "snapshot", "--json"]);

@@ -8,13 +8,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -28,6 +29,8 @@ const KEYS_OF_WRITER: usize = 20;
 /// Three nodes, each a process with a directory of its own.
 struct Cluster {
     directory: PathBuf,
+    _ports: Ports,
+    /// The port before theirs.
     base: u16,
     children: Vec<Option<Child>>,
 }
@@ -41,7 +44,8 @@ impl Cluster {
         let name = format!("drakkar-kill-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        let base = free_ports(number);
+        let ports = Ports::reserve(9).unwrap();
+        let base = ports.first() - 1;
         let mut nodes = String::new();
         for id in 1..=3 {
             nodes.push_str(&format!(
@@ -64,6 +68,7 @@ impl Cluster {
         }
         let mut cluster = Self {
             directory,
+            _ports: ports,
             base,
             children: vec![None, None, None],
         };
@@ -211,19 +216,6 @@ impl Drop for Cluster {
         }
         drop(fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The port before nine that are free, below those that the system hands out by itself.
-fn free_ports(salt: u16) -> u16 {
-    let start = std::process::id() * 8 + u32::from(salt);
-    for attempt in 0..1000 {
-        let base = 12_000 + u16::try_from((start + attempt) % 1000).unwrap() * 16;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (base + 1..=base + 9).all(free) {
-            return base;
-        }
-    }
-    panic!("no free ports");
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -9,13 +9,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process};
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -40,6 +41,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A node that is a cluster by itself.
 struct Node {
+    _ports: Ports,
     child: Child,
     port: u16,
     directory: PathBuf,
@@ -47,7 +49,8 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        let port = free_ports();
+        let ports = Ports::reserve(3).unwrap();
+        let port = ports.first();
         let name = format!("drakkar-stopped-client-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
@@ -71,6 +74,7 @@ impl Node {
             .spawn()
             .unwrap();
         let node = Self {
+            _ports: ports,
             child,
             port,
             directory,
@@ -122,19 +126,6 @@ impl Drop for Node {
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of three ports that are free, below those that the system hands out by itself.
-fn free_ports() -> u16 {
-    for attempt in 0..1000 {
-        let place = (std::process::id() + attempt) % 1000;
-        let port = 6000 + u16::try_from(place).unwrap() * 3;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (port..port + 3).all(free) {
-            return port;
-        }
-    }
-    panic!("no free ports");
 }
 
 struct Client(BufReader<TcpStream>);

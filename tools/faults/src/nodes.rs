@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ports::Ports;
+
 use crate::machine::die_with_us;
-use crate::story::mix;
 use crate::trouble::Trouble;
 
 pub(crate) const NODES: usize = 3;
@@ -25,14 +26,19 @@ pub(crate) fn program() -> Option<PathBuf> {
 pub(crate) struct Nodes {
     directory: PathBuf,
     program: PathBuf,
+    _ports: Ports,
+    /// The port before theirs.
     base: u16,
     children: [Option<Child>; NODES],
 }
 
 impl Nodes {
     /// Three nodes that have no data yet; none of them runs.
-    pub(crate) fn new(directory: &Path, program: &Path, salt: u64) -> Result<Self, Trouble> {
-        let base = free_ports(salt)?;
+    pub(crate) fn new(directory: &Path, program: &Path) -> Result<Self, Trouble> {
+        let ports = Ports::reserve(9).map_err(|refusal| Trouble::Vacuous {
+            what: refusal.to_string(),
+        })?;
+        let base = ports.first() - 1;
         let mut members = String::new();
         for node in 1..=NODES {
             let port = |kind: usize| usize::from(base) + kind * NODES + node;
@@ -58,6 +64,7 @@ impl Nodes {
         Ok(Self {
             directory: directory.to_owned(),
             program: program.to_owned(),
+            _ports: ports,
             base,
             children: [None, None, None],
         })
@@ -145,21 +152,6 @@ impl Drop for Nodes {
             self.kill(node);
         }
     }
-}
-
-/// The port before nine that are free, below those that the system hands out by itself.
-fn free_ports(salt: u64) -> Result<u16, Trouble> {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    for attempt in 0..200 {
-        let slot = mix(salt ^ (u64::from(std::process::id()) << 20) ^ attempt) % 1000;
-        let base = 10_000 + u16::try_from(slot).expect("it is below 1000") * 16;
-        if (base + 1..=base + 9).all(free) {
-            return Ok(base);
-        }
-    }
-    Err(Trouble::Vacuous {
-        what: "no nine ports are free".to_owned(),
-    })
 }
 
 /// What a node answered.

@@ -1,18 +1,19 @@
 //! A cluster of three nodes as `drakkar demo` runs it.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process};
 
 const PAUSE: Duration = Duration::from_millis(50);
 const STEPS: usize = 1200;
 
 pub(crate) struct Demo {
+    _ports: Ports,
     child: Child,
     pub(crate) port: u16,
     pub(crate) directory: PathBuf,
@@ -21,7 +22,8 @@ pub(crate) struct Demo {
 impl Demo {
     /// Three nodes, with these arguments besides.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let port = free_ports();
+        let ports = Ports::reserve_at(3, &[0, 2000, 10_000]).unwrap();
+        let port = ports.first();
         let name = format!("drakkar-demo-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
@@ -35,6 +37,7 @@ impl Demo {
             .spawn()
             .unwrap();
         let mut demo = Self {
+            _ports: ports,
             child,
             port,
             directory,
@@ -76,18 +79,4 @@ impl Drop for Demo {
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.directory));
     }
-}
-
-/// The first of three ports whose companions, 2000 and 10000 above, are free too.
-fn free_ports() -> u16 {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    for attempt in 0..500 {
-        let number = (std::process::id() * 4 + attempt * 4) % 1900;
-        let port = 8000 + u16::try_from(number).unwrap();
-        let ports = [0, 2000, 10_000].map(|above| port + above);
-        if ports.iter().all(|&port| (port..port + 3).all(free)) {
-            return port;
-        }
-    }
-    panic!("no free ports");
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::{Ports, is_free};
 use serde_json::Value;
 
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
@@ -17,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// As the configurations say.
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
 /// Ports of one cluster: nodes 1 to 7, three each.
-const PORTS: u16 = 24;
+const PORTS: u16 = 21;
 
 /// Two clusters at a time: each keeps the disk busy while it starts.
 static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
@@ -25,7 +26,7 @@ static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 pub(crate) struct Cluster {
     _turn: MutexGuard<'static, ()>,
     pub(crate) directory: PathBuf,
-    base: u16,
+    ports: Ports,
     /// By the number of the node; number 0 is nobody.
     children: Vec<Option<Child>>,
     more: String,
@@ -43,7 +44,7 @@ impl Cluster {
         Self {
             _turn: turn.lock().unwrap_or_else(PoisonError::into_inner),
             directory,
-            base: free_ports(number),
+            ports: Ports::reserve(PORTS).unwrap(),
             children: (0..8).map(|_| None).collect(),
             more: more.to_owned(),
         }
@@ -69,7 +70,7 @@ impl Cluster {
     }
 
     fn client_port(&self, node: u16) -> u16 {
-        self.base + node * 3
+        self.ports.first() + (node - 1) * 3
     }
 
     pub(crate) fn peer_address(&self, node: u16) -> String {
@@ -336,22 +337,6 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
         assert!(start.elapsed() < PATIENCE, "not in time: {what}");
         thread::sleep(PAUSE);
     }
-}
-
-/// The port before those of a cluster that are free, below those that the system hands out by itself.
-fn free_ports(salt: u16) -> u16 {
-    let start = std::process::id() * 8 + u32::from(salt);
-    for attempt in 0..1000 {
-        let base = 20_000 + u16::try_from((start + attempt) % 450).unwrap() * PORTS;
-        if (base + 3..base + PORTS).all(is_free) {
-            return base;
-        }
-    }
-    panic!("no free ports");
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 /// A directory with all that is in it, as `cp -a` copies it.

@@ -23,7 +23,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
         epoch += 1;
         let directory = stage.directory.join(format!("epoch-{epoch}"));
         std::fs::create_dir_all(&directory).map_err(Trouble::io("create", &directory))?;
-        let mut nodes = Nodes::new(&directory, &program, stage.chance(u64::MAX))?;
+        let mut nodes = Nodes::new(&directory, &program)?;
         for node in 0..NODES {
             nodes.start(node)?;
         }

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let program = program().expect("what a scenario needs was checked");
-    let mut nodes = Nodes::new(&stage.directory, &program, stage.chance(u64::MAX))?;
+    let mut nodes = Nodes::new(&stage.directory, &program)?;
     for node in 0..NODES {
         nodes.start(node)?;
     }
