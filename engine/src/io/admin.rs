@@ -21,6 +21,7 @@ use super::socket::Socket;
 use super::status::{self, ShardStatus, disk_name};
 
 const CONNECTIONS_MAX: usize = 64;
+/// For a request to be there, from the answer to the one before it, and for an answer to be taken.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -35,7 +36,7 @@ pub(super) async fn accept(executor: Rc<Executor>, listener: TcpListener) {
                 glommio::spawn_local(async move {
                     let socket = Socket::new(stream, executor.ring.clone());
                     // Silence and broken connections end alike: nobody is there to be told.
-                    drop(timeout(IDLE_MAX, async { Ok(serve(&executor, &socket).await) }).await);
+                    drop(serve(&executor, &socket).await);
                     socket.close();
                     connections.set(connections.get() - 1);
                 })
@@ -65,28 +66,16 @@ async fn serve(executor: &Executor, socket: &Socket) -> std::io::Result<()> {
     let mut buffer = vec![0; net::http::HEAD_BYTES_MAX];
     let mut end = 0;
     loop {
-        let (response, keep_alive, used) = match Request::parse(&buffer[..end]) {
-            Ok(Some(request)) => (
+        let Some(received) = in_time(receive(socket, &mut buffer, &mut end)).await? else {
+            return Ok(());
+        };
+        // What is asked for has limits of its own, after which there is an answer as well.
+        let (response, keep_alive, used) = match received {
+            Ok(request) => (
                 respond(executor, &request).await,
                 request.keep_alive,
                 request.bytes,
             ),
-            Ok(None) if end == buffer.len() => {
-                let error = RequestError::TooLarge;
-                (
-                    Response::text(error.status(), format!("{error}\n")),
-                    false,
-                    end,
-                )
-            }
-            Ok(None) => {
-                let bytes = socket.read(&mut buffer[end..]).await?;
-                if bytes == 0 {
-                    return Ok(());
-                }
-                end += bytes;
-                continue;
-            }
             Err(error) => (
                 Response::text(error.status(), format!("{error}\n")),
                 false,
@@ -95,13 +84,41 @@ async fn serve(executor: &Executor, socket: &Socket) -> std::io::Result<()> {
         };
         let mut bytes = Vec::new();
         response.write(keep_alive, &mut bytes);
-        socket.write_all(&bytes).await?;
+        in_time(socket.write_all(&bytes)).await?;
         if !keep_alive {
             return Ok(());
         }
         buffer.copy_within(used..end, 0);
         end -= used;
     }
+}
+
+/// The request at the start of the buffer, of which so many bytes are filled, once it is there; nothing if
+/// the connection ends before.
+async fn receive(
+    socket: &Socket,
+    buffer: &mut [u8],
+    end: &mut usize,
+) -> std::io::Result<Option<Result<Request, RequestError>>> {
+    loop {
+        match Request::parse(&buffer[..*end]) {
+            Ok(Some(request)) => return Ok(Some(Ok(request))),
+            Ok(None) if *end == buffer.len() => return Ok(Some(Err(RequestError::TooLarge))),
+            Ok(None) => {}
+            Err(error) => return Ok(Some(Err(error))),
+        }
+        let bytes = socket.read(&mut buffer[*end..]).await?;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        *end += bytes;
+    }
+}
+
+/// What the other side has a hand in may take so long.
+async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    let done = timeout(IDLE_MAX, async { Ok(work.await) }).await;
+    done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 async fn respond(executor: &Executor, request: &Request) -> Response {

@@ -13,7 +13,7 @@ use super::gathered::Gathered;
 use super::mailbox::Letter;
 use super::status::role_name;
 
-/// Less than a connection may take.
+/// Less than clients wait.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Payload of one answer, about: it is longer by up to one entry.
 const PIECE_BYTES: usize = 1 << 20;

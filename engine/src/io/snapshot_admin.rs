@@ -11,7 +11,7 @@ use super::mailbox::{Letter, SnapshotPlace};
 use super::snapshots::SnapshotFile;
 use super::status::quote;
 
-/// Less than a connection may take.
+/// Less than clients wait.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// One answer holds so much of a file.

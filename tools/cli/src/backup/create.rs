@@ -14,8 +14,6 @@ use super::manifest::{File, Manifest};
 use super::{BackupError, log};
 use crate::http;
 
-/// Longer than a node waits itself.
-const PATIENCE: Duration = Duration::from_secs(12);
 /// A snapshot that takes longer than one request is asked for again.
 const ATTEMPTS: usize = 60;
 /// A leader may change while its group is copied, or a snapshot may let the one before go.
@@ -197,7 +195,7 @@ impl Source {
 
     /// Asks the leader something.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Value, String> {
-        let text = http::ask(method, &self.endpoint, path, PATIENCE)?;
+        let text = http::ask(method, &self.endpoint, path)?;
         serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 

@@ -5,7 +5,6 @@ mod export;
 pub(crate) mod import;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -13,9 +12,6 @@ use serde_json::Value;
 use crate::endpoints::Endpoints;
 use crate::status::{columns, size};
 use crate::{exit, http};
-
-/// Longer than a node waits itself.
-const PATIENCE: Duration = Duration::from_secs(12);
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -65,7 +61,7 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Verb::Import(options) => return import::run(options),
     };
     let ask = |endpoint: &String| {
-        let body = http::ask(method, endpoint, &path, PATIENCE)?;
+        let body = http::ask(method, endpoint, &path)?;
         serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
     };
     let answers: Answers<'_> = options
