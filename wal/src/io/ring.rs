@@ -33,6 +33,9 @@ const NAPS_MAX: u32 = 8;
 /// the third or fourth.
 const PASSES_MIN: u32 = 3;
 const PASSES_MAX: u32 = 8;
+/// A write of so many bytes is given to the kernel at once: the device works on it while the thread makes
+/// the next one ready, and writes that came together would be merged and done together.
+const PROMPT_BYTES_MIN: usize = 64 << 10;
 /// Marks the completion of a cancellation, for which nobody waits.
 const CANCELLED: u64 = u64::MAX;
 
@@ -125,6 +128,9 @@ impl Ring {
     ) -> io::Result<usize> {
         // SAFETY: awaited here, while the bytes are borrowed.
         let written = unsafe { self.write_at(file, bytes, at) };
+        if bytes.len() >= PROMPT_BYTES_MIN {
+            self.shared.enter(false);
+        }
         written.await
     }
 
