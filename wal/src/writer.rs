@@ -278,13 +278,26 @@ impl Writer {
 
     /// Writes the flush's bytes to `to`, which is as large as the placement says.
     pub fn encode(&mut self, placement: &Placement, records: &[Record], to: &mut [u8]) {
+        self.encode_parts(placement, records, to, usize::MAX, |_, _| ());
+    }
+
+    /// The same in parts of at least so many bytes: `done` is given each, and where it begins, once its
+    /// bytes are final, so that it can be written while the next one is made. Parts are whole blocks, and
+    /// together they are the flush. The start of a flush comes last, with its end.
+    pub fn encode_parts(
+        &mut self,
+        placement: &Placement,
+        records: &[Record],
+        to: &mut [u8],
+        part_bytes_min: usize,
+        mut done: impl FnMut(usize, &[u8]),
+    ) {
         assert_eq!(
             to.len(),
             placement.bytes,
             "the buffer is as large as the flush"
         );
-        let flush = if placement.opens_segment {
-            let (block, flush) = to.split_at_mut(BLOCK);
+        if placement.opens_segment {
             let header = SegmentHeader {
                 id: placement.segment,
                 previous: placement.previous,
@@ -292,42 +305,49 @@ impl Writer {
                 instance: self.options.instance,
                 bytes: u32::try_from(self.options.segment_bytes).expect("as asserted"),
             };
-            header.encode(block);
-            self.residues.begin(placement.segment, block);
-            flush
-        } else {
-            to
-        };
-        let (start, body) = flush.split_at_mut(head_sectors(placement.blocks) * SECTOR);
+            header.encode(&mut to[..BLOCK]);
+            self.residues.begin(placement.segment, &to[..BLOCK]);
+        }
+        let flush_at = placement.bytes - placement.blocks * BLOCK;
+        let body_at = flush_at + head_sectors(placement.blocks) * SECTOR;
+        let (start, body) = to.split_at_mut(body_at);
+        let start = &mut start[flush_at..];
         start.fill(0);
-        let table = &mut start[HEADER..];
-        let own = Stamp {
-            role: Role::Own,
+        let mut layout = Layout {
+            body,
+            table: &mut start[HEADER..],
+            at: 0,
             losses: self.losses,
         };
-        let mut at = 0;
+        let first = body_at.next_multiple_of(BLOCK);
+        let mut parted = first;
         for record in in_layout(records) {
-            at += encode_record(record, own, body, at, table);
+            layout.put(record, Role::Own);
+            let made = (body_at + layout.at) / BLOCK * BLOCK;
+            if made.saturating_sub(parted) >= part_bytes_min {
+                done(parted, &layout.body[parted - body_at..made - body_at]);
+                parted = made;
+            }
         }
         let added = self.added.get(&placement.number);
         let added = added.expect("a flush is encoded before it is written");
-        let echo = added.echo.iter().map(|record| (record, Role::Echo));
-        let head = added.head.iter().map(|record| (record, Role::Head));
-        for (record, role) in echo.chain(head) {
-            at += encode_record(record, Stamp { role, ..own }, body, at, table);
+        for record in &added.echo {
+            layout.put(record, Role::Echo);
+        }
+        for record in &added.head {
+            layout.put(record, Role::Head);
         }
         let records_all = records.len() + added.echo.len() + added.head.len();
         let mut copies = 0;
         if let Some(copies_at) = placement.copies {
-            body[at..copies_at].fill(0);
-            at = copies_at;
+            layout.skip_to(copies_at);
             for record in records.iter().filter(|record| is_hard_state(record)) {
-                at += encode_record(record, own, body, at, table);
+                layout.put(record, Role::Own);
                 copies += 1;
             }
         }
         assert_eq!(
-            at, placement.body_bytes,
+            layout.at, placement.body_bytes,
             "the flush is as large as was reserved"
         );
         let header = FlushHeader {
@@ -335,7 +355,7 @@ impl Writer {
             records: u32::try_from(records_all).expect("a flush has few records"),
             number: placement.number,
             durable: placement.durable,
-            body_bytes: u32::try_from(at).expect("segments are below 4 GiB"),
+            body_bytes: u32::try_from(layout.at).expect("segments are below 4 GiB"),
             blocks: u32::try_from(placement.blocks).expect("segments are below 4 GiB"),
             instance: self.options.instance,
             copies,
@@ -343,9 +363,16 @@ impl Writer {
             names: placement.names,
             opens: placement.opens_segment,
         };
+        let flush = &mut to[flush_at..];
         header.seal(flush);
-        let start = placement.offset + (placement.bytes - flush.len()) as u64;
+        let start = placement.offset + flush_at as u64;
         self.residues.flush(placement.segment, start, flush);
+        if parted == first {
+            done(0, to);
+        } else {
+            done(parted, &to[parted..]);
+            done(0, &to[..first]);
+        }
     }
 
     /// The write of one flush is durable. Returns the newest flush such that it and all before it
@@ -436,6 +463,32 @@ impl Writer {
     /// Where the record of an entry lies.
     pub fn locate(&self, group: GroupId, index: LogIndex) -> Option<Location> {
         self.index.get(group, index)
+    }
+}
+
+/// The body of a flush while records are put in it.
+struct Layout<'a> {
+    body: &'a mut [u8],
+    /// Checksums of its sectors, as far as they are known.
+    table: &'a mut [u8],
+    /// Bytes that are final.
+    at: usize,
+    losses: u64,
+}
+
+impl Layout<'_> {
+    fn put(&mut self, record: &Record, role: Role) {
+        let stamp = Stamp {
+            role,
+            losses: self.losses,
+        };
+        self.at += encode_record(record, stamp, self.body, self.at, self.table);
+    }
+
+    /// Leaves zeroes up to here.
+    fn skip_to(&mut self, at: usize) {
+        self.body[self.at..at].fill(0);
+        self.at = at;
     }
 }
 

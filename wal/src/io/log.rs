@@ -193,33 +193,21 @@ impl Log {
         let prepared = (!self.failed.get()).then(|| {
             let mut writer = self.writer.borrow_mut();
             let placement = writer.place(number, records);
-            self.segments.appended(placement.bytes);
-            let mut buffer = self.segments.buffer(placement.bytes);
-            writer.encode(&placement, records, buffer.as_bytes_mut());
+            let writing = self
+                .segments
+                .append(&placement, |buffer, part_bytes_min, done| {
+                    writer.encode_parts(&placement, records, buffer, part_bytes_min, done);
+                });
             if placement.opens_segment {
                 let wanted = (number, writer.next_segment());
                 self.wanted.borrow_mut().push_back(wanted);
             }
-            (placement, buffer)
+            (placement.segment, writing)
         });
         let log = self.clone();
         async move {
-            let (placement, buffer) = prepared.ok_or(LogError::Failed)?;
-            let result = async {
-                let file = log.segments.ready(placement.segment).await?;
-                let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
-                let bytes = buffer.as_bytes();
-                let written = log.segments.append(&file, bytes, placement.offset).await;
-                match written.map_err(|error| LogError::io("write", &path(), error))? {
-                    bytes if bytes == placement.bytes => Ok(()),
-                    _ => Err(LogError::io(
-                        "write all of",
-                        &path(),
-                        io::ErrorKind::WriteZero,
-                    )),
-                }
-            };
-            if let Err(error) = result.await {
+            let (segment, writing) = prepared.ok_or(LogError::Failed)?;
+            if let Err(error) = log.segments.finish(writing, segment).await {
                 log.failed.set(true);
                 log.segments.stop();
                 return Err(error);

@@ -10,6 +10,7 @@ mod log;
 mod ring;
 mod segments;
 mod view;
+mod writing;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
 pub use durability::Durability;

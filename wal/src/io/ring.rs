@@ -106,14 +106,13 @@ impl Ring {
         unsafe_code,
         reason = "the kernel reads the bytes while the future lives"
     )]
-    pub unsafe fn write_at(
-        &self,
-        file: BorrowedFd<'_>,
-        bytes: &[u8],
-        at: u64,
-    ) -> impl Future<Output = io::Result<usize>> {
+    pub(super) unsafe fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Operation {
         let entry = opcode::Write::new(raw(file), bytes.as_ptr(), length(bytes.len())).offset(at);
-        self.begin(entry.build())
+        let operation = self.begin(entry.build());
+        if bytes.len() >= PROMPT_BYTES_MIN {
+            self.shared.enter(false);
+        }
+        operation
     }
 
     #[expect(
@@ -128,9 +127,6 @@ impl Ring {
     ) -> io::Result<usize> {
         // SAFETY: awaited here, while the bytes are borrowed.
         let written = unsafe { self.write_at(file, bytes, at) };
-        if bytes.len() >= PROMPT_BYTES_MIN {
-            self.shared.enter(false);
-        }
         written.await
     }
 
@@ -183,11 +179,11 @@ impl Ring {
         Ok(bytes)
     }
 
-    fn begin(&self, entry: squeue::Entry) -> Operation<'_> {
+    fn begin(&self, entry: squeue::Entry) -> Operation {
         let key = self.shared.slots.borrow_mut().take();
         self.shared.push(entry.user_data(key as u64));
         Operation {
-            ring: &self.shared,
+            ring: self.shared.clone(),
             key: Some(key),
         }
     }
@@ -325,12 +321,12 @@ impl Slots {
 
 /// An operation under way. Dropped before it is done, it is cancelled, and the drop waits until the kernel
 /// has let go of the memory.
-struct Operation<'a> {
-    ring: &'a Shared,
+pub(super) struct Operation {
+    ring: Rc<Shared>,
     key: Option<usize>,
 }
 
-impl Operation<'_> {
+impl Operation {
     /// The result, if there is one; `waker` is told later otherwise.
     fn take(&mut self, waker: Option<&Waker>) -> Option<i32> {
         let key = self.key.expect("a future is not polled once it is done");
@@ -351,7 +347,7 @@ impl Operation<'_> {
     }
 }
 
-impl Future for Operation<'_> {
+impl Future for Operation {
     type Output = io::Result<usize>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -365,7 +361,7 @@ impl Future for Operation<'_> {
     }
 }
 
-impl Drop for Operation<'_> {
+impl Drop for Operation {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
         let cancel = opcode::AsyncCancel::new(key as u64).build();

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -18,7 +17,8 @@ use super::blanks::{Blanks, Pace};
 use super::durability::Durability;
 use super::log::LogError;
 use super::ring::Ring;
-use crate::{BLOCK, SegmentId, UNREADABLE};
+use super::writing::Writing;
+use crate::{BLOCK, Placement, SegmentId, UNREADABLE};
 
 /// How much is read at once. glommio polls for its reads, and a kernel such as 6.1 issues a polled read
 /// that the device takes only in parts (`max_sectors_kb`) again and again, without end. With the blocks
@@ -33,6 +33,10 @@ const SEGMENTS_FREE: u64 = 2;
 /// keeps a device busy that is told what it need not hold any more (`-o discard`): a tenth of a second for
 /// 64 MiB, in which it writes nothing.
 const FREE_MAX: usize = 64;
+/// How often it is looked whether files are still being made when the log is closed.
+const CLOSE_PAUSE: Duration = Duration::from_millis(2);
+/// A disk that does not answer for so long is not waited for.
+const CLOSE_PAUSES_MAX: usize = 5000;
 /// How often a segment is tried again for which there was no space.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -58,6 +62,24 @@ struct State {
     closed: bool,
     /// Nothing is written any more, so that no segment need be waited for.
     stopped: bool,
+    /// How many files are being made or recycled.
+    making: usize,
+}
+
+/// A file that is being made or recycled.
+struct Making<'a>(&'a Segments);
+
+impl<'a> Making<'a> {
+    fn begin(segments: &'a Segments) -> Self {
+        segments.state.borrow_mut().making += 1;
+        Self(segments)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().making -= 1;
+    }
 }
 
 impl Segments {
@@ -174,6 +196,7 @@ impl Segments {
         to: SegmentId,
         table: &[u8],
     ) -> Result<(), LogError> {
+        let _making = Making::begin(self);
         let free = self.state.borrow_mut().free.pop_front();
         let (_, file) = free
             .filter(|&(oldest, _)| oldest == from)
@@ -269,7 +292,9 @@ impl Segments {
     /// [`LogError::Full`] if there is no space, and nothing has failed then.
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
+        let making = Making::begin(self);
         let result = self.make(&path).await;
+        drop(making);
         if self.is_stopped() {
             if let Ok(file) = result {
                 drop(file.close().await);
@@ -328,6 +353,7 @@ impl Segments {
     /// Makes files ready until these are as many bytes, each to be a segment when one is needed.
     /// [`LogError::Full`] if there is no space.
     pub(super) async fn make_ready(&self, bytes: u64) -> Result<(), LogError> {
+        let _making = Making::begin(self);
         while self.blanks.len() as u64 * self.segment_bytes < bytes {
             let made = match self.check_space() {
                 Ok(()) => self.blanks.add().await.map_err(Into::into),
@@ -339,11 +365,6 @@ impl Segments {
             })?;
         }
         self.sync().await
-    }
-
-    /// So many bytes more are appended.
-    pub(super) fn appended(&self, bytes: usize) {
-        self.blanks.appended(bytes);
     }
 
     /// How many bytes were appended so far.
@@ -377,16 +398,38 @@ impl Segments {
         self.state.borrow().full
     }
 
-    /// Writes to a segment, durably unless [`Durability::Async`]: how many bytes.
-    #[expect(unsafe_code, reason = "glommio's files do not implement AsFd")]
-    pub(super) async fn append(&self, to: &DmaFile, bytes: &[u8], at: u64) -> io::Result<usize> {
-        // SAFETY: the file owns the descriptor and is borrowed meanwhile.
-        let file = unsafe { BorrowedFd::borrow_raw(to.as_raw_fd()) };
-        self.ring.write(file, bytes, at).await
+    /// Begins to write a flush of so many bytes, which `encode` makes in parts: durable once it is
+    /// written, unless [`Durability::Async`].
+    pub(super) fn append(
+        &self,
+        placement: &Placement,
+        encode: impl FnOnce(&mut [u8], usize, &mut dyn FnMut(usize, &[u8])),
+    ) -> Writing {
+        self.blanks.appended(placement.bytes);
+        let buffer = self.buffer(placement.bytes);
+        let file = self.state.borrow().open.get(&placement.segment).cloned();
+        Writing::begin(&self.ring, file, buffer, placement.offset, encode)
+    }
+
+    /// Waits until a flush is written: for its segment first, if that is not ready.
+    pub(super) async fn finish(
+        &self,
+        mut writing: Writing,
+        segment: SegmentId,
+    ) -> Result<(), LogError> {
+        if writing.needs_file() {
+            writing.give(self.ready(segment).await?);
+        }
+        let written = writing.finish().await;
+        written.map_err(|error| {
+            let file = writing.file();
+            let path = file.and_then(|file| file.path().map(|path| path.to_owned()));
+            LogError::io("write", &path.unwrap_or_default(), error)
+        })
     }
 
     /// A segment that is being made ready, once it is.
-    pub(super) async fn ready(&self, segment: SegmentId) -> Result<Rc<DmaFile>, LogError> {
+    async fn ready(&self, segment: SegmentId) -> Result<Rc<DmaFile>, LogError> {
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
             if let Some(file) = state.open.get(&segment) {
@@ -422,7 +465,7 @@ impl Segments {
     }
 
     /// An aligned buffer for a write to any of the segments.
-    pub(super) fn buffer(&self, bytes: usize) -> DmaBuffer {
+    fn buffer(&self, bytes: usize) -> DmaBuffer {
         let state = self.state.borrow();
         let (_, file) = state
             .open
@@ -449,6 +492,13 @@ impl Segments {
     pub(super) async fn close(&self) {
         self.state.borrow_mut().closed = true;
         self.stop();
+        // Whoever opens the log next may make files of the same names.
+        for _ in 0..CLOSE_PAUSES_MAX {
+            if self.state.borrow().making == 0 {
+                break;
+            }
+            sleep(CLOSE_PAUSE).await;
+        }
         let (open, free) = {
             let mut state = self.state.borrow_mut();
             (
