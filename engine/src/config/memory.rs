@@ -103,6 +103,15 @@ impl Config {
                 limits.pending_bytes_max as u64,
             ),
             (
+                "embedders",
+                "limits.pending_size",
+                shards,
+                // The last answer was taken before it was known to be too much.
+                limits.pending_bytes_max as u64
+                    + self.answer_bytes_max() as u64
+                    + limits.pending_requests_max as u64 * REQUEST_BYTES,
+            ),
+            (
                 "entries",
                 "log.cache_size",
                 1,

@@ -12,6 +12,7 @@ use wal::{GroupId, LogIndex, NodeId};
 use crate::config::Config;
 use crate::shard::Outcome;
 
+use super::allowance::{Allowance, Share};
 use super::mailbox::{Letter, Mailbox};
 use super::routes::Routes;
 use super::status::ShardStatus;
@@ -57,18 +58,36 @@ impl Commands {
 pub(super) struct Completion {
     call: Option<Box<dyn FnOnce(Vec<Outcome>) + Send>>,
     commands: usize,
+    /// Of what embedders may have under way; none if the batch was never taken.
+    share: Option<Share>,
 }
 
 impl Completion {
-    fn new(commands: usize, call: impl FnOnce(Vec<Outcome>) + Send + 'static) -> Self {
+    fn new(
+        commands: usize,
+        share: Option<Share>,
+        call: impl FnOnce(Vec<Outcome>) + Send + 'static,
+    ) -> Self {
         Self {
             call: Some(Box::new(call)),
             commands,
+            share,
+        }
+    }
+
+    /// An outcome as it can be kept until the batch has ended.
+    fn hold(&mut self, outcome: Outcome, write: bool) -> Outcome {
+        let share = self.share.as_mut();
+        match share.is_none_or(|share| share.hold(outcome.held_bytes())) {
+            true => outcome,
+            false => outcome.without_bytes(write),
         }
     }
 
     fn complete(mut self, outcomes: Vec<Outcome>) {
         assert_eq!(outcomes.len(), self.commands, "an outcome for each command");
+        // Who is called may give the next batch at once.
+        self.share = None;
         if let Some(call) = self.call.take() {
             call(outcomes);
         }
@@ -78,6 +97,7 @@ impl Completion {
 impl Drop for Completion {
     /// The shard ended with the batch in its hands: nobody knows what became of it.
     fn drop(&mut self) {
+        self.share = None;
         if let Some(call) = self.call.take() {
             call(vec![Outcome::Unknown; self.commands]);
         }
@@ -111,7 +131,12 @@ impl Batch {
         batch
     }
 
-    pub(super) fn answer(&self, at: usize, outcome: Outcome) {
+    /// The outcome of the command `at` so far into the batch, which is a write or not.
+    pub(super) fn answer(&self, at: usize, outcome: Outcome, write: bool) {
+        let outcome = match &mut *self.completion.borrow_mut() {
+            Some(completion) => completion.hold(outcome, write),
+            None => unreachable!("a command is answered once"),
+        };
         self.outcomes.borrow_mut()[at] = outcome;
         self.missing.set(self.missing.get() - 1);
         if self.missing.get() == 0 {
@@ -128,7 +153,10 @@ impl Batch {
 
 /// Why commands were not taken. Nothing happened.
 #[derive(Debug, thiserror::Error)]
-#[error("the shard's mailbox is full, or the node has stopped: try again later")]
+#[error(
+    "too many commands are under way (limits.pending_tasks, limits.pending_size, limits.mailbox_size), or \
+     the node has stopped: try again when some of them have ended"
+)]
 pub struct Rejected;
 
 /// A way into a running node. Cheap to clone, usable from any thread.
@@ -136,6 +164,8 @@ pub struct Rejected;
 pub struct Handle {
     pub(super) config: Arc<Config>,
     pub(super) mailboxes: Arc<[Mailbox]>,
+    /// Of each shard.
+    pub(super) allowances: Arc<[Arc<Allowance>]>,
     pub(super) routes: Arc<Routes>,
 }
 
@@ -159,9 +189,15 @@ impl Handle {
     /// shard's thread once all have ended, with their outcomes in order, and must not block. Its
     /// outcomes are never [`Outcome::Redirect`].
     ///
+    /// For each shard of the node, embedders may have as much under way as the requests of one group:
+    /// `limits.pending_tasks` commands, and `limits.pending_size` bytes of commands and of the answers
+    /// to batches that have not ended. Answers beyond that are [`Outcome::Busy`] for reads, and
+    /// [`Outcome::Unknown`] for writes that answer values.
+    ///
     /// # Errors
     ///
-    /// When the shard cannot take them; `completion` is then called with [`Outcome::Busy`] for each.
+    /// When the shard cannot take them; `completion` is then called with [`Outcome::Busy`] for each,
+    /// on the calling thread: nothing happened.
     ///
     /// # Panics
     ///
@@ -177,22 +213,25 @@ impl Handle {
             "no group {group}"
         );
         let shard = usize::from(self.config.shard_of_group(group));
-        let completion = Completion::new(commands.len(), completion);
+        let count = commands.len();
+        let share = self.allowances[shard].take(count, commands.bytes());
+        let taken = share.is_some();
+        let completion = Completion::new(count, share, completion);
         let letter = Letter::Commands {
             group,
             commands,
             completion,
         };
-        match self.mailboxes[shard].post(letter) {
-            Ok(()) => Ok(()),
-            Err(letter) => {
-                if let Letter::Commands { completion, .. } = letter {
-                    let commands = completion.commands;
-                    completion.complete(vec![Outcome::Busy; commands]);
-                }
-                Err(Rejected)
+        let posted = match taken {
+            true => self.mailboxes[shard].post(letter),
+            false => Err(letter),
+        };
+        posted.map_err(|letter| {
+            if let Letter::Commands { completion, .. } = letter {
+                completion.complete(vec![Outcome::Busy; count]);
             }
-        }
+            Rejected
+        })
     }
 
     /// Runs one command on the group and waits for its outcome: as a client of the Redis protocol
@@ -273,23 +312,112 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ClusterOptions, Limits, NodeAddress, Options};
 
     #[test]
     fn a_batch_completes_once_when_the_last_outcome_is_there() {
         let (sender, receiver) = mpsc::channel();
-        let completion = Completion::new(2, move |outcomes| sender.send(outcomes).unwrap());
+        let completion = Completion::new(2, None, move |outcomes| sender.send(outcomes).unwrap());
         let batch = Batch::new(2, completion);
-        batch.answer(1, Outcome::Busy);
+        batch.answer(1, Outcome::Busy, true);
         assert!(receiver.try_recv().is_err());
-        batch.answer(0, Outcome::Reply(Reply::Ok));
+        batch.answer(0, Outcome::Reply(Reply::Ok), true);
         let outcomes = receiver.recv().unwrap();
         assert_eq!(outcomes, [Outcome::Reply(Reply::Ok), Outcome::Busy]);
+    }
+
+    /// A handle of a node whose one shard takes no letters out of its mailbox.
+    fn asleep(change: impl FnOnce(&mut Limits)) -> Handle {
+        let mut options = Options {
+            cluster: ClusterOptions {
+                id: "asleep".into(),
+                nodes: vec![NodeAddress {
+                    id: 1,
+                    host: "127.0.0.1".into(),
+                    client_port: 6400,
+                    peer_port: 7400,
+                    admin_port: 0,
+                }],
+                shards: 1,
+                groups: 1,
+                ..ClusterOptions::default()
+            },
+            node_id: 1,
+            data_dir: "/nowhere".into(),
+            ..Options::default()
+        };
+        change(&mut options.limits);
+        let config = Arc::new(options.validate().unwrap());
+        let limits = &config.limits;
+        Handle {
+            mailboxes: Arc::new([Mailbox::new(limits.mailbox_bytes_max).unwrap()]),
+            allowances: Allowance::of_each_shard(&config),
+            routes: Arc::new(Routes::new(1)),
+            config,
+        }
+    }
+
+    fn commands(count: usize) -> Commands {
+        let mut commands = Commands::default();
+        (0..count).for_each(|_| commands.push(&Command::Get { key: b"key" }));
+        commands
+    }
+
+    #[test]
+    fn who_submits_faster_than_the_shard_works_is_told_busy_until_batches_have_ended() {
+        let (sender, receiver) = mpsc::channel();
+        let handle = asleep(|limits| limits.pending_requests_max = 100);
+        let submit = || {
+            let sender = sender.clone();
+            let group = GroupId::from_raw(0);
+            let call = move |outcomes: Vec<Outcome>| sender.send(outcomes).unwrap();
+            handle.submit(group, commands(7), call)
+        };
+        let taken = (0..1000).filter(|_| submit().is_ok()).count();
+        assert_eq!(taken, 100 / 7);
+        let refused: Vec<_> = receiver.try_iter().collect();
+        assert_eq!(refused.len(), 1000 - taken);
+        assert!(refused.iter().all(|it| *it == [const { Outcome::Busy }; 7]));
+        // The shard takes them, and has them in its hands: they are under way as before.
+        let mut held = Vec::new();
+        assert!(handle.mailboxes[0].swap(&mut held));
+        assert!(submit().is_err());
+        assert_eq!(receiver.try_iter().count(), 1);
+        held.pop();
+        assert_eq!(receiver.recv().unwrap(), vec![Outcome::Unknown; 7]);
+        assert!(submit().is_ok(), "one has ended");
+        assert!(submit().is_err());
+    }
+
+    #[test]
+    fn answers_of_a_batch_that_has_not_ended_are_told_without_what_they_carry_beyond_the_limit() {
+        let allowance = Arc::new(Allowance::new(100, 10_000));
+        let share = allowance.take(32, 0);
+        let (sender, receiver) = mpsc::channel();
+        let completion = Completion::new(32, share, move |all| sender.send(all).unwrap());
+        let batch = Batch::new(32, completion);
+        let value = || Outcome::Reply(Reply::bulk([7; 1000]));
+        for at in 0..32 {
+            batch.answer(at, value(), at % 2 == 0);
+        }
+        let outcomes = receiver.recv().unwrap();
+        let whole = outcomes.iter().take_while(|it| **it == value()).count();
+        assert_eq!(whole, 11, "10000 bytes and one answer");
+        for (at, outcome) in outcomes.into_iter().enumerate().skip(whole) {
+            let told = if at % 2 == 0 {
+                Outcome::Unknown
+            } else {
+                Outcome::Busy
+            };
+            assert_eq!(outcome, told);
+        }
+        assert!(allowance.take(100, 10_000).is_some(), "all was given back");
     }
 
     #[test]
     fn a_batch_that_is_dropped_has_an_unknown_outcome() {
         let (sender, receiver) = mpsc::channel();
-        drop(Completion::new(1, move |outcomes| {
+        drop(Completion::new(1, None, move |outcomes| {
             sender.send(outcomes).unwrap()
         }));
         assert_eq!(receiver.recv().unwrap(), [Outcome::Unknown]);

@@ -186,7 +186,7 @@ impl Mailbox {
     }
 
     /// False if there are none: the bell will be rung for the next one.
-    fn swap(&self, to: &mut Vec<Letter>) -> bool {
+    pub(super) fn swap(&self, to: &mut Vec<Letter>) -> bool {
         let mut inside = self.lock();
         if inside.letters.is_empty() {
             inside.asleep = true;

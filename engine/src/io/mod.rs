@@ -2,6 +2,7 @@
 //! shard's function; fibers on it bring what clients, peers, the disk and other threads have to say.
 
 mod admin;
+mod allowance;
 mod answers;
 mod client;
 mod clock;

@@ -11,6 +11,7 @@ use wal::io::{DataDirectory, DirectoryError, LogError, Ring, executor};
 
 use crate::config::Config;
 
+use super::allowance::Allowance;
 use super::clock::{Origin, unix_micros};
 use super::executor::Shared;
 use super::handle::Handle;
@@ -99,6 +100,7 @@ impl Fate {
 #[derive(Debug)]
 pub struct Node {
     shared: Shared,
+    allowances: Arc<[Arc<Allowance>]>,
     threads: Mutex<Vec<(u16, ExecutorJoinHandle<()>)>>,
     directory: DataDirectory,
 }
@@ -167,6 +169,7 @@ impl Node {
             config: Arc::new(config),
         };
         let node = Self {
+            allowances: Allowance::of_each_shard(&shared.config),
             shared: shared.clone(),
             threads: Mutex::default(),
             directory,
@@ -220,6 +223,7 @@ impl Node {
         Handle {
             config: self.shared.config.clone(),
             mailboxes: self.shared.mailboxes.clone(),
+            allowances: self.allowances.clone(),
             routes: self.shared.routes.clone(),
         }
     }

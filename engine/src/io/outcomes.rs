@@ -78,7 +78,7 @@ impl Executor {
                 self.clients.relieve(self.config.limits.clients_bytes_max);
             }
             Asker::Peer { inbound, request } => inbound.answer(request, outcome, write),
-            Asker::Embedder { batch, at } => batch.answer(at, outcome),
+            Asker::Embedder { batch, at } => batch.answer(at, outcome, write),
             Asker::Shard { from, token } => {
                 let from = usize::from(from);
                 let outcome = match self.mailboxes[from].is_full_of_answers() {
