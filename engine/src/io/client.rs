@@ -34,6 +34,8 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How old the figures and the topology that clients are shown may be.
 const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
+/// How long a client that is owed more than it may be can go on without taking any of it.
+const TAKES_NOTHING_MAX: Duration = Duration::from_secs(10);
 /// How long a stopping node waits for clients to take their last answers.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 
@@ -72,6 +74,8 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     /// Nothing can be written any more.
     dead: Cell<bool>,
+    /// It is owed more than it may be, and watched whether it takes any of it.
+    watched: Cell<bool>,
     /// How long each value of an answer may be, judged by those before: so many of its requests are taken at
     /// a time that their answers find room.
     value_bytes: Cell<usize>,
@@ -203,6 +207,7 @@ impl Connection {
             room: Signal::default(),
             closing: Cell::new(false),
             dead: Cell::new(false),
+            watched: Cell::new(false),
             value_bytes: Cell::new(value_bytes),
             followed: Cell::new(None),
             input_bytes: Cell::new(0),
@@ -231,7 +236,21 @@ impl Connection {
     }
 
     /// The outcome of a command, or of one group's part of it.
-    pub(super) fn answer(&self, sequence: u64, outcome: Outcome, config: &Config) {
+    pub(super) fn answer(
+        self: &Rc<Self>,
+        sequence: u64,
+        outcome: Outcome,
+        write: bool,
+        config: &Config,
+    ) {
+        let limits = &config.limits;
+        // A quarter: the buffer of answers may double.
+        let full = self.held_bytes.get() > limits.clients_bytes_max / 4
+            && self.owed_bytes() > limits.output_bytes_max;
+        let outcome = match full {
+            true => outcome.without_bytes(write),
+            false => outcome,
+        };
         let mut owed = self.owed.borrow_mut();
         let due = owed.give(sequence, |slot| {
             let reply = reply(outcome, slot, config);
@@ -293,13 +312,17 @@ impl Connection {
         }
     }
 
-    /// Disconnects a client that does not read its answers.
-    fn check_output(&self, bytes_max: usize) {
+    /// Bytes of answers that wait.
+    fn owed_bytes(&self) -> usize {
+        self.out.borrow().len() + self.owed.borrow().held_bytes()
+    }
+
+    /// Counts what it holds, and watches a client that is owed more than it may be.
+    fn check_output(self: &Rc<Self>, bytes_max: usize) {
         self.count();
-        let bytes = self.out.borrow().len() + self.owed.borrow().held_bytes();
-        if bytes > bytes_max && !self.dead.get() {
-            tracing::warn!(event = "client.slow", from = self.socket.peer());
-            self.die();
+        let beyond = self.owed_bytes() > bytes_max && !self.dead.get();
+        if beyond && !self.watched.replace(true) {
+            glommio::spawn_local(watch(self.clone(), bytes_max)).detach();
         }
     }
 
@@ -424,6 +447,22 @@ async fn write(executor: Rc<Executor>, connection: Rc<Connection>) {
         }
         bytes.clear();
         bytes.shrink_to(executor.clients.kept_bytes(&executor.config));
+    }
+}
+
+/// Disconnects a client that takes nothing of what it is owed, until that is no more than it may be.
+async fn watch(connection: Rc<Connection>, bytes_max: usize) {
+    let mut taken = connection.socket.sent();
+    loop {
+        sleep(TAKES_NOTHING_MAX).await;
+        if connection.dead.get() || connection.owed_bytes() <= bytes_max {
+            break connection.watched.set(false);
+        }
+        let before = std::mem::replace(&mut taken, connection.socket.sent());
+        if taken == before {
+            tracing::warn!(event = "client.slow", from = connection.socket.peer());
+            break connection.die();
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Executor {
                 if let Some(known) = self.sampler.follow() {
                     connection.follow(known);
                 }
-                connection.answer(sequence, outcome, &self.config);
+                connection.answer(sequence, outcome, write, &self.config);
                 self.clients.relieve(self.config.limits.clients_bytes_max);
             }
             Asker::Peer { inbound, request } => inbound.answer(request, outcome, write),

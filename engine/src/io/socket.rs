@@ -1,5 +1,6 @@
 //! A TCP stream that one fiber reads while another writes, both through the shard's ring.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
@@ -13,6 +14,8 @@ use wal::io::Ring;
 pub(super) struct Socket {
     stream: TcpStream,
     ring: Rc<Ring>,
+    /// Bytes that the kernel has taken.
+    sent: Cell<u64>,
 }
 
 impl fmt::Debug for Socket {
@@ -26,7 +29,8 @@ impl Socket {
         // Without it a small frame would wait for the acknowledgement of the one before. A socket
         // that refuses is broken and will say so when it is read.
         drop(stream.set_nodelay(true));
-        let socket = Self { stream, ring };
+        let sent = Cell::new(0);
+        let socket = Self { stream, ring, sent };
         // The ring answers at once instead of waiting, where a socket says that it must not wait.
         let _ = rustix::io::ioctl_fionbio(socket.descriptor(), false);
         socket
@@ -62,10 +66,18 @@ impl Socket {
             let sent = unsafe { self.ring.send(self.descriptor(), bytes) };
             match sent.await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
-                sent => bytes = &bytes[sent..],
+                sent => {
+                    self.sent.set(self.sent.get() + sent as u64);
+                    bytes = &bytes[sent..];
+                }
             }
         }
         Ok(())
+    }
+
+    /// How many bytes it has taken so far: the other side reads if these become more.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.get()
     }
 
     /// Ends both directions: whoever waits for the socket is woken with an error or its end.

@@ -290,6 +290,60 @@ fn a_client_that_takes_its_answers_gets_all_of_them_however_many_it_asks_for_at_
 }
 
 #[test]
+fn a_client_that_asks_for_large_answers_after_small_ones_is_closed_only_if_it_takes_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Node::start();
+    let value = "z".repeat(VALUE_BYTES);
+    let mut client = Client::connect(node.port).unwrap();
+    assert_eq!(client.ask(&["SET", "key0", &value]).unwrap(), "+OK");
+    // From small answers the node expects more of the same, and takes many requests at once.
+    let ask = |requests: usize| {
+        let mut client = Client::connect(node.port).unwrap();
+        for _ in 0..200 {
+            assert_eq!(client.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+        }
+        let asked = "GET key0\r\n".repeat(requests);
+        client.0.get_mut().write_all(asked.as_bytes()).unwrap();
+        client
+    };
+    // One that reads: it gets what the node has room for, in its turn, and is told of the rest.
+    let requests = 2 * PIPELINE;
+    let mut slow = ask(requests);
+    let mut whole = 0;
+    for at in 0..requests {
+        let mut line = String::new();
+        let read = slow.0.read_line(&mut line);
+        assert!(
+            matches!(read, Ok(1..)),
+            "answer {at}: {read:?}; {}",
+            node.log()
+        );
+        if line.starts_with("-BUSY") {
+            continue;
+        }
+        assert_eq!(line, format!("${VALUE_BYTES}\r\n"), "answer {at}");
+        let mut answer = vec![0; VALUE_BYTES + 2];
+        slow.0.read_exact(&mut answer).unwrap();
+        assert!(answer.starts_with(value.as_bytes()), "answer {at}");
+        whole += 1;
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert!(whole * VALUE_BYTES >= 16 * MIB, "{whole} of {requests}");
+    assert_eq!(slow.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+
+    // One that does not.
+    let idle = ask(requests);
+    let start = Instant::now();
+    while node.metric("drakkar_client_connections") > 2 {
+        assert!(start.elapsed() < PATIENCE, "{}", node.log());
+        thread::sleep(PAUSE);
+    }
+    assert!(node.log().contains("client.slow"), "{}", node.log());
+    assert_eq!(client.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+    drop(idle);
+}
+
+#[test]
 fn a_stopped_process_that_is_owed_large_answers_takes_bounded_memory_and_slows_nobody_down() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::start();
