@@ -268,3 +268,43 @@ fn the_admin_port_tells_of_groups_and_readiness() {
         "{json}"
     );
 }
+
+#[test]
+fn the_admin_port_says_so_to_whom_it_has_no_room_for_and_serves_when_others_have_left() {
+    let cluster = Cluster::start("admin-full", 1, true);
+    let port = cluster.options.cluster.nodes[0].admin_port;
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let patience = Some(std::time::Duration::from_secs(60));
+        stream.set_read_timeout(patience).unwrap();
+        stream
+    };
+    let ask = || {
+        let mut stream = connect();
+        write!(stream, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    assert!(ask().starts_with("HTTP/1.1 200 "));
+    // Those that are silent for ten seconds are let go: on a slow machine the first of them before the last
+    // has come.
+    let mut silent = Vec::new();
+    let refused = (0..10).find_map(|_| {
+        silent.extend((0..64).map(|_| connect()));
+        Some(ask()).filter(|answer| answer.starts_with("HTTP/1.1 503 "))
+    });
+    let refused = refused.expect("more connections than there is room for");
+    assert!(
+        refused.ends_with("64 connections are open already\n"),
+        "{refused}"
+    );
+    drop(silent);
+    for _ in 0..PATIENCE {
+        if ask().starts_with("HTTP/1.1 200 ") {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+    panic!("the admin port does not serve any more");
+}

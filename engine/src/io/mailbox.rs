@@ -212,3 +212,92 @@ impl Mailbox {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use net::Reply;
+
+    use super::*;
+
+    const BYTES_MAX: usize = 64 << 10;
+
+    fn mailbox() -> Mailbox {
+        Mailbox::new(BYTES_MAX).unwrap()
+    }
+
+    /// Requests of another shard: so many, each of a command of 1 KiB.
+    fn requests(count: u64) -> Letter {
+        let carried = |number| Carried {
+            token: Token(number),
+            group: GroupId::from_raw(0),
+            proxy: false,
+            command: vec![0; 1024],
+        };
+        Letter::Requests {
+            from: 1,
+            requests: (0..count).map(carried).collect(),
+        }
+    }
+
+    #[test]
+    fn letters_that_ask_for_work_come_back_when_the_box_is_full_and_go_in_when_it_was_emptied() {
+        let mailbox = mailbox();
+        let fits = BYTES_MAX / (4 * (1024 + size_of::<Carried>()));
+        let taken = (0..1000).take_while(|_| mailbox.post(requests(4)).is_ok());
+        assert_eq!(taken.count(), fits);
+        let back = mailbox.post(requests(4)).unwrap_err();
+        let Letter::Requests { requests: back, .. } = back else {
+            panic!("{back:?} is another letter");
+        };
+        let tokens: Vec<u64> = back.iter().map(|it| it.token.0).collect();
+        assert_eq!(tokens, [0, 1, 2, 3], "whoever asked can be told");
+        // What others want of the shard, and what it is told, is not held up by requests.
+        let (sender, receiver) = mpsc::channel();
+        let inspect = move |status: ShardStatus| sender.send(status).unwrap();
+        assert!(mailbox.post(Letter::Inspect(Box::new(inspect))).is_ok());
+        assert!(mailbox.post(Letter::Stop).is_ok());
+        let mut letters = Vec::new();
+        assert!(mailbox.swap(&mut letters));
+        assert_eq!(letters.len(), fits + 2);
+        assert!(mailbox.post(requests(4)).is_ok(), "the box is empty");
+        drop((letters, receiver));
+    }
+
+    #[test]
+    fn one_letter_goes_in_however_large_and_none_beside_it() {
+        let mailbox = mailbox();
+        assert!(mailbox.post(requests(1000)).is_ok());
+        assert!(mailbox.post(requests(1)).is_err());
+    }
+
+    #[test]
+    fn answers_always_go_in_and_say_when_they_are_too_many() {
+        let mailbox = mailbox();
+        let answers = || {
+            let outcome = Outcome::Reply(Reply::bulk([0; 1024]));
+            Letter::Answers(vec![(Token(0), outcome)])
+        };
+        for _ in 0..BYTES_MAX / 1024 {
+            assert!(mailbox.post(answers()).is_ok());
+            assert!(!mailbox.is_full_of_answers());
+        }
+        assert!(mailbox.post(answers()).is_ok());
+        assert!(mailbox.is_full_of_answers());
+        assert!(
+            mailbox.post(requests(1)).is_ok(),
+            "these have a limit of their own"
+        );
+        assert!(mailbox.swap(&mut Vec::new()));
+        assert!(!mailbox.is_full_of_answers());
+    }
+
+    #[test]
+    fn nothing_goes_into_the_box_of_a_shard_that_has_ended() {
+        let mailbox = mailbox();
+        mailbox.close();
+        assert!(mailbox.post(requests(1)).is_err());
+        assert!(mailbox.post(Letter::Stop).is_err());
+    }
+}
