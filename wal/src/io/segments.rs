@@ -343,7 +343,9 @@ impl Segments {
 
     fn pace(&self) -> Pace {
         let state = self.state.borrow();
-        if state.open.is_empty() || !state.waiting.is_empty() {
+        // Before the first append no flush waits, and whoever opens the log does.
+        let begins = state.open.is_empty() || self.blanks.appended_bytes() == 0;
+        if begins || !state.waiting.is_empty() {
             Pace::Full
         } else {
             Pace::Appends
@@ -614,4 +616,38 @@ fn is_unreadable(error: &glommio::GlommioError<()>) -> bool {
     let lost = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG];
     lost.iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use glommio::Placement;
+
+    use super::super::executor;
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_opened_again_waits_for_its_next_segment_no_longer_than_the_disk_takes() {
+        let name = format!("drakkar-pace-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.clone();
+        let executor = executor::builder(Placement::Unbound).make().unwrap();
+        executor.run(executor::awake(async move {
+            let ring = Ring::start().unwrap();
+            let open = || Segments::new(&path, 1 << 20, ring.clone(), Durability::Durable);
+            let first = SegmentId::from_raw(1);
+            let segments = open();
+            assert_eq!(segments.pace(), Pace::Full);
+            segments.prepare(first).await.unwrap();
+            segments.close().await;
+
+            let segments = open();
+            segments.sync_segment(first).await.unwrap();
+            assert_eq!(segments.pace(), Pace::Full, "nothing was appended");
+            segments.blanks.appended(1);
+            assert_eq!(segments.pace(), Pace::Appends);
+            segments.close().await;
+        }));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }
