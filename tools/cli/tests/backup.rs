@@ -131,6 +131,15 @@ fn a_backup_comes_back_in_a_cluster_of_another_shape() {
         "is sound",
     );
 
+    let status = ["dr", "status", "--endpoint", &endpoints, "--from", place];
+    ends_with(&drakkar(&status), 0, "COMMITTED");
+    let _: () = client.set("key 3", value(3)).unwrap();
+    ends_with(&drakkar(&status), 0, "would be missing at most");
+    let strict = [&status[..], &["--lag-max", "0"]].concat();
+    ends_with(&drakkar(&strict), 4, "--lag-max allows 0 s");
+    let machines = [&status[..], &["--lag-max", "86400", "--json"]].concat();
+    ends_with(&drakkar(&machines), 0, "\"lag_entries\":");
+
     let target = Demo::start(&["--shards", "2", "--groups", "5"]);
     let to = format!("127.0.0.1:{}", target.port);
     let restore = ["backup", "restore", "--from", place, "--to", &to];

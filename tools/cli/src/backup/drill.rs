@@ -23,6 +23,9 @@ pub(crate) enum Verb {
     /// Restores a backup into a scratch cluster of three nodes on this machine, compares every key, and says
     /// how long that took. Ends with 0 only if all of it came back.
     Drill(Options),
+    /// Shows how far a backup is behind the cluster, entry by entry and in seconds: what the loss of the
+    /// cluster would cost now. Reads the whole backup, and changes nothing.
+    Status(super::lag::Options),
 }
 
 #[derive(Args)]
@@ -89,7 +92,10 @@ struct Content {
 }
 
 pub(crate) fn run(verb: &Verb) -> ExitCode {
-    let Verb::Drill(options) = verb;
+    let options = match verb {
+        Verb::Drill(options) => options,
+        Verb::Status(options) => return super::lag::run(options),
+    };
     let ended = drill(options);
     match (&ended, options.json) {
         (Ok(report), true) => println!("{}", report.json()),

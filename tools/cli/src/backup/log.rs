@@ -250,6 +250,25 @@ pub(super) fn stamp(entry: &Entry) -> Result<Option<u64>, String> {
     }
 }
 
+/// What a file says of itself.
+pub(super) fn header(path: &Path) -> Result<Header, BackupError> {
+    let io = |error| BackupError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(io)?;
+    file.take(PIECE as u64)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    let mut decoder = Decoder::new(CHUNK_BYTES_MAX);
+    decoder.push(&bytes);
+    match decoder.next().map_err(|it| damaged(path, it))? {
+        Some(Event::Header(header)) => Ok(header.clone()),
+        _ => Err(damaged(path, "it has no header")),
+    }
+}
+
 /// Hands the chunks of a file out until `each` wants no more.
 pub(super) fn chunks(
     path: &Path,

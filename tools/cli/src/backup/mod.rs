@@ -5,6 +5,7 @@ mod archive;
 pub(crate) mod create;
 pub(crate) mod drill;
 mod entries;
+mod lag;
 mod log;
 mod manifest;
 mod point;
