@@ -11,6 +11,7 @@ use wal::{GroupId, LogIndex, Term};
 use super::RepairError;
 use super::newest::{self, Newest, Plan, Purpose};
 use crate::status::columns;
+use crate::timestamp::Timestamp;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -77,13 +78,9 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     let told = tell(config, &record, &repair, &census, &plans);
     let complete = survivors.iter().all(|it| plans.contains_key(it));
     if !options.apply {
-        let others: Vec<String> = others(&survivors, node).map(|it| it.to_string()).collect();
-        let others = match others.as_slice() {
-            [] => String::new(),
-            others => format!(", here and on node {}", others.join(", ")),
-        };
         return Ok(format!(
-            "{told}\nNothing was changed. Run this again with --apply{others}"
+            "{told}\nNothing was changed. Next:\n{}",
+            steps(&survivors, &options.plans, complete)
         ));
     }
     if survivors.len() > 2 && !complete {
@@ -169,8 +166,41 @@ impl Repair {
     }
 }
 
-fn others(survivors: &[u32], own: u32) -> impl Iterator<Item = u32> {
-    survivors.iter().copied().filter(move |&it| it != own)
+/// What is left to be done, to be typed as it is.
+fn steps(survivors: &[u32], plans: &[PathBuf], complete: bool) -> String {
+    let names = list(survivors);
+    let each = match survivors {
+        [only] => format!("On node {only}"),
+        _ => format!("On each of the nodes {names}, while all of them are stopped"),
+    };
+    let words: Vec<String> = survivors.iter().map(ToString::to_string).collect();
+    let command = format!(
+        "drakkar repair shrink --config FILE --survivors {}",
+        words.join(",")
+    );
+    let mut steps = Vec::new();
+    let mut apply = format!("{command} --apply");
+    if survivors.len() > 2 {
+        let files: Vec<String> = match complete {
+            true => plans.iter().map(|it| it.display().to_string()).collect(),
+            false => words
+                .iter()
+                .map(|node| format!("node{node}.plan"))
+                .collect(),
+        };
+        if !complete {
+            steps.push(format!("{each}:\n     {command} --write-plan nodeN.plan"));
+            steps.push(format!("Copy {} to each of them.", files.join(", ")));
+        }
+        apply.push_str(&format!(" --plans {}", files.join(",")));
+    }
+    steps.push(format!("{each}:\n     {apply}"));
+    steps.push("Start them all. What was lost stays away from the cluster.".to_owned());
+    let numbered = steps.iter().zip(1..);
+    let lines: Vec<String> = numbered
+        .map(|(step, number)| format!("  {number}. {step}"))
+        .collect();
+    lines.join("\n")
 }
 
 /// A lone survivor waits for ever for what its disk has lost.
@@ -273,7 +303,7 @@ fn tell(
         "NEWEST ENTRY",
         "TERM",
         "COMMITTED",
-        "LAST WRITE (UNIX MS)",
+        "LAST WRITE",
         "DISK",
     ];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
@@ -285,10 +315,9 @@ fn tell(
                 newest.index.to_string(),
                 newest.term.to_string(),
                 newest.commit.to_string(),
-                if newest.written_ms > 0 {
-                    newest.written_ms.to_string()
-                } else {
-                    "?".into()
+                match newest.written_ms {
+                    0 => "?".to_owned(),
+                    written => Timestamp(written).to_string(),
                 },
                 if newest.damaged {
                     "lost entries"
@@ -325,4 +354,41 @@ fn tell(
     }
     text.push_str("Kept: everything that a survivor holds of the newest log, acknowledged or not.");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_to_be_done_can_be_typed_as_it_is() {
+        let two = steps(&[1, 2], &[], false);
+        assert_eq!(
+            two,
+            "  1. On each of the nodes 1, 2, while all of them are stopped:\n     \
+             drakkar repair shrink --config FILE --survivors 1,2 --apply\n  \
+             2. Start them all. What was lost stays away from the cluster."
+        );
+        let three = steps(&[1, 2, 3], &[], false);
+        let lines: Vec<&str> = three.lines().map(str::trim).collect();
+        assert_eq!(
+            lines[1],
+            "drakkar repair shrink --config FILE --survivors 1,2,3 --write-plan nodeN.plan"
+        );
+        assert_eq!(
+            lines[2],
+            "2. Copy node1.plan, node2.plan, node3.plan to each of them."
+        );
+        assert_eq!(
+            lines[4],
+            "drakkar repair shrink --config FILE --survivors 1,2,3 --apply --plans node1.plan,node2.plan,node3.plan"
+        );
+        let carried = steps(&[1, 2, 3], &["/tmp/a".into(), "/tmp/b".into()], true);
+        assert!(
+            carried.contains("--apply --plans /tmp/a,/tmp/b\n"),
+            "{carried}"
+        );
+        assert!(!carried.contains("--write-plan"), "{carried}");
+        assert!(steps(&[3], &[], true).starts_with("  1. On node 3:\n"));
+    }
 }
