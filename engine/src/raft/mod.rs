@@ -29,7 +29,7 @@ use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId
 pub use disk::Pace;
 pub use log::{Log, NewFloor};
 pub use message::Message;
-pub use progress::{Mode, Progress, Window};
+pub use progress::{Mode, Progress, Rejection, Window};
 use quiet::Quiet;
 use quorum::quorum_index;
 use read_index::ReadRounds;
@@ -374,6 +374,7 @@ impl Raft {
                 round,
             } => {
                 self.hear_leader(from);
+                self.hear_of_acknowledged(commit);
                 // The leader names only what this replica has acknowledged in this term: it is
                 // durable here, even if a restart forgot who vouched for it.
                 if !self.may_be_stale() {

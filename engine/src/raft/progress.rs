@@ -38,6 +38,18 @@ pub struct Progress {
     window_bytes: usize,
 }
 
+/// What a rejected append says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// It belongs to a place that is no longer looked at.
+    Old,
+    /// The logs agree before that place, if at all.
+    News,
+    /// The replica lacks what it acknowledged: its disk lost that so that nothing told. Or the message
+    /// was on its way for long, and does not count.
+    Denial,
+}
+
 /// How much may be on its way to one follower.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
@@ -121,27 +133,27 @@ impl Progress {
         }
     }
 
-    /// The replica has no entry at `rejected` that fits; the logs may agree at `hint`. Says whether
-    /// that was news.
-    pub fn reject(&mut self, rejected: LogIndex, hint: LogIndex) -> bool {
+    /// The replica has no entry at `rejected` that fits; the logs may agree at `hint`.
+    pub fn reject(&mut self, rejected: LogIndex, hint: LogIndex) -> Rejection {
         self.active = true;
         match self.mode {
             Mode::Replicate => {
-                if rejected <= self.matched {
-                    return false; // an old message, overtaken by an acknowledgement
+                if rejected < self.matched {
+                    return Rejection::Old; // overtaken by an acknowledgement
                 }
                 self.probe();
-                true
+                Rejection::News
             }
             Mode::Probe { .. } => {
-                // At or before what it once acknowledged: an old message, or a replica that lost
-                // what it had promised to keep. Asking again at once would never end.
-                if self.next.previous() != rejected || rejected <= self.matched {
-                    return false;
+                if self.next.previous() != rejected || rejected == LogIndex::ZERO {
+                    return Rejection::Old;
+                }
+                if rejected <= self.matched {
+                    return Rejection::Denial;
                 }
                 self.next = rejected.min(hint.next()).max(self.matched.next());
                 self.mode = Mode::Probe { waiting: false };
-                true
+                Rejection::News
             }
         }
     }

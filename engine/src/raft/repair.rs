@@ -20,6 +20,10 @@
 //! A replica that may have forgotten a vote or a term says nothing at all until it knows a term that
 //! none of its votes is above: `inquiry.rs` tells how it finds one.
 //!
+//! What a disk lost so that nothing on it tells, a start takes for never written. The leader that
+//! the replica had acknowledged it to tells with its heartbeats: from then on the replica is damaged
+//! like others.
+//!
 //! Answers to questions of an earlier start are ignored: what a leader of the claim's term held then
 //! may be less than was acknowledged since.
 
@@ -116,6 +120,32 @@ impl Raft {
         });
         self.fit_to_snapshot();
         self
+    }
+
+    /// The leader of this term says that this replica acknowledged everything up to `index`. What of that
+    /// is not there, the disk has lost so that nothing told: a start took the rest for all there was.
+    pub(super) fn hear_of_acknowledged(&mut self, index: LogIndex) {
+        if index <= self.log.last_index() || self.repair.is_some() {
+            return;
+        }
+        self.repair = Some(Repair {
+            // Its term is not known, and that of the leader is none too small.
+            claim: Some(Claim {
+                index: Some(index),
+                term: self.term,
+            }),
+            stale: false,
+            named: false,
+            gap_ends: VecDeque::new(),
+            spares: VecDeque::new(),
+            committed: self.commit,
+            proven: None,
+            inquiry: None,
+            round: self.life,
+            ask_at: self.now,
+            noted: false,
+            put_back: None,
+        });
     }
 
     /// A log that was begun anew behind a snapshot goes on with spares only if the snapshot is known to

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use wal::{Entry, LogIndex, ReplicaId, Term};
 
-use super::{Message, Mode, Outbox, Pace, Raft, Role};
+use super::{Message, Mode, Outbox, Pace, Raft, Rejection, Role};
 
 impl Raft {
     /// Sends every follower what it lacks and its window admits. With `tell_commit`, also tells
@@ -267,9 +267,29 @@ impl Raft {
         let Some(progress) = self.peer_mut(from) else {
             return;
         };
-        if progress.reject(rejected, hint) {
-            let position = self.position(from);
-            self.send_append(position, false, out);
+        match progress.reject(rejected, hint) {
+            Rejection::Old => return,
+            Rejection::News => {}
+            Rejection::Denial => {
+                // If it forgot, it must know before it holds as much again: its log is not to be
+                // trusted until then.
+                let beat = self.heartbeat_to(from);
+                out.push((from, beat));
+                if let Some(progress) = self.peer_mut(from) {
+                    progress.regress(hint.min(rejected.previous()));
+                }
+            }
+        }
+        let position = self.position(from);
+        self.send_append(position, false, out);
+    }
+
+    /// Names what the replica has acknowledged, as far as that is committed.
+    fn heartbeat_to(&self, to: ReplicaId) -> Message {
+        Message::Heartbeat {
+            term: self.term,
+            commit: self.commit.min(self.peer(to).matched),
+            round: self.rounds.started(),
         }
     }
 

@@ -80,6 +80,12 @@ impl Cluster {
                 .retain(|id| !args.contains(&id.to_string().as_str())),
             "persist" => assert!(self.replica(number(args[0])).written(), "nothing to write"),
             "crash" => self.replica(number(args[0])).crash(0),
+            // Of what it had acknowledged, so many entries are gone without a trace.
+            "lose" => {
+                let (id, lost): (u32, usize) = (number(args[0]), args[1].parse().expect("entries"));
+                let entries = &mut self.replica(id).disk.entries;
+                entries.truncate(entries.len() - lost);
+            }
             "wipe" => self.replica(number(args[0])).disk = Disk::default(),
             "restart" => {
                 let now = self.now;
@@ -400,6 +406,9 @@ impl Seen {
         }
         if let Some(leader) = raft.leader().filter(|leader| *leader != raft.id()) {
             write!(line, " leader={leader}").expect("a string");
+        }
+        if raft.is_damaged() {
+            line.push_str(" damaged");
         }
         Self {
             up: true,

@@ -53,8 +53,12 @@ impl Cluster {
         });
         self.counters.restarts += u64::from(self.nodes[node].life > 1);
         let forgetful = self.forgotten(node);
+        let process = self.nodes[node].process.as_ref();
+        let groups = process.expect("it just started").shard.status().into_iter();
+        let suspects = groups.filter(|status| status.damaged);
+        let suspects = suspects.map(|status| status.group).collect();
         let judge = self.oracles.of(node);
-        judge.recovered(node, &found, &damaged, &forgetful)?;
+        judge.recovered(node, &found, &damaged, (suspects, &forgetful))?;
         self.arrive(node, Arrival::Wake);
         self.make_room(node);
         Ok(())

@@ -59,6 +59,8 @@ struct NodeLog {
     seen: Vec<Seen>,
     /// Groups under repair, until a flush with the end of it is on its way.
     damaged: Vec<GroupId>,
+    /// Groups that the last start took for damaged.
+    suspects: Vec<GroupId>,
 }
 
 /// How a replica stood when it was last looked at.
@@ -225,6 +227,12 @@ impl Oracle {
                     Change::Floor(*group, *index, Term::ZERO)
                 }
                 Record::Floor { group, index, term } => Change::Floor(*group, *index, *term),
+                Record::Damaged { group, .. } if !log.suspects.contains(group) => {
+                    return Err(format!(
+                        "node {} takes entries of group {group} for lost that never were",
+                        node + 1
+                    ));
+                }
                 Record::Contents { .. } | Record::Damaged { .. } => continue,
             };
             apply(&mut log.placed, change);
@@ -309,7 +317,7 @@ impl Oracle {
         node: usize,
         found: &Found,
         damaged: &[GroupId],
-        forgetful: &[GroupId],
+        (suspects, forgetful): (Vec<GroupId>, &[GroupId]),
     ) -> Result<(), Broken> {
         let held = self.check(node, found, damaged)?;
         for group in damaged.iter().filter(|group| !forgetful.contains(group)) {
@@ -330,6 +338,7 @@ impl Oracle {
             placed: held.clone(),
             durable: held,
             damaged: damaged.to_vec(),
+            suspects,
             pending: VecDeque::new(),
             seen: vec![Seen::default(); self.groups.len()],
         };
