@@ -120,7 +120,8 @@ impl Nodes {
         replicas > 0 && status.matches("\"health\":\"intact\"").count() == replicas
     }
 
-    fn status(&self, node: usize) -> Option<String> {
+    /// What a node says of itself.
+    pub(crate) fn status(&self, node: usize) -> Option<String> {
         let port = usize::from(self.base) + 2 * NODES + node + 1;
         let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).ok()?)).ok()?;
         stream.set_read_timeout(Some(ANSWER_MAX)).ok()?;

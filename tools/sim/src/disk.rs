@@ -217,12 +217,9 @@ impl Disk {
     }
 
     /// The power is back: what the disk lied about is found missing now, or nothing tells that it
-    /// ever was there. Then it is there. Returns the lie, and whether it can be found out.
+    /// ever was there. Returns the lie, and whether it can be found out.
     pub(crate) fn own_up(&mut self) -> Option<(Fault, bool)> {
         let Lie { fault, proven, .. } = self.lie.take()?;
-        if !proven {
-            self.mend();
-        }
         Some((fault, proven))
     }
 

@@ -264,6 +264,8 @@ counters! {
     misdirected_writes,
     /// Such writes that nothing could tell from one that was never confirmed: they were taken back.
     lies_without_trace,
+    /// Of these, those that were not, since a majority could do without: a start took the rest for all.
+    silent_losses,
     /// Replicas that lost promises.
     lost_promises,
     /// Replicas that lost promises while others of their group had not found out about theirs.

@@ -155,7 +155,7 @@ mod tests {
         for (name, count) in counters.list() {
             let rare = matches!(
                 name,
-                "busy" | "undecided" | "failed_reads" | "forgetful_at_once"
+                "busy" | "undecided" | "failed_reads" | "forgetful_at_once" | "silent_losses"
             );
             assert!(count > 0 || rare, "{name} never happened: {counters}");
         }

@@ -269,7 +269,9 @@ impl Cluster {
 
     /// Faults are over, if every kind that is on has happened.
     pub(crate) fn calm(&mut self) {
-        let waits = self.now < 4 * self.plan.trouble;
+        // Some are postponed again and again.
+        let most = if self.nemesis.first.is_empty() { 4 } else { 10 };
+        let waits = self.now < most * self.plan.trouble;
         if self.repairing || waits && self.counters.missing(&self.plan).next().is_some() {
             self.network.insist(&self.plan, &self.counters);
             self.plan_at(self.now + 1_000_000_000, Event::Calm);

@@ -61,6 +61,8 @@ struct NodeLog {
     damaged: Vec<GroupId>,
     /// Groups that the last start took for damaged.
     suspects: Vec<GroupId>,
+    /// Groups of which something was lost so that only others know of it.
+    unaware: Vec<GroupId>,
 }
 
 /// How a replica stood when it was last looked at.
@@ -227,7 +229,9 @@ impl Oracle {
                     Change::Floor(*group, *index, Term::ZERO)
                 }
                 Record::Floor { group, index, term } => Change::Floor(*group, *index, *term),
-                Record::Damaged { group, .. } if !log.suspects.contains(group) => {
+                Record::Damaged { group, .. }
+                    if !log.suspects.contains(group) && !log.unaware.contains(group) =>
+                {
                     return Err(format!(
                         "node {} takes entries of group {group} for lost that never were",
                         node + 1
@@ -339,13 +343,53 @@ impl Oracle {
             durable: held,
             damaged: damaged.to_vec(),
             suspects,
+            unaware: std::mem::take(&mut self.logs[node].unaware),
             pending: VecDeque::new(),
             seen: vec![Seen::default(); self.groups.len()],
         };
         Ok(())
     }
 
-    /// The same, without taking it for what the node goes on from. Returns what it stands for.
+    /// A node finds less on its disk than was durable, and nothing there tells. Whether that costs only
+    /// entries that a majority holds without it, and no promise: then it goes on from what it found.
+    pub(crate) fn forgives(&mut self, node: usize, found: &Found) -> bool {
+        let held = &self.logs[node].durable;
+        if !self.members.contains(&node) || !held.keys().eq(found.keys()) {
+            return false;
+        }
+        let lost = |(group, content): (&GroupId, &Content)| {
+            let left = &found[group];
+            let same = (left.state.term, left.state.vote, left.floor)
+                == (content.state.term, content.state.vote, content.floor);
+            if !same || !content.terms.starts_with(&left.terms) {
+                return None;
+            }
+            let mut lost = (left.terms.len()..content.terms.len())
+                .map(|at| self.holds_without(node, *group, at, content.terms[at]));
+            let any = lost.len() > 0;
+            lost.all(|held| held).then_some(any.then_some(*group))
+        };
+        let Some(lost) = held.iter().map(lost).collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        let log = &mut self.logs[node];
+        log.unaware.extend(lost.into_iter().flatten());
+        log.durable = found.clone();
+        log.pending.clear();
+        true
+    }
+
+    /// Whether the disks of a majority hold the entry, without that of the node.
+    fn holds_without(&self, node: usize, group: GroupId, at: usize, term: Term) -> bool {
+        let others = self.members.iter().filter(|&&other| other != node);
+        let holders = others.filter(|&&other| {
+            let content = self.logs[other].durable.get(&group);
+            content.is_some_and(|content| content.terms.get(at) == Some(&term))
+        });
+        holders.count() > self.members.len() / 2
+    }
+
+    /// What [`Oracle::recovered`] checks, without taking it for what the node goes on from. Returns what it stands for.
     pub(crate) fn check(
         &self,
         node: usize,

@@ -8,6 +8,7 @@ mod kill;
 mod kill_nodes;
 mod power_cut;
 mod read_error;
+mod rot_node;
 mod rot_nodes;
 mod slow;
 
@@ -89,6 +90,15 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 30,
         rounds_short: 2,
         run: rot_nodes::run,
+    },
+    Scenario {
+        name: "rot-node",
+        variant: "",
+        about: "the log of one node rots or becomes an old copy of itself while the others are written to",
+        needs: &[Need::Drakkar],
+        rounds: 30,
+        rounds_short: 4,
+        run: rot_node::run,
     },
     Scenario {
         name: "full",

@@ -68,7 +68,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
 }
 
 /// Waits until every replica of every node is whole again.
-fn await_health(nodes: &Nodes) -> Result<(), Trouble> {
+pub(super) fn await_health(nodes: &Nodes) -> Result<(), Trouble> {
     let start = Instant::now();
     for node in 0..NODES {
         while !nodes.is_healthy(node) {
@@ -84,7 +84,7 @@ fn await_health(nodes: &Nodes) -> Result<(), Trouble> {
 }
 
 /// Harms a log at some places; also its newest flushes and whole files if it may be `grave`.
-fn rot(stage: &Stage, log: &Path, places: u64, grave: bool) -> Result<u64, Trouble> {
+pub(super) fn rot(stage: &Stage, log: &Path, places: u64, grave: bool) -> Result<u64, Trouble> {
     for _ in 0..places {
         let segments = segments(log)?;
         let newest = segments.len() - 1;
@@ -140,7 +140,7 @@ fn rot(stage: &Stage, log: &Path, places: u64, grave: bool) -> Result<u64, Troub
     Ok(places)
 }
 
-fn segments(log: &Path) -> Result<Vec<PathBuf>, Trouble> {
+pub(super) fn segments(log: &Path) -> Result<Vec<PathBuf>, Trouble> {
     let listed = fs::read_dir(log).map_err(Trouble::io("list", log))?;
     let files = listed.filter_map(|file| Some(file.ok()?.path()));
     let mut segments: Vec<PathBuf> = files
