@@ -21,7 +21,11 @@ pub enum Event<'a> {
 pub struct Decoder {
     reader: Reader,
     chunk_bytes_max: usize,
+    /// A chunk that is gathered, or was given out. Never shrinks: what is behind `gathered` is left from
+    /// earlier ones.
     chunk: Vec<u8>,
+    /// Bytes of the chunk that are there.
+    gathered: usize,
     /// The chunk was given out.
     taken: bool,
 }
@@ -33,6 +37,7 @@ impl Decoder {
             reader: Reader::new(),
             chunk_bytes_max,
             chunk: Vec::new(),
+            gathered: 0,
             taken: false,
         }
     }
@@ -54,7 +59,7 @@ impl Decoder {
     )]
     pub fn next(&mut self) -> Result<Option<Event<'_>>, SnapshotError> {
         if self.taken {
-            self.chunk.clear();
+            self.gathered = 0;
             self.taken = false;
         }
         while let Some(part) = self.reader.next()? {
@@ -62,36 +67,51 @@ impl Decoder {
                 Part::Header => return Ok(self.reader.header().map(Event::Header)),
                 Part::Block(block) => block,
             };
+            if let Err(error) = self.check(&block) {
+                return Err(self.reader.fail(error));
+            }
+            let last = block.head.kind == Kind::Last;
+            if last && self.gathered == 0 && block.head.stored == block.head.raw {
+                // All of a chunk, as it is: nothing to gather.
+                return Ok(Some(Event::Chunk(self.reader.stored(&block))));
+            }
             if let Err(error) = self.append(&block) {
                 return Err(self.reader.fail(error));
             }
-            if block.head.kind == Kind::Last {
+            if last {
                 self.taken = true;
-                return Ok(Some(Event::Chunk(&self.chunk)));
+                return Ok(Some(Event::Chunk(&self.chunk[..self.gathered])));
             }
         }
         Ok(None)
     }
 
-    fn append(&mut self, block: &Block) -> Result<(), SnapshotError> {
-        let (head, offset) = (&block.head, block.offset);
-        let stored = self.reader.stored(block);
-        let start = self.chunk.len();
-        let end = start + head.raw as usize;
-        if end > self.chunk_bytes_max {
-            let max = self.chunk_bytes_max;
+    /// Whether a block fits its chunk.
+    fn check(&self, block: &Block) -> Result<(), SnapshotError> {
+        if self.gathered + block.head.raw as usize > self.chunk_bytes_max {
+            let (offset, max) = (block.offset, self.chunk_bytes_max);
             return Err(SnapshotError::ChunkTooLong { offset, max });
         }
+        Ok(())
+    }
+
+    fn append(&mut self, block: &Block) -> Result<(), SnapshotError> {
+        let head = &block.head;
+        let stored = self.reader.stored(block);
+        let (start, end) = (self.gathered, self.gathered + head.raw as usize);
+        if self.chunk.len() < end {
+            self.chunk.resize(end, 0);
+        }
+        let to = &mut self.chunk[start..end];
+        self.gathered = end;
         if head.stored == head.raw {
-            self.chunk.extend_from_slice(stored);
+            to.copy_from_slice(stored);
             return Ok(());
         }
-        self.chunk.resize(end, 0);
-        let to = &mut self.chunk[start..];
         match lz4_flex::block::decompress_into(stored, to) {
             Ok(bytes) if bytes == to.len() => Ok(()),
             _ => Err(SnapshotError::Compressed {
-                offset,
+                offset: block.offset,
                 number: head.number,
                 bytes: head.raw,
             }),
