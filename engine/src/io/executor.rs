@@ -45,6 +45,8 @@ const WAIT_MIN: Duration = Duration::from_micros(50);
 /// How often it is looked whether the disk is full. Until it is seen, writes go into what is left of
 /// a segment.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+/// The same while nothing is appended.
+const WATCH_INTERVAL_IDLE: Duration = Duration::from_millis(200);
 
 /// What the fibers of one shard share.
 pub(super) struct Executor {
@@ -468,7 +470,7 @@ impl Executor {
 
     /// Tells the shard when the disk has no space for its log any more, and when it has again.
     pub(super) async fn watch_space(self: Rc<Self>) {
-        let mut full = false;
+        let (mut full, mut appended_bytes) = (false, 0);
         loop {
             if self.log.is_full() != full {
                 full = !full;
@@ -480,7 +482,13 @@ impl Executor {
                 }
                 self.step(self.clock(), Input::Space { full });
             }
-            glommio::timer::sleep(WATCH_INTERVAL).await;
+            let before = std::mem::replace(&mut appended_bytes, self.log.appended_bytes());
+            let idle = before == appended_bytes;
+            glommio::timer::sleep(match idle {
+                true => WATCH_INTERVAL_IDLE,
+                false => WATCH_INTERVAL,
+            })
+            .await;
         }
     }
 
@@ -503,6 +511,11 @@ impl Executor {
         } else if !damaged && told.remove(&group) {
             tracing::info!(event = "group.intact", shard = self.index, %group);
         }
+    }
+
+    /// Of a group of this shard, while there is one.
+    pub(super) fn group_status(&self, group: GroupId) -> Option<crate::shard::GroupStatus> {
+        self.shard.borrow().group_status(group)
     }
 
     pub(super) fn group_statuses(&self) -> Vec<crate::shard::GroupStatus> {

@@ -85,8 +85,7 @@ pub(super) async fn entries(executor: &Executor, query: &str) -> Response {
 impl Executor {
     /// Reads what is applied and durable here.
     pub(super) fn read_log(self: &Rc<Self>, group: GroupId, from: LogIndex, answer: LogAnswer) {
-        let statuses = self.group_statuses();
-        let Some(status) = statuses.into_iter().find(|status| status.group == group) else {
+        let Some(status) = self.group_status(group) else {
             return answer(Err("the node has stopped".into()));
         };
         if from <= status.floor {

@@ -3,7 +3,7 @@
 use net::peer::{FrameKind, Part, PartRequest, frame};
 use wal::{GroupId, LogIndex, Term};
 
-use crate::shard::{GroupStatus, Input};
+use crate::shard::Input;
 use crate::snapshot::Verifier;
 
 use super::executor::Executor;
@@ -54,9 +54,8 @@ impl Sender {
             Err(error) => {
                 let (shard, index) = (executor.index, name.1.to_raw());
                 tracing::warn!(event = "snapshot.not_sent", shard, %group, index, reason = %error);
-                let statuses = executor.group_statuses();
-                let offers = |it: &GroupStatus| it.group == group && it.snapshot == name.1;
-                if statuses.iter().any(offers) {
+                let status = executor.group_status(group);
+                if status.is_some_and(|status| status.snapshot == name.1) {
                     executor.step(executor.clock(), Input::SnapshotLost { group });
                 }
                 Part::Gone

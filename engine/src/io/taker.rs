@@ -146,8 +146,7 @@ impl Taker {
 impl Executor {
     /// Takes a snapshot of what a group has applied, unless that is in one already.
     pub(super) fn ask_for_snapshot(&self, group: GroupId, answer: SnapshotAnswer) {
-        let statuses = self.group_statuses();
-        let Some(status) = statuses.into_iter().find(|status| status.group == group) else {
+        let Some(status) = self.group_status(group) else {
             return answer(Err(NoSnapshot::Stopped));
         };
         if status.snapshot >= status.applied {

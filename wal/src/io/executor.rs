@@ -20,13 +20,20 @@ use std::time::Duration;
 use glommio::timer::{Timer, sleep};
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
+use super::ring;
+
 /// Until the guards are set.
 const PREEMPT_AT_START: Duration = Duration::from_secs(600);
 /// How long tasks keep the thread from looking at its timers and sockets.
 const PREEMPT: Duration = Duration::from_micros(500);
 /// Time between two beats, and the longest sleep of a thread that was not stopped.
 const BEAT: Duration = Duration::from_millis(1);
-/// Each bounds the sleep of a thread that was stopped for longer than the one before it.
+/// The same of a thread that asks its ring for next to nothing: it waits twice as long each time, up to this.
+/// Beats are most of what a node does that has nothing to do.
+const BEAT_MAX: Duration = Duration::from_millis(32);
+/// So few operations between two beats are next to nothing: a heartbeat, and no client.
+const ASKED_MAX: u64 = 8;
+/// Each bounds the sleep of a thread that was stopped for longer than the one before it, beyond a beat.
 const GUARDS: [Duration; 5] = [
     Duration::from_millis(8),
     Duration::from_millis(64),
@@ -47,13 +54,18 @@ pub fn builder(placement: Placement) -> LocalExecutorBuilder {
 /// If no executor runs on this thread, or `work` panicked.
 pub async fn awake<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     let mut guards = GUARDS.map(Timer::new);
-    set(&mut guards).await;
+    set(&mut guards, BEAT).await;
     let latency = Latency::Matters(PREEMPT);
     let queue = glommio::executor().create_task_queue(Shares::default(), latency, "work");
     let beat = async move {
+        let mut asked = ring::asked();
+        let mut next = BEAT;
         loop {
-            sleep(BEAT).await;
-            set(&mut guards).await;
+            sleep(next).await;
+            let before = std::mem::replace(&mut asked, ring::asked());
+            let idle = asked - before <= ASKED_MAX;
+            next = if idle { BEAT_MAX.min(next * 2) } else { BEAT };
+            set(&mut guards, next).await;
         }
     };
     let beat = glommio::spawn_local_into(beat, queue).expect("the queue was just made");
@@ -63,11 +75,11 @@ pub async fn awake<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     result
 }
 
-/// Moves the guards on; does not wait.
-async fn set(guards: &mut [Timer]) {
+/// Moves the guards on, behind the next beat; does not wait.
+async fn set(guards: &mut [Timer], beat: Duration) {
     poll_fn(|context| {
         for (guard, after) in guards.iter_mut().zip(GUARDS) {
-            guard.reset(after);
+            guard.reset(beat + after);
             // Only a timer that was polled is pending.
             let _ = Pin::new(guard).poll(context).is_ready();
         }

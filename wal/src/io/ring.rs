@@ -29,6 +29,8 @@ const COMPLETIONS: u32 = 4096;
 const NAP: Timespec = Timespec::new().nsec(100_000);
 /// So many naps in a row in which nothing happened end in glommio's own sleep.
 const NAPS_MAX: u32 = 8;
+/// The same if nothing happened in a nap since the last such sleep: what woke the thread came alone.
+const NAPS_ALONE: u32 = 2;
 /// How often the other fibers run between two calls: what one asks of another is asked of the kernel by
 /// the third or fourth.
 const PASSES_MIN: u32 = 3;
@@ -38,6 +40,15 @@ const PASSES_MAX: u32 = 8;
 const PROMPT_BYTES_MIN: usize = 64 << 10;
 /// Marks the completion of a cancellation, for which nobody waits.
 const CANCELLED: u64 = u64::MAX;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many operations this thread has asked for so far.
+pub(super) fn asked() -> u64 {
+    ASKED.get()
+}
 
 /// The ring of one thread. Its operations work only while the executor that it was made on runs.
 pub struct Ring {
@@ -51,8 +62,6 @@ struct Shared {
     slots: RefCell<Slots>,
     /// Memory for those who are to be told.
     woken: Cell<Vec<Waker>>,
-    /// Operations that have been asked for so far.
-    asked: Cell<u64>,
     /// The driver, while it sleeps.
     sleeper: RefCell<Option<Waker>>,
     roused: Cell<bool>,
@@ -85,7 +94,6 @@ impl Ring {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             woken: Cell::default(),
-            asked: Cell::new(0),
             sleeper: RefCell::default(),
             roused: Cell::new(false),
         });
@@ -196,7 +204,7 @@ impl Shared {
         while unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_err() {
             self.enter(false);
         }
-        self.asked.set(self.asked.get() + 1);
+        ASKED.set(asked() + 1);
         self.rouse();
     }
 
@@ -247,18 +255,22 @@ impl Shared {
     async fn drive(self: Rc<Self>) {
         let mut idle = false;
         let mut naps = 0;
+        let mut naps_max = NAPS_MAX;
         loop {
             let woken = self.enter(idle);
             naps = if woken > 0 { 0 } else { naps + u32::from(idle) };
-            if naps > NAPS_MAX {
-                naps = 0;
+            if idle && woken > 0 {
+                naps_max = NAPS_MAX;
+            }
+            if naps > naps_max {
+                (naps, naps_max) = (0, NAPS_ALONE);
                 self.park().await;
             }
             idle = woken == 0;
             for pass in 1..=PASSES_MAX {
-                let before = self.asked.get();
+                let before = asked();
                 pass_on().await;
-                let nothing = self.asked.get() == before;
+                let nothing = asked() == before;
                 idle &= nothing;
                 if nothing && pass >= PASSES_MIN {
                     break;
