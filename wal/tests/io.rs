@@ -142,6 +142,37 @@ fn a_log_whose_floor_follows_stays_small_over_all_starts() {
 }
 
 #[test]
+fn a_log_whose_files_end_within_a_block_is_opened() {
+    let scratch = Scratch::new("odd");
+    let path = scratch.0.join("shard-0");
+    let reopened = path.clone();
+    run(async move {
+        let (log, _) = Log::open(&path, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
+        fill(&log, FlushNumber::from_raw(1), 10).await;
+        log.close().await;
+        // A file that was restored by halves, and one that is none of the log's.
+        let first = path.join("00000001.seg");
+        let file = std::fs::File::options().write(true).open(first).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - 100).unwrap();
+        std::fs::write(path.join("0000000f.seg"), [7; 500]).unwrap();
+    });
+    run(async move {
+        let (log, found) = Log::open(&reopened, OPTIONS, 0, Ring::start().unwrap())
+            .await
+            .unwrap();
+        // The file that is none may have been one that began after all others.
+        assert!(found.next_flush.to_raw() >= 11, "{:?}", found.lost);
+        assert_eq!(found.groups[&GROUP].last.to_raw(), 10);
+        let next = log.append(found.next_flush, &[entry(11, 9000)]);
+        assert_eq!(next.await.unwrap(), found.next_flush);
+        log.close().await;
+    });
+}
+
+#[test]
 fn a_log_that_rotted_is_opened_and_says_what_it_lost() {
     let scratch = Scratch::new("rot");
     let path = scratch.0.join("shard-0");

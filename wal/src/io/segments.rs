@@ -566,7 +566,9 @@ async fn read_into(
         let to = size.min(from + read.len());
         all.borrow_mut()[from..to].copy_from_slice(&read[..to - from]);
     };
-    match file.read_at_aligned(at as u64, end - at).await {
+    // A file that was cut short may end within a block, which is asked for whole.
+    let wanted = (end - at).next_multiple_of(BLOCK);
+    match file.read_at_aligned(at as u64, wanted).await {
         Ok(part) => {
             copy(at, &part);
             return Ok(());
@@ -575,10 +577,7 @@ async fn read_into(
         Err(_) => {}
     }
     for from in (at..end).step_by(BLOCK) {
-        match file
-            .read_at_aligned(from as u64, BLOCK.min(end - from))
-            .await
-        {
+        match file.read_at_aligned(from as u64, BLOCK).await {
             Ok(block) => copy(from, &block),
             Err(error) if !is_unreadable(&error) => return Err(error),
             Err(_) => copy(from, &[UNREADABLE; BLOCK]),
