@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use engine::io::identity::{IdentityError, Record};
 use serde_json::{Value, json};
 use wal::io::{DataView, Identity, SegmentView, ViewError};
 use wal::survey::{
@@ -37,7 +38,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Says whether the logs and snapshots are sound: exit code 65 and the places if they are not.
+    /// Says whether identity, membership, logs and snapshots are sound: exit code 65 and the places if they are not.
     Verify {
         #[command(flatten)]
         options: Options,
@@ -67,6 +68,8 @@ struct Shard {
 /// All of a data directory.
 struct Report {
     identity: Result<(Identity, u64), ViewError>,
+    /// What is wrong with the file that says who the members are.
+    membership: Option<IdentityError>,
     /// Shards that have a log.
     shards: Vec<Shard>,
     /// Shards that the identity names and that have none.
@@ -161,10 +164,21 @@ fn survey(directory: &Path, live: bool) -> Result<Report, ViewError> {
     let has = |shard: &u16| logs.iter().any(|(number, _)| number == shard);
     Ok(Report {
         identity,
+        membership: check_membership(directory, !logs.is_empty()).err(),
         missing: (0..named).filter(|shard| !has(shard)).collect(),
         shards,
         snapshots: survey_snapshots(directory, live)?,
     })
+}
+
+/// Whether the file that says who the members are is whole. Where there are logs, there is one.
+fn check_membership(directory: &Path, has_logs: bool) -> Result<(), IdentityError> {
+    match Record::read(directory)? {
+        None if has_logs => Err(IdentityError::Missing {
+            path: directory.join("membership"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn survey_shard(
@@ -233,6 +247,7 @@ fn missed<'a>(
 impl Report {
     fn is_sound(&self) -> bool {
         self.identity.is_ok()
+            && self.membership.is_none()
             && self.missing.is_empty()
             && self.shards.iter().all(Shard::is_sound)
             && self.snapshots.iter().all(Finding::is_sound)
@@ -241,6 +256,7 @@ impl Report {
     /// Every place that is not sound, in words.
     fn damage(&self) -> Vec<String> {
         let identity = self.identity.as_ref().err().map(ToString::to_string);
+        let membership = self.membership.as_ref().map(ToString::to_string);
         let missing = self.missing.iter();
         let missing = missing.map(|shard| format!("shard {shard}: its directory is missing"));
         let shards = self.shards.iter().flat_map(|shard| {
@@ -249,7 +265,8 @@ impl Report {
             damage.into_iter().map(line).collect::<Vec<_>>()
         });
         let snapshots = self.snapshots.iter().filter_map(Finding::damage);
-        let logs = identity.into_iter().chain(missing).chain(shards);
+        let files = identity.into_iter().chain(membership);
+        let logs = files.chain(missing).chain(shards);
         logs.chain(snapshots).collect()
     }
 
@@ -282,6 +299,7 @@ impl Report {
         json!({
             "sound": self.is_sound(),
             "identity_error": self.identity.as_ref().err().map(ToString::to_string),
+            "membership_error": self.membership.as_ref().map(ToString::to_string),
             "missing_shards": self.missing,
             "snapshots": self.snapshots.iter().map(Finding::json).collect::<Vec<_>>(),
             "shards": self.shards.iter().map(list).collect::<Vec<_>>(),
@@ -320,6 +338,7 @@ impl Report {
             "sound": self.is_sound(),
             "identity": identity,
             "identity_error": self.identity.as_ref().err().map(ToString::to_string),
+            "membership_error": self.membership.as_ref().map(ToString::to_string),
             "missing_shards": self.missing,
             "snapshots": self.snapshots.iter().map(Finding::json).collect::<Vec<_>>(),
             "shards": shards.collect::<Vec<_>>(),

@@ -106,7 +106,7 @@ pub(crate) fn code_of(error: &OpenError) -> u8 {
             _ => exit::CONFIG,
         },
         OpenError::Identity(error) => match error {
-            IdentityError::Damaged { .. } => exit::CORRUPT,
+            IdentityError::Damaged { .. } | IdentityError::Missing { .. } => exit::CORRUPT,
             IdentityError::Io { .. } => exit::CANNOT_OPEN,
             _ => exit::CONFIG,
         },

@@ -19,6 +19,10 @@ pub enum IdentityError {
         "{path} does not pass its check: restore the file, or empty the directory and run drakkar repair rejoin --config FILE"
     )]
     Damaged { path: PathBuf },
+    #[error(
+        "{path} is missing, and it says which epoch the logs beside it are of: restore the file, or empty the directory and run drakkar repair rejoin --config FILE"
+    )]
+    Missing { path: PathBuf },
     #[error("{path} has format {found}, this build reads {reads}: use the build that wrote it")]
     Format {
         path: PathBuf,

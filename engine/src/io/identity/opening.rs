@@ -64,7 +64,7 @@ pub fn hold(config: &Config) -> Result<Holding, OpenError> {
         }
         None => {
             let mut record = Record::new(directory.instance(), place, listed(config));
-            // Data that an earlier build left was let in by others.
+            // What has lost its record was let in by others.
             record.formed = directory.shard(0).exists();
             record
         }
@@ -116,6 +116,11 @@ pub(in crate::io) fn open(config: Config) -> Result<(Holding, Config), OpenError
     let here = place(&holding.directory)?;
     let record = &mut holding.record;
     let path = holding.directory.path().to_owned();
+    let is_new = Record::read(&path)?.is_none();
+    if is_new && holding.directory.shard(0).exists() {
+        let path = path.join("membership");
+        return Err(IdentityError::Missing { path }.into());
+    }
     if record.condition == Condition::Importing {
         return Err(IdentityError::Unfinished { path }.into());
     }
@@ -140,7 +145,7 @@ pub(in crate::io) fn open(config: Config) -> Result<(Holding, Config), OpenError
         record.condition = Condition::Rejoined;
     }
     let config = fit(config, record)?;
-    if *record != before || Record::read(&path)?.is_none() {
+    if *record != before || is_new {
         record.write(&path)?;
     }
     Ok((holding, config))
@@ -313,5 +318,12 @@ mod tests {
         scratch.change(|record| record.instance += 1);
         let foreign = scratch.refusal(&NODES);
         assert!(foreign.contains("does not pass its check"), "{foreign}");
+        std::fs::remove_file(scratch.0.join("membership")).unwrap();
+        std::fs::create_dir(scratch.0.join("shard-0")).unwrap();
+        let missing = scratch.refusal(&NODES);
+        assert!(missing.contains("membership is missing"), "{missing}");
+        // Where nothing was written yet, nothing can be forgotten.
+        std::fs::remove_dir(scratch.0.join("shard-0")).unwrap();
+        drop(open(scratch.config(&NODES)).unwrap());
     }
 }
