@@ -10,14 +10,13 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ports::Ports;
+use nodes::{Addresses, PATIENCE, PAUSE, Process, admin};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// One cluster at a time.
@@ -25,8 +24,6 @@ static TURN: Mutex<()> = Mutex::new(());
 
 const MIB: u64 = 1 << 20;
 const SEGMENT_BYTES: u64 = 20 * MIB;
-const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A small ext4 in a file.
 struct Volume {
@@ -132,45 +129,31 @@ impl Drop for Volume {
 
 /// Three nodes and one group, which the first leads when it is well.
 struct Cluster {
-    _ports: Ports,
-    /// The port before theirs.
-    base: u16,
+    addresses: Addresses,
     directories: [PathBuf; 3],
-    children: Vec<Child>,
+    processes: Vec<Process>,
 }
 
 impl Cluster {
     fn start(directories: [PathBuf; 3]) -> Self {
-        let ports = Ports::reserve(9).unwrap();
-        let base = ports.first() - 1;
-        let mut nodes = String::new();
-        for id in 1..=3 {
-            nodes.push_str(&format!(
-                "\n[[cluster.nodes]]\nid = {id}\nhost = \"127.0.0.1\"\nclient_port = {}\n\
-                 peer_port = {}\nadmin_port = {}\n",
-                base + id,
-                base + 3 + id,
-                base + 6 + id
-            ));
-        }
         let mut cluster = Self {
-            _ports: ports,
-            base,
+            addresses: Addresses::reserve(3).unwrap(),
             directories,
-            children: Vec::new(),
+            processes: Vec::new(),
         };
+        let members = cluster.addresses.members(&[1, 2, 3]);
         for (id, directory) in (1..).zip(&cluster.directories) {
             fs::create_dir_all(directory).unwrap();
             let config = format!(
                 "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"disk\"\nshards = 1\n\
                  groups = 1\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"{SEGMENT_BYTES}B\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{nodes}",
+                 [log]\nsegment_size = \"{SEGMENT_BYTES}B\"\n[client]\nproxy = true\nroute_wait = \"2s\"\n{members}",
                 directory.join("data").display()
             );
             let mut file = File::create(directory.join("toml")).unwrap();
             file.write_all(config.as_bytes()).unwrap();
             file.sync_all().unwrap();
-            cluster.children.push(serve(directory));
+            cluster.processes.push(serve(directory));
         }
         cluster.until("the first node leads", |cluster| cluster.leads(1));
         cluster
@@ -190,96 +173,52 @@ impl Cluster {
     }
 
     fn logs(&self) -> String {
-        let tail = |directory: &PathBuf| {
-            let text = fs::read_to_string(directory.join("log")).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(8)..].join("\n") + "\n"
-        };
-        self.directories.iter().map(tail).collect()
+        let said = |process: &Process| process.said() + "\n";
+        self.processes.iter().map(said).collect()
     }
 
-    fn http(&self, node: u16, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.base + 6 + node)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
+    fn status(&self, node: u16) -> Value {
+        admin::status(self.addresses.admin(node)).unwrap_or_default()
     }
 
-    fn status(&self, node: u16) -> Option<Value> {
-        let text = self.http(node, "/v1/status")?;
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    /// What it answers who asks whether it is ready.
+    fn ready(&self, node: u16) -> String {
+        admin::get(self.addresses.admin(node), "/readyz").unwrap()
     }
 
     fn leads(&self, node: u16) -> bool {
-        let status = self.status(node).unwrap_or_default();
+        let status = self.status(node);
         status["groups"][0]["role"] == "leader"
     }
 
     /// Whether a node is connected to another.
     fn hears(&self, node: u16, other: u16) -> bool {
-        let status = self.status(node).unwrap_or_default();
+        let status = self.status(node);
         let peers = status["peers"].as_array().cloned().unwrap_or_default();
         let mut peers = peers.iter();
         peers.any(|peer| peer["node"] == other && peer["connected"] == true)
     }
 
     fn disk_is(&self, node: u16, state: &str) -> bool {
-        let status = self.status(node).unwrap_or_default();
+        let status = self.status(node);
         status["disks"][0]["state"] == state
     }
 
     fn client(&self, node: u16) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.base + node)).unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", self.addresses.client(node))).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client(BufReader::new(stream))
     }
 
     /// SIGTERM; the exit code.
     fn stop(&mut self, node: u16) -> Option<i32> {
-        let child = &self.children[usize::from(node) - 1];
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        self.ended(node)
-    }
-
-    /// The exit code of a node that ends.
-    fn ended(&mut self, node: u16) -> Option<i32> {
-        let child = &mut self.children[usize::from(node) - 1];
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status.code();
-            }
-            thread::sleep(PAUSE);
-        }
-        panic!("n{node} does not end: {}", self.logs());
+        self.processes[usize::from(node) - 1].stop()
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // Both fail only if it has ended.
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
-fn serve(directory: &Path) -> Child {
-    let log = directory.join("log");
-    let log = File::options().create(true).append(true).open(log).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_drakkar"))
-        .args(["serve", "--config"])
-        .arg(directory.join("toml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+fn serve(directory: &Path) -> Process {
+    let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+    Process::serve(program, &directory.join("toml"), &directory.join("log")).unwrap()
 }
 
 struct Client(BufReader<TcpStream>);
@@ -348,14 +287,14 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
     cluster.until("all disks are full", |cluster| {
         (1..=3).all(|node| cluster.disk_is(node, "disk-full"))
     });
-    let ready = cluster.http(1, "/readyz").unwrap();
+    let ready = cluster.ready(1);
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     client.verify(written);
     assert!(volume.free() > 0, "a reserve is left");
 
     // A node also starts on a full disk.
     assert_eq!(cluster.stop(2), Some(0), "{}", cluster.logs());
-    cluster.children[1] = serve(&cluster.directories[1]);
+    cluster.processes[1] = serve(&cluster.directories[1]);
     cluster.until("a node starts on a full disk", |cluster| {
         cluster.disk_is(2, "disk-full")
     });
@@ -395,7 +334,7 @@ fn a_node_whose_disk_was_copied_block_by_block_ends_beside_its_original() {
     assert_eq!(cluster.stop(3), Some(0), "{}", cluster.logs());
 
     let copy = volume.copy("copy");
-    cluster.children[2] = serve(&cluster.directories[2]);
+    cluster.processes[2] = serve(&cluster.directories[2]);
     cluster.until("the original is connected", |cluster| {
         [1, 2].iter().all(|&node| cluster.hears(3, node))
     });
@@ -407,8 +346,8 @@ fn a_node_whose_disk_was_copied_block_by_block_ends_beside_its_original() {
         .replace("[node]\n", "[node]\nlisten = \"127.0.0.9\"\n");
     fs::write(directory.join("toml"), config).unwrap();
     cluster.directories[2] = directory;
-    cluster.children.push(serve(&cluster.directories[2]));
-    let code = cluster.ended(4);
+    cluster.processes.push(serve(&cluster.directories[2]));
+    let code = cluster.processes[3].ended();
     let log = fs::read_to_string(cluster.directories[2].join("log")).unwrap();
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("this is a copied data directory"), "{log}");
@@ -416,7 +355,7 @@ fn a_node_whose_disk_was_copied_block_by_block_ends_beside_its_original() {
     let mut client = cluster.client(3);
     client.verify(written);
     assert_eq!(client.ask(&["SET", "after", "it"]), "+OK");
-    cluster.children.pop();
+    cluster.processes.pop();
     for node in 1..=3 {
         assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
     }
@@ -452,7 +391,7 @@ fn a_leader_whose_disk_fails_hands_over_and_says_so() {
         cluster.leads(2) || cluster.leads(3)
     });
     assert!(!cluster.leads(1));
-    let ready = cluster.http(1, "/readyz").unwrap();
+    let ready = cluster.ready(1);
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(ready.contains("shard 0 is disk-failed"), "{ready}");
     // Through the node whose disk failed as well: it forwards.
@@ -464,7 +403,7 @@ fn a_leader_whose_disk_fails_hands_over_and_says_so() {
     assert_eq!(cluster.stop(1), Some(74), "{}", cluster.logs());
 
     volume.repair();
-    cluster.children[0] = serve(&cluster.directories[0]);
+    cluster.processes[0] = serve(&cluster.directories[0]);
     cluster.until("the first node leads again", |cluster| cluster.leads(1));
     cluster.client(1).verify(written);
     assert_eq!(cluster.client(1).ask(&["GET", "after"]), "it");

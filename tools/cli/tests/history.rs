@@ -235,7 +235,7 @@ fn a_log_that_is_kept_takes_a_cluster_back_to_any_entry_and_any_time() {
     let floors = cluster.groups("floor");
     assert!(floors.values().flatten().all(|&it| it == 0), "{floors:?}");
 
-    let backup = source.directory.join("backup");
+    let backup = source.directory().join("backup");
     let place = backup.to_str().unwrap();
     let admin = cluster.admin.clone();
     let create = ["backup", "create", "--with-log", "--endpoint", &admin];
@@ -277,7 +277,7 @@ fn a_log_that_is_kept_takes_a_cluster_back_to_any_entry_and_any_time() {
     let none = ["backup", "log", "--from", place, "--group", "2"];
     says(&none, 6, "the backup has no group 2");
 
-    let archive = source.directory.join("backup.tar");
+    let archive = source.directory().join("backup.tar");
     let archive = archive.to_str().unwrap();
     says(
         &[&create[..], &["--to", archive]].concat(),
@@ -308,7 +308,7 @@ fn a_log_that_is_kept_takes_a_cluster_back_to_any_entry_and_any_time() {
         "write it as",
     );
 
-    let part = source.directory.join("part");
+    let part = source.directory().join("part");
     let part = part.to_str().unwrap();
     says(
         &[&create[..], &["--group", "1", "--to", part]].concat(),

@@ -1,108 +1,61 @@
 //! `drakkar inspect` on what a real node has written: while it runs, after it stopped, and after
 //! somebody damaged it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a real process is given real time"
-)]
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
-use ports::Ports;
-use rustix::process::{Pid, Signal, kill_process};
+use nodes::{Addresses, Answer, Client, PATIENCE, Process, Scratch};
 use serde_json::Value;
-
-const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster of one node in a temporary directory.
 struct Node {
-    directory: PathBuf,
-    _ports: Ports,
-    port: u16,
-    admin_port: u16,
-    child: Option<Child>,
+    process: Process,
+    addresses: Addresses,
+    scratch: Scratch,
 }
 
 impl Node {
     fn start(name: &str) -> Self {
-        let name = format!("drakkar-inspect-{name}-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
-        let ports = Ports::reserve(3).unwrap();
-        let [a, b, c] = [0, 1, 2].map(|above| ports.first() + above);
+        let scratch = Scratch::new(&format!("inspect-{name}"));
+        let addresses = Addresses::reserve(1).unwrap();
         let config = format!(
             "[node]\nid = 1\ndata_dir = \"{}\"\n[cluster]\nid = \"inspect\"\nshards = 1\ngroups = 2\n\
-             election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n[log]\nsegment_size = \"32MB\"\n\
-             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {a}\npeer_port = {b}\n\
-             admin_port = {c}\n",
-            directory.join("data").display()
+             election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n[log]\nsegment_size = \"32MB\"\n{}",
+            scratch.join("data").display(),
+            addresses.members(&[1]),
         );
-        let file = directory.join("node.toml");
+        let file = scratch.join("toml");
         fs::write(&file, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
-            .args(["serve", "--config"])
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.join("log")).unwrap())
-            .spawn()
-            .unwrap();
+        let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
         Self {
-            directory,
-            _ports: ports,
-            port: a,
-            admin_port: c,
-            child: Some(child),
+            process: Process::serve(program, &file, &scratch.join("log")).unwrap(),
+            addresses,
+            scratch,
         }
     }
 
     fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        self.scratch.join("data")
     }
 
     /// Writes keys, each acknowledged before the next.
-    fn write(&self, keys: u32) {
-        let start = Instant::now();
+    fn write(&mut self, keys: u32) {
+        let mut client = Client::new(vec![self.addresses.client(1)], 0, PATIENCE);
         for key in 0..keys {
-            while self.set(&format!("key{key}")).is_none() {
-                assert!(
-                    start.elapsed() < PATIENCE,
-                    "it does not serve: {}",
-                    self.log()
-                );
-                thread::sleep(PAUSE);
-            }
+            let key = format!("key{key}");
+            self.process.until("it takes writes", || {
+                client.ask(&["SET", &key, "value"]) == Some(Answer::Ok)
+            });
         }
-    }
-
-    fn set(&self, key: &str) -> Option<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        stream
-            .write_all(format!("SET {key} value\r\n").as_bytes())
-            .ok()?;
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer).ok()?;
-        (answer == *b"+OK\r\n").then_some(())
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
     /// SIGTERM, and waits until it is gone.
     fn stop(&mut self) {
-        let mut child = self.child.take().unwrap();
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        child.wait().unwrap();
+        let code = self.process.stop();
+        assert_eq!(code, Some(0), "{}", self.process.said());
     }
 
     fn inspect(&self, arguments: &[&str]) -> Output {
@@ -113,16 +66,6 @@ impl Node {
     fn verify(&self) -> (Value, Option<i32>) {
         let output = self.inspect(&["inspect", "verify", "--json"]);
         (json(&output), output.status.code())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            drop(child.kill());
-            drop(child.wait());
-        }
-        drop(fs::remove_dir_all(&self.directory));
     }
 }
 
@@ -246,6 +189,31 @@ fn a_torn_tail_is_said_to_be_one_and_is_no_damage() {
 }
 
 #[test]
+fn an_identity_or_a_membership_that_is_damaged_or_gone_is_named() {
+    let mut node = Node::start("identity");
+    node.write(1);
+    node.stop();
+    let names = |field: &str, words: &str| {
+        let (verdict, code) = node.verify();
+        assert_eq!((&verdict["sound"], code), (&Value::Bool(false), Some(65)));
+        let named = verdict[field].as_str().unwrap_or_default();
+        assert!(named.contains(words), "{verdict}");
+    };
+    for name in ["identity", "membership"] {
+        let path = node.data().join(name);
+        let whole = fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 1;
+        fs::write(&path, damaged).unwrap();
+        names(&format!("{name}_error"), "does not pass its check");
+        fs::remove_file(&path).unwrap();
+        names(&format!("{name}_error"), name);
+        fs::write(&path, whole).unwrap();
+        assert_eq!(node.verify().1, Some(0));
+    }
+}
+
+#[test]
 fn what_is_no_data_directory_is_said() {
     let directory =
         std::env::temp_dir().join(format!("drakkar-inspect-none-{}", std::process::id()));
@@ -260,7 +228,7 @@ fn what_is_no_data_directory_is_said() {
 fn snapshots_are_created_listed_and_inspected_and_their_damage_is_found() {
     let mut node = Node::start("snapshots");
     node.write(20);
-    let endpoint = format!("127.0.0.1:{}", node.admin_port);
+    let endpoint = format!("127.0.0.1:{}", node.addresses.admin(1));
     let ask = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drakkar"));
         command
@@ -270,7 +238,7 @@ fn snapshots_are_created_listed_and_inspected_and_their_damage_is_found() {
         (json(&output)[0].clone(), output.status.code())
     };
     let (created, code) = ask(&["snapshot", "create"]);
-    assert_eq!(code, Some(0), "{created}; {}", node.log());
+    assert_eq!(code, Some(0), "{created}; {}", node.process.log());
     let created = &created["answer"]["snapshots"];
     assert_eq!(created.as_array().unwrap().len(), 2, "one for each group");
     let index = created[1]["index"].clone();

@@ -6,21 +6,15 @@
     reason = "recovery of real processes is measured"
 )]
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ports::Ports;
-use rustix::process::{Pid, Signal, kill_process};
+use nodes::{Addresses, Answer, Client, PATIENCE, PAUSE, Process, Scratch, admin, until};
 use serde_json::Value;
 
-const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a client waits for an answer before it asks another node.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const WRITERS: usize = 10;
@@ -28,135 +22,90 @@ const KEYS_OF_WRITER: usize = 20;
 
 /// Three nodes, each a process with a directory of its own.
 struct Cluster {
-    directory: PathBuf,
-    _ports: Ports,
-    /// The port before theirs.
-    base: u16,
-    children: Vec<Option<Child>>,
+    addresses: Addresses,
+    scratch: Scratch,
+    processes: Vec<Process>,
 }
 
 impl Cluster {
     /// With so many groups, and a proxy that waits so long for a leader.
     fn start(groups: u16, route_wait: Duration) -> Self {
-        // Tests run side by side.
-        static CLUSTERS: AtomicU16 = AtomicU16::new(0);
-        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("drakkar-kill-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
-        let ports = Ports::reserve(9).unwrap();
-        let base = ports.first() - 1;
-        let mut nodes = String::new();
-        for id in 1..=3 {
-            nodes.push_str(&format!(
-                "\n[[cluster.nodes]]\nid = {id}\nhost = \"127.0.0.1\"\nclient_port = {}\n\
-                 peer_port = {}\nadmin_port = {}\n",
-                base + id,
-                base + 3 + id,
-                base + 6 + id
-            ));
-        }
+        let scratch = Scratch::new("kill");
+        let addresses = Addresses::reserve(3).unwrap();
+        let members = addresses.members(&[1, 2, 3]);
         for id in 1..=3 {
             let config = format!(
                 "[node]\nid = {id}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"kill\"\nshards = 1\n\
                  groups = {groups}\nelection_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\nroute_wait = \"{}ms\"\n{nodes}",
-                directory.join(format!("n{id}")).display(),
+                 [log]\nsegment_size = \"32MB\"\n[client]\nproxy = true\nroute_wait = \"{}ms\"\n{members}",
+                scratch.join(format!("n{id}")).display(),
                 route_wait.as_millis()
             );
-            fs::write(directory.join(format!("n{id}.toml")), config).unwrap();
+            fs::write(scratch.join(format!("n{id}.toml")), config).unwrap();
         }
-        let mut cluster = Self {
-            directory,
-            _ports: ports,
-            base,
-            children: vec![None, None, None],
-        };
-        (0..3).for_each(|node| cluster.run(node));
-        cluster
-    }
-
-    fn run(&mut self, node: usize) {
-        let path = |kind| self.directory.join(format!("n{}.{kind}", node + 1));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(path("log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
-            .args(["serve", "--config"])
-            .arg(path("toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children[node] = Some(child);
+        Self {
+            processes: (1..=3).map(|id| run(&scratch, id)).collect(),
+            addresses,
+            scratch,
+        }
     }
 
     /// SIGKILL.
     fn kill(&mut self, node: usize) {
-        let child = self.children[node].as_mut().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(self.processes[node].kill(), "{}", self.logs());
+    }
+
+    fn run(&mut self, node: usize) {
+        self.processes[node] = run(&self.scratch, node + 1);
+    }
+
+    fn client(&self, first: usize) -> Client {
+        self.client_with(first, ANSWER_MAX)
+    }
+
+    fn client_with(&self, first: usize, patience: Duration) -> Client {
+        let ports = [1, 2, 3].map(|id| self.addresses.client(id));
+        Client::new(ports.to_vec(), first, patience)
     }
 
     /// The node that leads group 0, once there is one.
     fn leader(&self) -> usize {
-        let start = Instant::now();
-        loop {
-            let found = (0..3).find(|&node| self.leads(node));
-            if let Some(node) = found {
-                return node;
-            }
-            assert!(start.elapsed() < PATIENCE, "no leader; {}", self.logs());
-            thread::sleep(PAUSE);
-        }
+        let mut found = None;
+        let mut leads = || {
+            found = (0..3).find(|&node| self.leads(node));
+            found.is_some()
+        };
+        until(&mut leads, || format!("a leader; {}", self.logs()));
+        found.unwrap()
+    }
+
+    fn admin(&self, node: usize) -> u16 {
+        self.addresses.admin(u16::try_from(node).unwrap() + 1)
     }
 
     fn leads(&self, node: usize) -> bool {
-        let Some(status) = self.status(node) else {
-            return false;
-        };
-        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let groups = admin::groups(self.admin(node));
         groups
             .iter()
             .any(|group| group["group"] == 0 && group["role"] == "leader")
     }
 
-    fn status(&self, node: usize) -> Option<Value> {
-        let port = self.base + 7 + u16::try_from(node).unwrap();
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        stream
-            .write_all(b"GET /v1/status HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n")
-            .ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
-    }
-
     /// Waits until a node knows that its connection to another is down.
     fn await_loss(&self, node: usize, lost: usize) {
-        let start = Instant::now();
         let is_lost = |status: Value| {
             let peers = status["peers"].as_array().cloned().unwrap_or_default();
             let mut peers = peers.iter();
             peers.any(|peer| peer["node"] == lost + 1 && peer["connected"] == false)
         };
-        while !self.status(node).is_some_and(is_lost) {
-            assert!(
-                start.elapsed() < PATIENCE,
-                "still connected; {}",
-                self.logs()
-            );
-            thread::sleep(PAUSE);
-        }
+        until(
+            || admin::status(self.admin(node)).is_some_and(is_lost),
+            || format!("the loss is noticed; {}", self.logs()),
+        );
     }
 
     /// How long it takes from `start` until keys of all groups can be written.
     fn serves(&self, what: &str, start: Instant) {
-        let mut client = Client::new(self.base, 0);
+        let mut client = self.client(0);
         for key in 0..32 {
             while client.ask(&["SET", &format!("probe{key}"), what]) != Some(Answer::Ok) {
                 assert!(
@@ -172,121 +121,23 @@ impl Cluster {
     }
 
     fn logs(&self) -> String {
-        let tail = |node| {
-            let path = self.directory.join(format!("n{node}.log"));
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(8)..].join("\n")
-        };
-        let tails = [1, 2, 3].map(|node| format!("the end of n{node}'s log:\n{}\n", tail(node)));
-        tails.concat()
+        let said = |process: &Process| format!("the end of a log:\n{}\n", process.said());
+        self.processes.iter().map(said).collect()
     }
 
     /// SIGTERM for all: each ends in time, with exit code 0.
     fn stop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-            kill_process(pid, Signal::TERM).unwrap();
-        }
-        let start = Instant::now();
-        for node in 0..3 {
-            let mut child = self.children[node].take().unwrap();
-            let status = loop {
-                if let Some(status) = child.try_wait().unwrap() {
-                    break status;
-                }
-                if start.elapsed() > PATIENCE {
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    panic!("n{} does not stop: {}", node + 1, self.logs());
-                }
-                thread::sleep(PAUSE);
-            };
-            assert_eq!(status.code(), Some(0), "{}", self.logs());
+        self.processes.iter().for_each(Process::terminate);
+        for process in &mut self.processes {
+            assert_eq!(process.ended(), Some(0), "{}", process.said());
         }
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            // Both fail only if it has ended.
-            drop(child.kill());
-            drop(child.wait());
-        }
-        drop(fs::remove_dir_all(&self.directory));
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Ok,
-    Nil,
-    Value(String),
-    Error(String),
-}
-
-/// One connection, to one node after another.
-struct Client {
-    base: u16,
-    node: u16,
-    patience: Duration,
-    stream: Option<BufReader<TcpStream>>,
-}
-
-impl Client {
-    fn new(base: u16, node: u16) -> Self {
-        Self {
-            base,
-            node,
-            patience: ANSWER_MAX,
-            stream: None,
-        }
-    }
-
-    fn next_node(&mut self) {
-        self.node += 1;
-        self.stream = None;
-    }
-
-    /// Nothing if there was no answer: then nobody knows what happened.
-    fn ask(&mut self, words: &[&str]) -> Option<Answer> {
-        if self.stream.is_none() {
-            let port = self.base + 1 + self.node % 3;
-            let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.set_read_timeout(Some(self.patience)).ok()?;
-            self.stream = Some(BufReader::new(stream));
-        }
-        let answer = self.exchange(words);
-        if answer.is_none() {
-            self.stream = None;
-        }
-        answer
-    }
-
-    fn exchange(&mut self, words: &[&str]) -> Option<Answer> {
-        let stream = self.stream.as_mut()?;
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        stream.get_mut().write_all(request.as_bytes()).ok()?;
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let line = line.strip_suffix("\r\n")?;
-        match line.as_bytes().first()? {
-            b'+' => Some(Answer::Ok),
-            b'-' => Some(Answer::Error(line.to_owned())),
-            b'$' if line == "$-1" => Some(Answer::Nil),
-            b'$' => {
-                let mut bytes = vec![0; line[1..].parse::<usize>().ok()? + 2];
-                stream.read_exact(&mut bytes).ok()?;
-                bytes.truncate(bytes.len() - 2);
-                Some(Answer::Value(String::from_utf8(bytes).unwrap()))
-            }
-            other => panic!("unexpected answer {other}: {line}"),
-        }
-    }
+fn run(scratch: &Scratch, id: usize) -> Process {
+    let path = |kind| scratch.join(format!("n{id}.{kind}"));
+    let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+    Process::serve(program, &path("toml"), &path("log")).unwrap()
 }
 
 /// What is known of a key: its value lies between.
@@ -297,8 +148,7 @@ struct Promise {
 }
 
 /// Writes rising numbers until told to stop.
-fn write(base: u16, writer: usize, ended: &AtomicBool, total: &AtomicU64) -> Vec<Promise> {
-    let mut client = Client::new(base, u16::try_from(writer).unwrap());
+fn write(mut client: Client, writer: usize, ended: &AtomicBool, total: &AtomicU64) -> Vec<Promise> {
     let mut promises: Vec<Promise> = Vec::new();
     let mut fresh = 0;
     let mut open = || {
@@ -342,7 +192,7 @@ fn write(base: u16, writer: usize, ended: &AtomicBool, total: &AtomicU64) -> Vec
 }
 
 fn verify(cluster: &Cluster, promises: &[Promise]) {
-    let mut client = Client::new(cluster.base, 0);
+    let mut client = cluster.client(0);
     let start = Instant::now();
     for promise in promises {
         let (key, least, most) = (&promise.key, promise.acknowledged, promise.attempted);
@@ -387,11 +237,13 @@ fn kill_under_load(groups: u16) {
     let mut cluster = Cluster::start(groups, ANSWER_MAX * 5 / 6);
     cluster.serves("first start", Instant::now());
     let (ended, total) = (AtomicBool::new(false), AtomicU64::new(0));
-    let base = cluster.base;
     let promises: Vec<Promise> = thread::scope(|scope| {
         let (ended, total) = (&ended, &total);
         let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| scope.spawn(move || write(base, writer, ended, total)))
+            .map(|writer| {
+                let client = cluster.client(writer);
+                scope.spawn(move || write(client, writer, ended, total))
+            })
             .collect();
         let struck = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let leader = cluster.leader();
@@ -431,8 +283,7 @@ fn a_proxy_waits_for_a_new_leader_before_it_gives_up() {
     cluster.serves("start", Instant::now());
     let leader = cluster.leader();
     let other = (leader + 1) % 3;
-    let mut client = Client::new(cluster.base, u16::try_from(other).unwrap());
-    client.patience = PATIENCE;
+    let mut client = cluster.client_with(other, PATIENCE);
     assert_eq!(client.ask(&["SET", "key", "value"]), Some(Answer::Ok));
     cluster.kill(leader);
     cluster.await_loss(other, leader);

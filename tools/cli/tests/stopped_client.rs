@@ -7,20 +7,17 @@
     reason = "real processes are given real time"
 )]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ports::Ports;
+use nodes::{Addresses, Answer, Client, PATIENCE, Process, Scratch, admin, until};
 use rustix::process::{Pid, Signal, kill_process};
 
-const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: usize = 1 << 20;
 
 /// What the node may hold for all clients.
@@ -41,72 +38,48 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A node that is a cluster by itself.
 struct Node {
-    _ports: Ports,
-    child: Child,
-    port: u16,
-    directory: PathBuf,
+    process: Process,
+    addresses: Addresses,
+    _scratch: Scratch,
 }
 
 impl Node {
     fn start() -> Self {
-        let ports = Ports::reserve(3).unwrap();
-        let port = ports.first();
-        let name = format!("drakkar-stopped-client-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
+        let addresses = Addresses::reserve(1).unwrap();
+        let scratch = Scratch::new("stopped-client");
         let config = format!(
             "[node]\nid = 1\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"stopped\"\n\
              shards = 1\ngroups = 1\n[log]\nsegment_size = \"20MB\"\n\
-             [limits]\nconnections = 1000\noutput_size = \"16MiB\"\nclients_size = \"{CLIENTS_BYTES}B\"\n\
-             [[cluster.nodes]]\nid = 1\nhost = \"127.0.0.1\"\nclient_port = {port}\npeer_port = {}\n\
-             admin_port = {}\n",
-            directory.join("data").display(),
-            port + 1,
-            port + 2,
+             [limits]\nconnections = 1000\noutput_size = \"16MiB\"\nclients_size = \"{CLIENTS_BYTES}B\"\n{}",
+            scratch.join("data").display(),
+            addresses.members(&[1]),
         );
-        fs::write(directory.join("toml"), config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
-            .args(["serve", "--config"])
-            .arg(directory.join("toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(directory.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let node = Self {
-            _ports: ports,
-            child,
-            port,
-            directory,
+        let path = scratch.join("toml");
+        fs::write(&path, config).unwrap();
+        let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+        let mut node = Self {
+            process: Process::serve(program, &path, &scratch.join("log")).unwrap(),
+            addresses,
+            _scratch: scratch,
         };
-        let start = Instant::now();
-        let serves = || {
-            let mut client = Client::connect(port)?;
-            client
-                .ask(&["SET", "begin", "1"])
-                .ok()
-                .filter(|it| it == "+OK")
-        };
-        while serves().is_none() {
-            assert!(start.elapsed() < PATIENCE, "{}", node.log());
-            thread::sleep(PAUSE);
-        }
+        let mut client = node.client();
+        node.process.until("it takes writes", || {
+            client.ask(&["SET", "begin", "1"]) == Some(Answer::Ok)
+        });
         node
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    fn port(&self) -> u16 {
+        self.addresses.client(1)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(vec![self.port()], 0, PATIENCE)
     }
 
     /// The sample of a metric.
     fn metric(&self, name: &str) -> usize {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port + 2)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n")
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        let text = admin::get(self.addresses.admin(1), "/metrics").unwrap();
         let is_it =
             |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
         let line = text.lines().find(is_it);
@@ -116,45 +89,6 @@ impl Node {
 
     fn resident(&self) -> usize {
         self.metric("process_resident_memory_bytes")
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Both fail only if it has ended.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(fs::remove_dir_all(&self.directory));
-    }
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(port: u16) -> Option<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        Some(Self(BufReader::new(stream)))
-    }
-
-    /// The answer's first line; what follows a length is read, and not given.
-    fn ask(&mut self, words: &[&str]) -> std::io::Result<String> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        self.0.get_mut().write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        self.0.read_line(&mut answer)?;
-        let answer = answer.trim_end().to_owned();
-        if let Some(length) = answer.strip_prefix('$').and_then(|it| it.parse().ok()) {
-            let length: usize = length;
-            std::io::copy(
-                &mut self.0.by_ref().take(length as u64 + 2),
-                &mut std::io::sink(),
-            )?;
-        }
-        Ok(answer)
     }
 }
 
@@ -257,9 +191,9 @@ fn work(client: &mut Client, rounds: usize, mut each: impl FnMut()) -> Duration 
     let start = Instant::now();
     for round in 0..rounds {
         let key = format!("other{round}");
-        assert_eq!(client.ask(&["SET", &key, "value"]).unwrap(), "+OK");
-        let read = client.ask(&["GET", "key0"]).unwrap();
-        assert_eq!(read, format!("${VALUE_BYTES}"));
+        assert_eq!(client.ask(&["SET", &key, "value"]), Some(Answer::Ok));
+        let read = client.ask(&["GET", "key0"]);
+        assert!(matches!(read, Some(Answer::Value(value)) if value.len() == VALUE_BYTES));
         if round % 20 == 0 {
             each();
         }
@@ -272,10 +206,10 @@ fn a_client_that_takes_its_answers_gets_all_of_them_however_many_it_asks_for_at_
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::start();
     let value = "y".repeat(VALUE_BYTES);
-    let mut client = Client::connect(node.port).unwrap();
-    assert_eq!(client.ask(&["SET", "key0", &value]).unwrap(), "+OK");
+    let mut client = node.client();
+    assert_eq!(client.ask(&["SET", "key0", &value]), Some(Answer::Ok));
     let requests = 2 * PIPELINE;
-    let mut stream = TcpStream::connect(("127.0.0.1", node.port)).unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all("GET key0\r\n".repeat(requests).as_bytes())
@@ -284,9 +218,21 @@ fn a_client_that_takes_its_answers_gets_all_of_them_however_many_it_asks_for_at_
     let mut answer = vec![0; expected.len()];
     for at in 0..requests {
         let read = stream.read_exact(&mut answer);
-        assert!(read.is_ok(), "answer {at}: {read:?}; {}", node.log());
+        assert!(
+            read.is_ok(),
+            "answer {at}: {read:?}; {}",
+            node.process.log()
+        );
         assert!(answer == expected.as_bytes(), "answer {at}");
     }
+}
+
+/// Asks for the length of the value.
+fn length(stream: &mut BufReader<TcpStream>) -> usize {
+    stream.get_mut().write_all(b"STRLEN key0\r\n").unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    line.trim_start_matches(':').trim_end().parse().unwrap()
 }
 
 #[test]
@@ -294,17 +240,19 @@ fn a_client_that_asks_for_large_answers_after_small_ones_is_closed_only_if_it_ta
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::start();
     let value = "z".repeat(VALUE_BYTES);
-    let mut client = Client::connect(node.port).unwrap();
-    assert_eq!(client.ask(&["SET", "key0", &value]).unwrap(), "+OK");
+    let mut client = node.client();
+    assert_eq!(client.ask(&["SET", "key0", &value]), Some(Answer::Ok));
     // From small answers the node expects more of the same, and takes many requests at once.
     let ask = |requests: usize| {
-        let mut client = Client::connect(node.port).unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = BufReader::new(stream);
         for _ in 0..200 {
-            assert_eq!(client.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+            assert_eq!(length(&mut stream), VALUE_BYTES);
         }
         let asked = "GET key0\r\n".repeat(requests);
-        client.0.get_mut().write_all(asked.as_bytes()).unwrap();
-        client
+        stream.get_mut().write_all(asked.as_bytes()).unwrap();
+        stream
     };
     // One that reads: it gets what the node has room for, in its turn, and is told of the rest.
     let requests = 2 * PIPELINE;
@@ -312,34 +260,38 @@ fn a_client_that_asks_for_large_answers_after_small_ones_is_closed_only_if_it_ta
     let mut whole = 0;
     for at in 0..requests {
         let mut line = String::new();
-        let read = slow.0.read_line(&mut line);
+        let read = slow.read_line(&mut line);
         assert!(
             matches!(read, Ok(1..)),
             "answer {at}: {read:?}; {}",
-            node.log()
+            node.process.log()
         );
         if line.starts_with("-BUSY") {
             continue;
         }
         assert_eq!(line, format!("${VALUE_BYTES}\r\n"), "answer {at}");
         let mut answer = vec![0; VALUE_BYTES + 2];
-        slow.0.read_exact(&mut answer).unwrap();
+        slow.read_exact(&mut answer).unwrap();
         assert!(answer.starts_with(value.as_bytes()), "answer {at}");
         whole += 1;
         thread::sleep(Duration::from_millis(2));
     }
     assert!(whole * VALUE_BYTES >= 16 * MIB, "{whole} of {requests}");
-    assert_eq!(slow.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+    assert_eq!(length(&mut slow), VALUE_BYTES);
 
     // One that does not.
     let idle = ask(requests);
-    let start = Instant::now();
-    while node.metric("drakkar_client_connections") > 2 {
-        assert!(start.elapsed() < PATIENCE, "{}", node.log());
-        thread::sleep(PAUSE);
-    }
-    assert!(node.log().contains("client.slow"), "{}", node.log());
-    assert_eq!(client.ask(&["STRLEN", "key0"]).unwrap(), ":262144");
+    until(
+        || node.metric("drakkar_client_connections") <= 2,
+        || node.process.said(),
+    );
+    assert!(
+        node.process.log().contains("client.slow"),
+        "{}",
+        node.process.log()
+    );
+    let expected = Answer::Value(VALUE_BYTES.to_string());
+    assert_eq!(client.ask(&["STRLEN", "key0"]), Some(expected));
     drop(idle);
 }
 
@@ -347,15 +299,15 @@ fn a_client_that_asks_for_large_answers_after_small_ones_is_closed_only_if_it_ta
 fn a_stopped_process_that_is_owed_large_answers_takes_bounded_memory_and_slows_nobody_down() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::start();
-    let mut client = Client::connect(node.port).unwrap();
+    let mut client = node.client();
     let value = "x".repeat(VALUE_BYTES);
     for key in 0..KEYS {
         let key = format!("key{key}");
-        assert_eq!(client.ask(&["SET", &key, &value]).unwrap(), "+OK");
+        assert_eq!(client.ask(&["SET", &key, &value]), Some(Answer::Ok));
     }
     let (alone, before) = (work(&mut client, ROUNDS, || {}), node.resident());
 
-    let stopped = Stopped::start(node.port);
+    let stopped = Stopped::start(node.port());
     stopped.signal(Signal::STOP);
     let (mut held, mut resident) = (0, 0);
     let beside = work(&mut client, ROUNDS, || {
@@ -375,17 +327,16 @@ fn a_stopped_process_that_is_owed_large_answers_takes_bounded_memory_and_slows_n
     assert!(
         resident <= bound,
         "{resident} of {bound} bytes; {}",
-        node.log()
+        node.process.log()
     );
 
     stopped.signal(Signal::CONT);
     // It takes as much as the node can give.
     work(&mut client, ROUNDS / 20, || {});
     drop(stopped);
-    let start = Instant::now();
-    while node.metric("drakkar_client_connections") > 1 {
-        assert!(start.elapsed() < PATIENCE, "{}", node.log());
-        thread::sleep(PAUSE);
-    }
+    until(
+        || node.metric("drakkar_client_connections") <= 1,
+        || node.process.said(),
+    );
     assert!(node.metric("drakkar_client_bytes") < 4 * MIB);
 }

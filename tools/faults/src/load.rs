@@ -4,8 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ::nodes::{Answer, Client};
+
 use crate::machine::interrupted;
-use crate::nodes::{Answer, Client, Nodes};
+use crate::nodes::Nodes;
 use crate::scenario::Tally;
 use crate::trouble::Trouble;
 

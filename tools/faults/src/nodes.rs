@@ -1,13 +1,12 @@
 //! Three real nodes, each a process with a directory of its own, and their clients.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use ports::Ports;
+use ::nodes::{Addresses, Client, Process, admin};
+use ports::NoPorts;
+use serde_json::Value;
 
 use crate::machine::die_with_us;
 use crate::trouble::Trouble;
@@ -26,30 +25,18 @@ pub(crate) fn program() -> Option<PathBuf> {
 pub(crate) struct Nodes {
     directory: PathBuf,
     program: PathBuf,
-    _ports: Ports,
-    /// The port before theirs.
-    base: u16,
-    children: [Option<Child>; NODES],
+    addresses: Addresses,
+    processes: [Option<Process>; NODES],
 }
 
 impl Nodes {
     /// Three nodes that have no data yet; none of them runs.
     pub(crate) fn new(directory: &Path, program: &Path) -> Result<Self, Trouble> {
-        let ports = Ports::reserve(9).map_err(|refusal| Trouble::Vacuous {
+        let vacuous = |refusal: NoPorts| Trouble::Vacuous {
             what: refusal.to_string(),
-        })?;
-        let base = ports.first() - 1;
-        let mut members = String::new();
-        for node in 1..=NODES {
-            let port = |kind: usize| usize::from(base) + kind * NODES + node;
-            members.push_str(&format!(
-                "\n[[cluster.nodes]]\nid = {node}\nhost = \"127.0.0.1\"\nclient_port = {}\n\
-                 peer_port = {}\nadmin_port = {}\n",
-                port(0),
-                port(1),
-                port(2)
-            ));
-        }
+        };
+        let addresses = Addresses::reserve(3).map_err(vacuous)?;
+        let members = addresses.members(&[1, 2, 3]);
         for node in 1..=NODES {
             let config = format!(
                 "[node]\nid = {node}\ndata_dir = \"{}\"\nany_file_system = true\n\
@@ -64,47 +51,29 @@ impl Nodes {
         Ok(Self {
             directory: directory.to_owned(),
             program: program.to_owned(),
-            _ports: ports,
-            base,
-            children: [None, None, None],
+            addresses,
+            processes: [None, None, None],
         })
     }
 
     pub(crate) fn start(&mut self, node: usize) -> Result<(), Trouble> {
         let file = |kind: &str| self.directory.join(format!("n{}.{kind}", node + 1));
-        let log = file("log");
-        let stderr = File::options().create(true).append(true).open(&log);
-        let stderr = stderr.map_err(Trouble::io("open", &log))?;
-        let mut command = Command::new(&self.program);
-        command.args(["serve", "--config"]).arg(file("toml"));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr);
-        die_with_us(&mut command);
-        let child = command.spawn();
-        self.children[node] = Some(child.map_err(Trouble::io("start", &self.program))?);
+        let mut program = Command::new(&self.program);
+        die_with_us(&mut program);
+        let process = Process::serve(program, &file("toml"), &file("log"));
+        self.processes[node] = Some(process.map_err(Trouble::io("start", &self.program))?);
         Ok(())
     }
 
     /// SIGKILL. Whether it still ran: a node that ended by itself has failed.
     pub(crate) fn kill(&mut self, node: usize) -> bool {
-        let Some(mut child) = self.children[node].take() else {
-            return false;
-        };
-        let ran = matches!(child.try_wait(), Ok(None));
-        // Both fail only if it has ended.
-        drop(child.kill());
-        drop(child.wait());
-        ran
+        let process = self.processes[node].take();
+        process.is_some_and(|mut process| process.kill())
     }
 
     pub(crate) fn client(&self, first: usize) -> Client {
-        Client {
-            base: self.base,
-            node: first,
-            stream: None,
-        }
+        let ports = [1, 2, 3].map(|node| self.addresses.client(node));
+        Client::new(ports.to_vec(), first, ANSWER_MAX)
     }
 
     /// Where the log of a node's only shard lies.
@@ -116,20 +85,14 @@ impl Nodes {
     /// Whether a node says that nothing is missing in any of its replicas.
     pub(crate) fn is_healthy(&self, node: usize) -> bool {
         let status = self.status(node).unwrap_or_default();
-        let replicas = status.matches("\"health\":").count();
-        replicas > 0 && status.matches("\"health\":\"intact\"").count() == replicas
+        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        !groups.is_empty() && groups.iter().all(|group| group["health"] == "intact")
     }
 
     /// What a node says of itself.
-    pub(crate) fn status(&self, node: usize) -> Option<String> {
-        let port = usize::from(self.base) + 2 * NODES + node + 1;
-        let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).ok()?)).ok()?;
-        stream.set_read_timeout(Some(ANSWER_MAX)).ok()?;
-        let request = b"GET /v1/status HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
+    pub(crate) fn status(&self, node: usize) -> Option<Value> {
+        let node = u16::try_from(node + 1).expect("there are few");
+        admin::status(self.addresses.admin(node))
     }
 
     /// The ends of the nodes' logs.
@@ -144,77 +107,5 @@ impl Nodes {
             )
         };
         (1..=NODES).map(tail).collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        for node in 0..NODES {
-            self.kill(node);
-        }
-    }
-}
-
-/// What a node answered.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Ok,
-    Nil,
-    Value(String),
-    Error(String),
-}
-
-/// One connection, to one node after another.
-pub(crate) struct Client {
-    base: u16,
-    node: usize,
-    stream: Option<BufReader<TcpStream>>,
-}
-
-impl Client {
-    pub(crate) fn next_node(&mut self) {
-        self.node += 1;
-        self.stream = None;
-    }
-
-    /// Nothing if there was no answer: then nobody knows what happened.
-    pub(crate) fn ask(&mut self, words: &[&str]) -> Option<Answer> {
-        let answer = self.exchange(words);
-        if answer.is_none() {
-            self.stream = None;
-        }
-        answer
-    }
-
-    fn exchange(&mut self, words: &[&str]) -> Option<Answer> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            none => {
-                let port = usize::from(self.base) + 1 + self.node % NODES;
-                let port = u16::try_from(port).ok()?;
-                let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-                stream.set_read_timeout(Some(ANSWER_MAX)).ok()?;
-                none.insert(BufReader::new(stream))
-            }
-        };
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        stream.get_mut().write_all(request.as_bytes()).ok()?;
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let line = line.strip_suffix("\r\n")?;
-        match line.split_at_checked(1)? {
-            ("+", _) => Some(Answer::Ok),
-            ("$", "-1") => Some(Answer::Nil),
-            ("$", length) => {
-                let mut bytes = vec![0; length.parse::<usize>().ok()? + 2];
-                stream.read_exact(&mut bytes).ok()?;
-                bytes.truncate(bytes.len() - 2);
-                String::from_utf8(bytes).ok().map(Answer::Value)
-            }
-            _ => Some(Answer::Error(line.to_owned())),
-        }
     }
 }

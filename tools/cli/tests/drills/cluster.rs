@@ -1,51 +1,48 @@
 //! Nodes as processes, each with a configuration and a data directory of its own.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ports::{Ports, is_free};
+use nodes::{Addresses, Process, Scratch, admin};
 use serde_json::Value;
 
-pub(crate) const PAUSE: Duration = Duration::from_millis(20);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) use nodes::{PATIENCE, PAUSE};
+
 /// As the configurations say.
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
-/// Ports of one cluster: nodes 1 to 7, three each.
-const PORTS: u16 = 21;
+/// The highest number of a node.
+const NODES: u16 = 7;
 
 /// Two clusters at a time: each keeps the disk busy while it starts.
 static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 
 pub(crate) struct Cluster {
     _turn: MutexGuard<'static, ()>,
-    pub(crate) directory: PathBuf,
-    ports: Ports,
+    scratch: Scratch,
+    addresses: Addresses,
     /// By the number of the node; number 0 is nobody.
-    children: Vec<Option<Child>>,
+    processes: Vec<Option<Process>>,
     more: String,
 }
 
 impl Cluster {
     /// Nothing runs yet. `more` is appended to each configuration's log section.
     pub(crate) fn new(more: &str) -> Self {
-        static CLUSTERS: AtomicU16 = AtomicU16::new(0);
+        static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("drakkar-drills-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
-        let turn = &TURNS[usize::from(number) % TURNS.len()];
+        let turn = &TURNS[number % TURNS.len()];
         Self {
             _turn: turn.lock().unwrap_or_else(PoisonError::into_inner),
-            directory,
-            ports: Ports::reserve(PORTS).unwrap(),
-            children: (0..8).map(|_| None).collect(),
+            scratch: Scratch::new("drills"),
+            addresses: Addresses::reserve(NODES).unwrap(),
+            processes: (0..=NODES).map(|_| None).collect(),
             more: more.to_owned(),
         }
     }
@@ -61,97 +58,72 @@ impl Cluster {
         cluster
     }
 
+    /// Where all of it lies.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub(crate) fn data(&self, node: u16) -> PathBuf {
-        self.directory.join(format!("n{node}"))
+        self.scratch.join(format!("n{node}"))
     }
 
     pub(crate) fn config(&self, node: u16) -> PathBuf {
-        self.directory.join(format!("n{node}.toml"))
-    }
-
-    fn client_port(&self, node: u16) -> u16 {
-        self.ports.first() + (node - 1) * 3
+        self.scratch.join(format!("n{node}.toml"))
     }
 
     pub(crate) fn peer_address(&self, node: u16) -> String {
-        format!("127.0.0.1:{}", self.client_port(node) + 1)
+        format!("127.0.0.1:{}", self.addresses.peer(node))
     }
 
     pub(crate) fn endpoint(&self, node: u16) -> String {
-        format!("127.0.0.1:{}", self.client_port(node))
+        format!("127.0.0.1:{}", self.addresses.client(node))
     }
 
     pub(crate) fn admin(&self, node: u16) -> String {
-        format!("127.0.0.1:{}", self.client_port(node) + 2)
+        format!("127.0.0.1:{}", self.addresses.admin(node))
     }
 
     /// Writes the configuration of a node in a cluster of these.
     pub(crate) fn configure(&self, node: u16, members: &[u16]) {
-        let mut text = format!(
+        let text = format!(
             "[node]\nid = {node}\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"drill\"\n\
              shards = 1\ngroups = 2\nelection_timeout = \"400ms\"\nheartbeat_interval = \"40ms\"\n[client]\n\
-             proxy = true\nroute_wait = \"500ms\"\nrequest_timeout = \"2s\"\n[log]\nsegment_size = \"20MB\"\n{}\n",
+             proxy = true\nroute_wait = \"500ms\"\nrequest_timeout = \"2s\"\n[log]\nsegment_size = \"20MB\"\n{}\n{}",
             self.data(node).display(),
-            self.more
+            self.more,
+            self.addresses.members(members),
         );
-        for &member in members {
-            let port = self.client_port(member);
-            text.push_str(&format!(
-                "[[cluster.nodes]]\nid = {member}\nhost = \"127.0.0.1\"\nclient_port = {port}\npeer_port = {}\n\
-                 admin_port = {}\n",
-                port + 1,
-                port + 2
-            ));
-        }
         fs::write(self.config(node), text).unwrap();
     }
 
     pub(crate) fn run(&mut self, node: u16) {
-        let log = self.directory.join(format!("n{node}.log"));
-        let log = File::options().create(true).append(true).open(log);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drakkar"));
-        command.args(["serve", "--config"]).arg(self.config(node));
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.stderr(log.unwrap()).spawn().unwrap();
-        self.children[usize::from(node)] = Some(child);
+        let log = self.scratch.join(format!("n{node}.log"));
+        let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+        let process = Process::serve(program, &self.config(node), &log).unwrap();
+        self.processes[usize::from(node)] = Some(process);
     }
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self, node: u16) {
-        let mut child = self.children[usize::from(node)].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // The kernel closes what io_uring held a little later.
-        let port = self.client_port(node);
-        until("its ports are free", || (port..port + 3).all(is_free));
+        let process = self.processes[usize::from(node)].take();
+        assert!(process.unwrap().kill(), "{}", self.log(node));
+        self.await_ports(node);
     }
 
     /// Ends a node, whether it still runs or not.
     pub(crate) fn end(&mut self, node: u16) {
-        if let Some(mut child) = self.children[usize::from(node)].take() {
-            // Fails only if it has ended.
-            drop(child.kill());
-            child.wait().unwrap();
-        }
-        let port = self.client_port(node);
-        until("its ports are free", || (port..port + 3).all(is_free));
+        drop(self.processes[usize::from(node)].take());
+        self.await_ports(node);
+    }
+
+    fn await_ports(&self, node: u16) {
+        until("its ports are free", || self.addresses.are_free(node));
     }
 
     /// The code and the last words of a node that ends by itself.
     pub(crate) fn ended(&mut self, node: u16) -> (i32, String) {
-        let mut child = self.children[usize::from(node)].take().unwrap();
-        let start = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                return (status.code().unwrap(), self.log(node));
-            }
-            if start.elapsed() > PATIENCE {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                panic!("n{node} does not end: {}", self.log(node));
-            }
-            thread::sleep(PAUSE);
-        }
+        let mut process = self.processes[usize::from(node)].take().unwrap();
+        (process.ended().unwrap(), process.said())
     }
 
     /// Starts a node that must end with this code and these words.
@@ -165,20 +137,14 @@ impl Cluster {
     }
 
     pub(crate) fn log(&self, node: u16) -> String {
-        let text = fs::read_to_string(self.directory.join(format!("n{node}.log")));
+        let text = fs::read_to_string(self.scratch.join(format!("n{node}.log")));
         let text = text.unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
     pub(crate) fn status(&self, node: u16) -> Option<Value> {
-        let mut stream = TcpStream::connect(self.admin(node)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        let request = b"GET /v1/status HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+        admin::status(self.addresses.admin(node))
     }
 
     /// How many peers a node is connected to.
@@ -192,8 +158,7 @@ impl Cluster {
     }
 
     pub(crate) fn groups(&self, node: u16) -> Vec<Value> {
-        let status = self.status(node).unwrap_or_default();
-        status["groups"].as_array().cloned().unwrap_or_default()
+        admin::groups(self.addresses.admin(node))
     }
 
     /// Waits until a group is led by one of the first three.
@@ -320,27 +285,12 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            // Both fail only if it has ended.
-            drop(child.kill());
-            drop(child.wait());
-        }
-        drop(fs::remove_dir_all(&self.directory));
-    }
-}
-
 pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
-        thread::sleep(PAUSE);
-    }
+    nodes::until(done, || what.to_owned());
 }
 
 /// A directory with all that is in it, as `cp -a` copies it.
-pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success(), "cp -a");
 }

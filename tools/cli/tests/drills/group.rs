@@ -77,7 +77,7 @@ fn a_group_that_is_lost_comes_back_from_an_export_and_the_others_lose_nothing() 
         })
     });
 
-    let now = cluster.directory.join("now");
+    let now = cluster.directory().join("now");
     fs::create_dir(&now).unwrap();
     let to = now.to_str().unwrap();
     let words = ["snapshot", "export", "--endpoint", &endpoints, "--to", to];

@@ -45,7 +45,7 @@ impl Import {
 }
 
 pub(crate) fn export(cluster: &Cluster, name: &str) -> PathBuf {
-    let to = cluster.directory.join(name);
+    let to = cluster.directory().join(name);
     let endpoints = [1, 2, 3].map(|node| cluster.admin(node)).join(",");
     let place = to.to_str().unwrap();
     let words = [

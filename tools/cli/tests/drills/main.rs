@@ -111,7 +111,7 @@ fn the_directory_that_a_wiped_node_had_never_comes_back_beside_its_successor() {
     let mut cluster = Cluster::start("");
     cluster.write(1, "key", 5);
     cluster.kill(3);
-    let (data, old) = (cluster.data(3), cluster.directory.join("old"));
+    let (data, old) = (cluster.data(3), cluster.directory().join("old"));
     fs::rename(&data, &old).unwrap();
     let config = cluster.config(3);
     let rejoin = ["repair", "rejoin", "--config", config.to_str().unwrap()];
@@ -119,7 +119,7 @@ fn the_directory_that_a_wiped_node_had_never_comes_back_beside_its_successor() {
     cluster.run(3);
     cluster.await_equal(3, 1);
     cluster.kill(3);
-    fs::rename(&data, cluster.directory.join("new")).unwrap();
+    fs::rename(&data, cluster.directory().join("new")).unwrap();
     fs::rename(&old, &data).unwrap();
     cluster.refuses(3, 78, "was replaced by");
 }
@@ -129,7 +129,7 @@ fn a_copied_data_directory_does_not_start_beside_its_original() {
     let mut cluster = Cluster::start("");
     cluster.write(1, "key", 10);
     cluster.kill(3);
-    let (data, original) = (cluster.data(3), cluster.directory.join("original"));
+    let (data, original) = (cluster.data(3), cluster.directory().join("original"));
     fs::rename(&data, &original).unwrap();
     copy(&original, &data);
     cluster.refuses(3, 78, "copied data directory");
@@ -156,7 +156,7 @@ fn a_copied_data_directory_does_not_start_beside_its_original() {
 fn a_cluster_that_was_lost_as_a_whole_is_restored_from_a_backup() {
     let mut cluster = Cluster::start("");
     cluster.write(1, "kept", 30);
-    let backup = cluster.directory.join("backup");
+    let backup = cluster.directory().join("backup");
     let place = backup.to_str().unwrap();
     let endpoints = [1, 2, 3].map(|node| cluster.admin(node)).join(",");
     let create = ["backup", "create", "--endpoint", &endpoints, "--to", place];
@@ -198,7 +198,7 @@ fn a_node_that_was_away_for_longer_than_the_log_is_kept_comes_back_by_itself() {
     until("the logs are cut", || cut(1) && cut(2));
     cluster.run(3);
     cluster.await_equal(3, 1);
-    let log = fs::read_to_string(cluster.directory.join("n3.log")).unwrap();
+    let log = fs::read_to_string(cluster.directory().join("n3.log")).unwrap();
     assert!(log.contains("snapshot.fetched"), "{log}");
     assert_eq!(
         cluster.missing(3, "early", 20) + cluster.missing(3, "late", 40),

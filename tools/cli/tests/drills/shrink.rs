@@ -88,7 +88,7 @@ fn two_survivors_of_five_go_on_with_the_newest_of_their_logs() {
     }
     let configs = [1, 2].map(|node| cluster.config(node));
     let configs = configs.each_ref().map(|path| path.to_str().unwrap());
-    let plans = [1, 2].map(|node| cluster.directory.join(format!("plan{node}")));
+    let plans = [1, 2].map(|node| cluster.directory().join(format!("plan{node}")));
     let plans = plans.each_ref().map(|path| path.to_str().unwrap());
     let written = with(&shrink(configs[0], "1,2"), &["--write-plan", plans[0]]);
     cluster.says(&written, 0, "what node 2 holds, which may be newer");
@@ -132,7 +132,7 @@ fn three_survivors_of_seven_wait_for_the_one_that_holds_most() {
     }
     let survivors = [1, 2, 3];
     let configs = survivors.map(|node| cluster.config(node));
-    let plans = survivors.map(|node| cluster.directory.join(format!("plan{node}")));
+    let plans = survivors.map(|node| cluster.directory().join(format!("plan{node}")));
     let configs = configs.each_ref().map(|path| path.to_str().unwrap());
     let plans = plans.each_ref().map(|path| path.to_str().unwrap());
     for (config, plan) in configs.iter().zip(plans) {

@@ -117,9 +117,9 @@ fn words(said: &Path) -> Result<usize, Trouble> {
 fn await_equal(nodes: &Nodes) -> Result<(), Trouble> {
     let states = |node| {
         let status = nodes.status(node).unwrap_or_default();
-        let parts = status.split("\"state_hash\":").skip(1);
-        let hashes = parts.filter_map(|part| part.split('}').next());
-        hashes.map(str::to_owned).collect::<Vec<String>>()
+        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let hashes = groups.iter().map(|group| group["state_hash"].clone());
+        hashes.collect::<Vec<_>>()
     };
     let start = Instant::now();
     loop {
