@@ -556,6 +556,15 @@ impl Replay {
             next_segment: self.newest.next(),
             durable: self.number,
             losses: fingerprint(&self.lost),
+            // A loss at the end is found again where the next segment begins.
+            lossy: self
+                .lost
+                .first()
+                .zip(self.lost.last())
+                .map(|(first, last)| {
+                    let ends = last.next.map_or(self.newest.next(), |_| last.segment);
+                    (first.segment, ends)
+                }),
             segments: segments.collect(),
             index,
             // Groups that a segment began with after that are known as they are.

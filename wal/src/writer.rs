@@ -52,6 +52,8 @@ pub struct Writer {
     durable: FlushNumber,
     /// Fingerprint of the lost flushes before this writer's first.
     losses: u64,
+    /// The first and the last segment in which replay missed flushes.
+    lossy: Option<(SegmentId, SegmentId)>,
     /// The segments of the log, oldest first, and the flush that each begins with, if it is readable.
     segments: VecDeque<(SegmentId, Option<FlushNumber>)>,
     /// No entry lies in any segment before this one since the flush was placed.
@@ -84,6 +86,8 @@ pub(crate) struct Left {
     pub(crate) next_segment: SegmentId,
     pub(crate) durable: FlushNumber,
     pub(crate) losses: u64,
+    /// The first and the last segment in which flushes are lost.
+    pub(crate) lossy: Option<(SegmentId, SegmentId)>,
     pub(crate) segments: VecDeque<(SegmentId, Option<FlushNumber>)>,
     pub(crate) index: Index,
     pub(crate) standings: Standings,
@@ -111,6 +115,7 @@ impl Writer {
             placed: left.durable,
             durable: left.durable,
             losses: left.losses,
+            lossy: left.lossy,
             segments: left.segments,
             emptied: None,
             early: BTreeSet::new(),
@@ -404,8 +409,14 @@ impl Writer {
         let dead = dead.take_while(|&&(segment, _)| !self.index.is_live(segment));
         // The last one that can be the oldest instead.
         let mut oldest = self.segments.iter().enumerate().take(dead.count() + 1);
-        let oldest =
-            oldest.rfind(|(_, (_, opened_by))| opened_by.is_some_and(|it| it <= self.durable));
+        // Segments with losses go together: what is noted of all of them says nothing about some.
+        let parts = |it| {
+            self.lossy
+                .is_some_and(|(first, last)| first < it && it <= last)
+        };
+        let oldest = oldest.rfind(|&(_, &(segment, opened_by))| {
+            !parts(segment) && opened_by.is_some_and(|it| it <= self.durable)
+        });
         let Some((count, &(oldest, _))) = oldest.filter(|&(count, _)| count > 0) else {
             return Vec::new();
         };
