@@ -163,3 +163,58 @@ pub(super) fn check_roles(header: &Header, members: &[Member]) -> Result<(), Imp
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use wal::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+
+    use super::*;
+    use crate::snapshot::{self, Compression, Membership, machine};
+
+    #[test]
+    fn a_member_that_had_no_vote_or_no_data_is_not_made_one_that_has() {
+        let member = |node, role| snapshot::Member {
+            replica: ReplicaId::from_raw(node),
+            node: NodeId::from_raw(node),
+            role,
+        };
+        let header = Header {
+            compression: Compression::None,
+            cluster: "test".to_owned(),
+            instance: 1,
+            group: GroupId::from_raw(0),
+            index: LogIndex::from_raw(1),
+            term: Term::from_raw(1),
+            membership: Membership {
+                version: 1,
+                index: LogIndex::ZERO,
+                members: vec![
+                    member(1, MemberRole::Voter),
+                    member(2, MemberRole::Observer),
+                    member(3, MemberRole::Witness),
+                ],
+                extension: Vec::new(),
+            },
+            machine: machine::KV,
+            items: 0,
+            created_unix_ms: 0,
+        };
+        let told = |node| {
+            let address = "127.0.0.1:1".to_owned();
+            let listed = [Member { node, address }];
+            let error = check_roles(&header, &listed).err()?;
+            Some((error.code(), error.to_string()))
+        };
+        let text = |code, text: &str| Some((code, text.to_owned()));
+        assert_eq!(told(1), None);
+        assert_eq!(
+            told(2),
+            text("AddingNonVoting", "adding an nonVoting as regular node: 2")
+        );
+        assert_eq!(
+            told(3),
+            text("AddingWitness", "adding a witness as regular node: 3")
+        );
+        assert_eq!(told(4), None, "a new one");
+    }
+}

@@ -135,6 +135,32 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
         .replace(&cluster.peer_address(4), "127.0.0.1:1");
     cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
 
+    // What the export and the directory are of, and the configuration is not.
+    let own_port = cluster
+        .peer_address(1)
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .to_owned();
+    let changed = [
+        (4, "id = \"drill\"", "id = \"other\"", "ClusterChanged"),
+        (4, "groups = 2", "groups = 3", "GroupsChanged"),
+        (1, own_port.as_str(), "1", "NodeAddressChanged"),
+    ];
+    for (node, from, to, code) in changed {
+        let mut wrong = import(node);
+        let text = fs::read_to_string(cluster.config(node)).unwrap();
+        assert!(text.contains(from), "{text}");
+        let config = cluster.directory.join("changed.toml");
+        fs::write(&config, text.replacen(from, to, 1)).unwrap();
+        wrong.config = config.to_str().unwrap().to_owned();
+        wrong.members = wrong.members.replace(&format!(":{own_port}"), ":1");
+        if node != 1 {
+            wrong.members = import(node).members;
+        }
+        cluster.says(&wrong.words(&[]), 2, code);
+    }
+
     let said = members.map(|node| cluster.says(&import(node).words(&[]), 0, "\"epoch\":1"));
     for said in said {
         let said: Value = serde_json::from_str(&said).unwrap();
