@@ -142,16 +142,17 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
         .unwrap()
         .1
         .to_owned();
+    let own_peer = format!("peer_port = {own_port}");
     let changed = [
         (4, "id = \"drill\"", "id = \"other\"", "ClusterChanged"),
         (4, "groups = 2", "groups = 3", "GroupsChanged"),
-        (1, own_port.as_str(), "1", "NodeAddressChanged"),
+        (1, own_peer.as_str(), "peer_port = 1", "NodeAddressChanged"),
     ];
     for (node, from, to, code) in changed {
         let mut wrong = import(node);
         let text = fs::read_to_string(cluster.config(node)).unwrap();
-        assert!(text.contains(from), "{text}");
-        let config = cluster.directory.join("changed.toml");
+        assert_eq!(text.matches(from).count(), 1, "{text}");
+        let config = cluster.directory().join("changed.toml");
         fs::write(&config, text.replacen(from, to, 1)).unwrap();
         wrong.config = config.to_str().unwrap().to_owned();
         wrong.members = wrong.members.replace(&format!(":{own_port}"), ":1");
