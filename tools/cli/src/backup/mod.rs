@@ -131,14 +131,14 @@ pub(crate) enum BackupError {
     Damaged { path: PathBuf, what: String },
     #[error("the cluster does not answer: {0}")]
     Cluster(#[from] redis::RedisError),
-    #[error("the cluster holds {keys} keys: restore into an empty one, or say --over")]
-    Holds { keys: u64 },
+    #[error("the cluster holds keys already: restore into an empty one, or say --over")]
+    Holds,
 }
 
 impl BackupError {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::NotEmpty { .. } | Self::Exists { .. } | Self::Holds { .. } => exit::REFUSED,
+            Self::NotEmpty { .. } | Self::Exists { .. } | Self::Holds => exit::REFUSED,
             Self::Unreachable { .. }
             | Self::NoLeader { .. }
             | Self::NoGroup { .. }
