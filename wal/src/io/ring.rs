@@ -37,7 +37,7 @@ const PASSES_MIN: u32 = 3;
 const PASSES_MAX: u32 = 8;
 /// A write of so many bytes is given to the kernel at once: the device works on it while the thread makes
 /// the next one ready, and writes that came together would be merged and done together.
-const PROMPT_BYTES_MIN: usize = 64 << 10;
+const PROMPT_BYTES_MIN: usize = 512 << 10;
 /// Marks the completion of a cancellation, for which nobody waits.
 const CANCELLED: u64 = u64::MAX;
 
