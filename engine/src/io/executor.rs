@@ -502,6 +502,17 @@ impl Executor {
         self.routes.set(group, leader);
         let mut told = self.repairing.borrow_mut();
         if damaged && told.insert(group) {
+            if self.group_status(group).is_some_and(|status| status.lost) {
+                tracing::error!(
+                    event = "group.lost",
+                    shard = self.index,
+                    %group,
+                    "the disk lost something of this group, and no other node has it: the group serves \
+                     nothing any more. If the data directory was copied, use the copy; else restore a \
+                     backup into a new cluster (drakkar backup restore)"
+                );
+                return;
+            }
             tracing::warn!(
                 event = "group.damaged",
                 shard = self.index,

@@ -195,6 +195,9 @@ fn group_json(
 
 /// Whether a replica holds all that it may have acknowledged and promised.
 fn health(status: &GroupStatus) -> &'static str {
+    if status.lost {
+        return "lost";
+    }
     match (status.damaged, status.promises_lost) {
         (false, _) => "intact",
         (true, false) => "repairing",

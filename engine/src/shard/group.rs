@@ -646,6 +646,7 @@ impl Group {
             data_bytes: self.kv.held_bytes(),
             truncations: self.raft.truncations(),
             damaged: self.raft.is_damaged(),
+            lost: self.raft.is_damaged() && self.members.len() == 1,
             claim: self.raft.claim(),
             promises_lost: self.raft.promises_lost(),
             waits_for: self.nodes(&self.raft.waits_for()),

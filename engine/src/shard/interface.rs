@@ -337,6 +337,8 @@ pub struct GroupStatus {
     pub truncations: u64,
     /// Its disk lost something that it may have acknowledged or promised; it is under repair.
     pub damaged: bool,
+    /// It is damaged and has no peer: what is missing stays missing.
+    pub lost: bool,
     /// The newest entry it may have acknowledged, while entries are missing.
     pub claim: Option<wal::Claim>,
     /// It may have forgotten a term or a vote, and says nothing until it knows which.

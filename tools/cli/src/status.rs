@@ -109,6 +109,7 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
                     .as_array()
                     .filter(|nodes| !nodes.is_empty());
                 row[0] = match waits {
+                    _ if group["health"] == "lost" => format!("{}, lost", row[0]),
                     Some(nodes) => {
                         let nodes: Vec<String> = nodes.iter().map(text).collect();
                         format!("{}, waits for node {}", row[0], nodes.join(", "))

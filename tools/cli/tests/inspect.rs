@@ -276,3 +276,36 @@ fn snapshots_are_created_listed_and_inspected_and_their_damage_is_found() {
     let name = path.file_name().unwrap().to_str().unwrap();
     assert!(text.contains(name) && text.contains("crc"), "{text}");
 }
+
+#[test]
+fn what_the_only_node_lost_is_said_to_be_lost() {
+    let mut node = Node::start("alone");
+    node.write(20);
+    node.process.kill();
+    let segment = node.data().join("shard-0/00000001.seg");
+    let file = fs::File::options().write(true).open(&segment).unwrap();
+    let flushes = flushes(&node);
+    // Neither the first ones, which elect leaders, nor those of which a crash may be the cause.
+    for &(offset, bytes) in &flushes[5..flushes.len() - 5] {
+        let rot = vec![0xff; usize::try_from(bytes).unwrap()];
+        file.write_all_at(&rot, offset).unwrap();
+    }
+    let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+    let (config, log) = (node.scratch.join("toml"), node.scratch.join("log"));
+    node.process = Process::serve(program, &config, &log).unwrap();
+    let admin = node.addresses.admin(1);
+    node.process.until("a group is lost", || {
+        let groups = nodes::admin::groups(admin);
+        groups.iter().any(|group| group["health"] == "lost")
+    });
+    let said = node.process.log();
+    assert!(
+        said.contains("group.lost") && said.contains("backup restore"),
+        "{said}"
+    );
+    let mut status = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+    let endpoint = format!("127.0.0.1:{admin}");
+    let table = status.args(["status", "--endpoint", &endpoint]);
+    let table = String::from_utf8(table.output().unwrap().stdout).unwrap();
+    assert!(table.contains(", lost"), "{table}");
+}
