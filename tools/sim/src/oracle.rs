@@ -63,6 +63,9 @@ struct NodeLog {
     suspects: Vec<GroupId>,
     /// Groups of which something was lost so that only others know of it.
     unaware: Vec<GroupId>,
+    /// The floor that each group was last given: a start that cannot read it begins at an older one, and a
+    /// later one may read it, of a flush that has turned up in its place.
+    floors: BTreeMap<GroupId, LogIndex>,
 }
 
 /// How a replica stood when it was last looked at.
@@ -255,9 +258,12 @@ impl Oracle {
             .is_some_and(|(flush, _)| *flush <= number)
         {
             let (_, changes) = log.pending.pop_front().expect("just seen");
-            changes
-                .into_iter()
-                .for_each(|change| apply(&mut log.durable, change));
+            for change in changes {
+                if let Change::Floor(group, index, _) = change {
+                    log.floors.insert(group, index);
+                }
+                apply(&mut log.durable, change);
+            }
         }
     }
 
@@ -344,6 +350,7 @@ impl Oracle {
             damaged: damaged.to_vec(),
             suspects,
             unaware: std::mem::take(&mut self.logs[node].unaware),
+            floors: std::mem::take(&mut self.logs[node].floors),
             pending: VecDeque::new(),
             seen: vec![Seen::default(); self.groups.len()],
         };
@@ -404,6 +411,12 @@ impl Oracle {
             // From here on it stands for what it found, and for what it writes.
             let content = found.get(group).cloned().unwrap_or_default();
             held.insert(**group, content);
+        }
+        for (group, content) in &mut held {
+            let floor = found.get(group).map_or(LogIndex::ZERO, |found| found.floor);
+            if floor > content.floor && log.floors.get(group) == Some(&floor) {
+                content.floor = floor;
+            }
         }
         let mut pending = log.pending.iter();
         while !same(&held, found) {
