@@ -143,8 +143,9 @@ impl Cluster {
 
     /// Of a group, as a node sees it.
     pub(crate) fn status(&self, id: usize, group: GroupId) -> (GroupStatus, (LogIndex, u64)) {
-        let shards = self.node(id).handle().status();
-        let mut groups = shards.into_iter().flat_map(|shard| shard.groups);
+        // A busy shard may answer too late for one of these.
+        let shards = (0..60).flat_map(|_| self.node(id).handle().status());
+        let mut groups = shards.flat_map(|shard| shard.groups);
         let found = groups.find(|(status, _)| status.group == group);
         found.expect("the group lives on every node")
     }
