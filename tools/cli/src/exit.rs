@@ -26,6 +26,24 @@ pub(crate) const TEMPORARY: u8 = 75;
 /// The configuration, or an identity that does not fit it.
 pub(crate) const CONFIG: u8 = 78;
 
+/// The code of a program that was run for this one, if it is one of these.
+pub(crate) fn handed_on(code: Option<i32>) -> u8 {
+    let ours = [
+        REFUSED,
+        NOT_FOUND,
+        USAGE,
+        NO_INPUT,
+        CORRUPT,
+        INTERNAL,
+        IO_ERROR,
+        CANNOT_OPEN,
+        TEMPORARY,
+        CONFIG,
+    ];
+    let code = code.and_then(|code| u8::try_from(code).ok());
+    code.filter(|code| ours.contains(code)).unwrap_or(ERROR)
+}
+
 /// Says why, and ends with `code`.
 pub(crate) fn complain(code: u8, complaint: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("drakkar: {complaint}");

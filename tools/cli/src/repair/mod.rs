@@ -1,6 +1,8 @@
 //! `drakkar repair`: what a cluster cannot do by itself, because it could only be wrong without
 //! somebody who knows what was lost. Offline; each verb takes the lock of the data directory.
 
+mod drive;
+mod hosts;
 mod moved;
 mod newest;
 mod plan;
@@ -34,6 +36,10 @@ pub(crate) enum Verb {
     /// Reads an export and prints what its import needs on each machine. Changes nothing; asks the old members
     /// whether they live.
     Plan(plan::Options),
+    /// Runs the commands of a repair on all hosts from one place, by ssh or otherwise. Shows what would happen,
+    /// and each command, unless --yes; can be run again until all is done.
+    #[command(subcommand)]
+    Drive(drive::Verb),
 }
 
 #[derive(Args)]
@@ -102,6 +108,16 @@ pub(crate) enum RepairError {
     Plan { path: PathBuf, why: &'static str },
     #[error("the log of shard {shard} cannot be read: {reason}")]
     Log { shard: u16, reason: String },
+    #[error("nothing was changed: {0}")]
+    Host(#[from] hosts::Failed),
+    #[error(
+        "{failed}\nThe steps:{told}\nOnce the reason is gone, run this again: what is done is left out"
+    )]
+    Step { failed: hosts::Failed, told: String },
+    #[error(
+        "nothing was changed: the host of node {node} says nothing that is a plan of that node. Does --run hand on the standard output, and is it the same version of drakkar?"
+    )]
+    NoPlan { node: u32 },
 }
 
 impl From<IdentityError> for RepairError {
@@ -116,7 +132,8 @@ impl RepairError {
             Self::Open(OpenError::DataDirectory(DirectoryError::Locked { .. })) => exit::REFUSED,
             Self::Open(error) => serve::code_of(error),
             Self::Import(error) => import::status_of(error),
-            Self::Io { .. } => exit::ERROR,
+            Self::Io { .. } | Self::NoPlan { .. } => exit::ERROR,
+            Self::Host(failed) | Self::Step { failed, .. } => exit::handed_on(failed.code),
             Self::NoAnswer { .. } => exit::NOT_FOUND,
             Self::Holds { .. }
             | Self::Removed { .. }
@@ -147,6 +164,7 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
             with_config(&options.config, &|config| shrink::shrink(config, options))
         }
         Verb::Plan(options) => Ok(plan::plan(options)),
+        Verb::Drive(verb) => Ok(drive::drive(verb)),
     };
     let done = match done {
         Ok(done) => done,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use engine::batch::Batch;
 use engine::config::Config;
 use engine::epoch;
-use serde_json::{Value, json};
+use serde_json::{Deserializer, Value, json};
 use wal::io::SegmentView;
 use wal::{EntryKind, GroupId, LogIndex, Options, RecoveredLog, Replay, Term};
 
@@ -98,7 +99,12 @@ fn of_log(log: &RecoveredLog) -> Newest {
 pub(super) struct Plan {
     pub(super) node: u32,
     pub(super) newest: BTreeMap<GroupId, Newest>,
+    /// It has become a member of the new epoch already, with these as the newest entries of all.
+    pub(super) done: bool,
 }
+
+/// In the place of a file: standard input or output.
+pub(super) const PIPE: &str = "-";
 
 /// Which repair a plan is of.
 pub(super) struct Purpose<'a> {
@@ -108,7 +114,8 @@ pub(super) struct Purpose<'a> {
 }
 
 impl Plan {
-    pub(super) fn write(&self, path: &Path, purpose: &Purpose<'_>) -> Result<(), RepairError> {
+    /// As it is written to a file, or to whoever drives the repair.
+    pub(super) fn text(&self, purpose: &Purpose<'_>) -> String {
         let groups = self.newest.iter().map(|(group, newest)| {
             json!({
                 "group": group.to_raw(), "index": newest.index.to_raw(), "term": newest.term.to_raw(),
@@ -117,32 +124,38 @@ impl Plan {
         });
         let value = json!({
             "cluster": purpose.cluster, "epoch": purpose.epoch, "survivors": purpose.survivors,
-            "node": self.node, "groups": groups.collect::<Vec<_>>(),
+            "node": self.node, "done": self.done, "groups": groups.collect::<Vec<_>>(),
         });
-        fs::write(path, format!("{value:#}\n")).map_err(|error| RepairError::Io {
-            what: "write",
-            path: path.to_owned(),
-            error,
-        })
+        format!("{value:#}\n")
     }
 
-    pub(super) fn read(path: &Path, purpose: &Purpose<'_>) -> Result<Self, RepairError> {
+    /// The plans in a file, or in what is piped in: one after another.
+    pub(super) fn read(path: &Path, purpose: &Purpose<'_>) -> Result<Vec<Self>, RepairError> {
         let no = |why| RepairError::Plan {
             path: path.to_owned(),
             why,
         };
-        let text = fs::read_to_string(path).map_err(|_| no("it cannot be read"))?;
-        let value: Value = serde_json::from_str(&text).map_err(|_| no("it is no JSON"))?;
-        let same = value["cluster"] == purpose.cluster
-            && value["epoch"] == purpose.epoch
-            && value["survivors"] == json!(purpose.survivors);
-        if !same {
-            return Err(no("cluster, epoch or survivors are others"));
+        let text = match path == Path::new(PIPE) {
+            true => io::read_to_string(io::stdin()),
+            false => fs::read_to_string(path),
+        };
+        let text = text.map_err(|_| no("it cannot be read"))?;
+        let mut plans = Vec::new();
+        for value in Deserializer::from_str(&text).into_iter::<Value>() {
+            let value = value.map_err(|_| no("it is no JSON"))?;
+            let same = value["cluster"] == purpose.cluster
+                && value["epoch"] == purpose.epoch
+                && value["survivors"] == json!(purpose.survivors);
+            if !same {
+                return Err(no("cluster, epoch or survivors are others"));
+            }
+            plans.push(Self::parse(&value).ok_or_else(|| no("fields are missing"))?);
         }
-        Self::parse(&value).ok_or_else(|| no("fields are missing"))
+        Ok(plans)
     }
 
-    fn parse(value: &Value) -> Option<Self> {
+    /// Nothing if fields are missing.
+    pub(super) fn parse(value: &Value) -> Option<Self> {
         let group = |value: &Value| {
             let group = GroupId::from_raw(u32::try_from(value["group"].as_u64()?).ok()?);
             let newest = Newest {
@@ -158,6 +171,7 @@ impl Plan {
         Some(Self {
             node: u32::try_from(value["node"].as_u64()?).ok()?,
             newest: groups.collect::<Option<_>>()?,
+            done: value["done"].as_bool().unwrap_or(false),
         })
     }
 }

@@ -12,53 +12,41 @@ use crate::timestamp::Timestamp;
 
 #[derive(Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An import that is to be.
+#[derive(Args)]
+pub(crate) struct Wanted {
     /// The directory of an export.
     #[arg(long)]
     from: PathBuf,
     /// The members there will be: node ids and peer addresses, ID=HOST:PORT.
     #[arg(long, value_delimiter = ',', required = true)]
     members: Vec<String>,
-    /// The epoch that the members will be of. By default the next after that of the export.
+    /// The epoch that the members will be of. By default the next after that of the export, and of those old
+    /// members that answer.
     #[arg(long)]
     epoch: Option<u64>,
-    /// Prints JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// What is to be done, and what is known of those that it is done to.
-struct Plan<'a> {
-    options: &'a Options,
-    prospect: Prospect,
+pub(super) struct Plan<'a> {
+    wanted: &'a Wanted,
+    pub(super) prospect: Prospect,
     /// Old members that answer.
-    answering: Vec<&'a Member>,
+    answering: Vec<Member>,
 }
 
 pub(super) fn plan(options: &Options) -> Result<String, RepairError> {
-    let members = parse_members(options.members.iter().map(String::as_str))?;
-    let prospect = Prospect::of(&options.from, &members, options.epoch)?;
-    let shipment = prospect.shipment.clone();
-    let lives = |member: &&Member| {
-        let (cluster, node) = (&shipment.cluster, member.node);
-        ask(cluster, node, node, &member.address).is_some()
-    };
-    let answering: Vec<&Member> = shipment.members.iter().filter(lives).collect();
-    if answering.len() > shipment.members.len() / 2 {
-        return Err(LiveQuorum {
-            epoch: shipment.epoch,
-            members: shipment.members.len(),
-            answering: answering.iter().map(|member| member.node).collect(),
-        }
-        .into());
-    }
-    let plan = Plan {
-        options,
-        prospect,
-        answering,
-    };
+    let plan = Plan::make(&options.wanted)?;
     Ok(match options.json {
         true => plan.json().to_string(),
-        false => plan.told(),
+        false => format!("{}\n4. Start them all.", plan.told()),
     })
 }
 
@@ -68,7 +56,40 @@ fn list(members: &[Member]) -> String {
     words.join(",")
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// Reads the export, and asks the old members.
+    pub(super) fn make(wanted: &'a Wanted) -> Result<Self, RepairError> {
+        let members = parse_members(wanted.members.iter().map(String::as_str))?;
+        let mut prospect = Prospect::of(&wanted.from, &members, wanted.epoch)?;
+        let old = &prospect.shipment.members;
+        let mut answering = Vec::new();
+        let mut epoch = prospect.imported.epoch;
+        for member in old {
+            let (cluster, node) = (&prospect.shipment.cluster, member.node);
+            if let Some(answered) = ask(cluster, node, node, &member.address) {
+                answering.push(member.clone());
+                // It may have been repaired since the export.
+                epoch = epoch.max(answered.standing.epoch + 1);
+            }
+        }
+        if answering.len() > old.len() / 2 {
+            return Err(LiveQuorum {
+                epoch: prospect.shipment.epoch,
+                members: old.len(),
+                answering: answering.iter().map(|member| member.node).collect(),
+            }
+            .into());
+        }
+        if wanted.epoch.is_none() {
+            prospect.imported.epoch = epoch;
+        }
+        Ok(Self {
+            wanted,
+            prospect,
+            answering,
+        })
+    }
+
     /// Nodes that never come back.
     fn gone(&self) -> Vec<u32> {
         let shipment = &self.prospect.shipment;
@@ -85,11 +106,11 @@ impl Plan<'_> {
         old.any(|it| it.node == member.node)
     }
 
-    /// What is run on the machine of a member.
-    fn command(&self, member: &Member) -> String {
-        let (prospect, from) = (&self.prospect, self.options.from.display());
+    /// What is run on the machine of a member, where the node's configuration is this.
+    pub(super) fn command(&self, member: &Member, config: &str) -> String {
+        let (prospect, from) = (&self.prospect, self.wanted.from.display());
         format!(
-            "drakkar snapshot import --config FILE --from {from} --replica {} --members {} --epoch {}",
+            "drakkar snapshot import --config {config} --from {from} --replica {} --members {} --epoch {}",
             member.node,
             list(&prospect.members),
             prospect.imported.epoch
@@ -103,7 +124,7 @@ impl Plan<'_> {
                 "node": member.node,
                 "address": member.address,
                 "new": !self.was_member(member),
-                "command": self.command(member),
+                "command": self.command(member, "FILE"),
             })
         });
         json!({
@@ -116,7 +137,8 @@ impl Plan<'_> {
         })
     }
 
-    fn told(&self) -> String {
+    /// All but the last step, which is to start the nodes.
+    pub(super) fn told(&self) -> String {
         let Prospect {
             shipment,
             members,
@@ -151,7 +173,7 @@ impl Plan<'_> {
         text.push_str(
             "2. List the members, and only them, in cluster.nodes of all configurations.\n",
         );
-        let from = self.options.from.display();
+        let from = self.wanted.from.display();
         text.push_str(&format!(
             "3. Copy {from} to the machine of each member, and run there:\n"
         ));
@@ -161,10 +183,10 @@ impl Plan<'_> {
                 false => "new, with an empty data directory".to_owned(),
             };
             text.push_str(&format!("   node {} ({holds})\n", member.node));
-            text.push_str(&format!("     {}\n", self.command(member)));
+            text.push_str(&format!("     {}\n", self.command(member, "FILE")));
         }
         text.push_str(&format!(
-            "   Each must say: snapshot {:016x} with members {:016x}, epoch {epoch}.\n4. Start them all.",
+            "   Each must say: snapshot {:016x} with members {:016x}, epoch {epoch}.",
             imported.snapshot, imported.members
         ));
         text

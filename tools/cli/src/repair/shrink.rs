@@ -1,7 +1,8 @@
 //! The survivors of a lost majority become the membership, with what their own logs hold.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use engine::config::Config;
@@ -9,7 +10,7 @@ use engine::io::identity::{Census, EPOCH_MAX, Holding, Member, Record, check_sto
 use wal::{GroupId, LogIndex, Term};
 
 use super::RepairError;
-use super::newest::{self, Newest, Plan, Purpose};
+use super::newest::{self, Newest, PIPE, Plan, Purpose};
 use crate::status::columns;
 use crate::timestamp::Timestamp;
 
@@ -24,11 +25,11 @@ pub(crate) struct Options {
     /// Does it; without this, only says what would be done.
     #[arg(long)]
     apply: bool,
-    /// Writes what this node holds to a file, for the other survivors.
-    #[arg(long, value_name = "FILE")]
+    /// Writes what this node holds to a file, for the other survivors; to the standard output with "-".
+    #[arg(long, value_name = "FILE", conflicts_with = "apply")]
     write_plan: Option<PathBuf>,
     /// Files that the survivors wrote with --write-plan, all of them: the entries that any of them holds
-    /// are then waited for. Needed from three survivors on.
+    /// are then waited for. Needed from three survivors on. "-" reads them from the standard input.
     #[arg(long, value_delimiter = ',', value_name = "FILES")]
     plans: Vec<PathBuf>,
     /// Goes on although a majority of the old members answers. What they acknowledge is lost.
@@ -43,6 +44,9 @@ struct Repair {
     removed: Vec<u32>,
 }
 
+/// By the node that wrote each.
+type Plans = BTreeMap<u32, Plan>;
+
 pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, RepairError> {
     let mut survivors = options.survivors.clone();
     survivors.sort_unstable();
@@ -54,10 +58,7 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     } = hold(config)?;
     let census = Census::take(config, record.epoch, &record.members);
     let Some(repair) = Repair::derive(config, &record, &survivors, &census)? else {
-        return Ok(format!(
-            "node {} is of epoch {} with these survivors already: start it",
-            config.node_id, record.epoch
-        ));
+        return was_done(config, &record, &survivors, options);
     };
     if !options.ignore_live_quorum {
         census.check(1)?;
@@ -70,14 +71,26 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
         survivors: &survivors,
     };
     let node = config.node_id;
-    let own = Plan { node, newest: own };
-    if let Some(path) = &options.write_plan {
-        own.write(path, &purpose)?;
-    }
+    let own = Plan {
+        node,
+        newest: own,
+        done: false,
+    };
+    let text = own.text(&purpose);
     let plans = gather(own, &options.plans, &purpose)?;
     let told = tell(config, &record, &repair, &census, &plans);
     let complete = survivors.iter().all(|it| plans.contains_key(it));
+    if let Some(path) = &options.write_plan
+        && !hand_on(path, &text)?
+    {
+        eprintln!("{told}");
+        return Ok(text);
+    }
     if !options.apply {
+        if options.plans.iter().any(|it| it == Path::new(PIPE)) {
+            // Whoever pipes knows what is next.
+            return Ok(told);
+        }
         return Ok(format!(
             "{told}\nNothing was changed. Next:\n{}",
             steps(&survivors, &options.plans, complete)
@@ -86,11 +99,7 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     if survivors.len() > 2 && !complete {
         return Err(RepairError::PlansMissing);
     }
-    let newest = if complete {
-        most(&plans)
-    } else {
-        BTreeMap::new()
-    };
+    let newest = target(&plans, complete);
     record.origin = origin(&purpose, &newest);
     record.newest = newest;
     record.epoch = repair.epoch;
@@ -105,6 +114,57 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
          any more: a node that comes with one is told that it was removed, and ends",
         repair.epoch
     ))
+}
+
+/// What to say where the repair was done before, and to hand on to those where it was not.
+fn was_done(
+    config: &Config,
+    record: &Record,
+    survivors: &[u32],
+    options: &Options,
+) -> Result<String, RepairError> {
+    let (node, epoch) = (config.node_id, record.epoch);
+    let told = format!("node {node} is of epoch {epoch} with these survivors already: start it");
+    let Some(path) = &options.write_plan else {
+        return Ok(told);
+    };
+    let newest = record.newest.iter().map(|(group, (index, term))| {
+        let (index, term) = (*index, *term);
+        let newest = Newest {
+            index,
+            term,
+            ..Newest::default()
+        };
+        (*group, newest)
+    });
+    let plan = Plan {
+        node,
+        newest: newest.collect(),
+        done: true,
+    };
+    let text = plan.text(&Purpose {
+        cluster: &config.cluster.id,
+        epoch,
+        survivors,
+    });
+    if hand_on(path, &text)? {
+        return Ok(told);
+    }
+    eprintln!("{told}");
+    Ok(text)
+}
+
+/// Writes a plan to a file; says no if it is for the standard output.
+fn hand_on(path: &Path, text: &str) -> Result<bool, RepairError> {
+    if path == Path::new(PIPE) {
+        return Ok(false);
+    }
+    let written = fs::write(path, text).map_err(|error| RepairError::Io {
+        what: "write",
+        path: path.to_owned(),
+        error,
+    });
+    written.map(|()| true)
 }
 
 impl Repair {
@@ -214,34 +274,47 @@ fn check_damage(own: &BTreeMap<GroupId, Newest>, survivors: &[u32]) -> Result<()
 }
 
 /// The plans by node, this one's too.
-fn gather(
-    own: Plan,
-    files: &[PathBuf],
-    purpose: &Purpose<'_>,
-) -> Result<BTreeMap<u32, BTreeMap<GroupId, Newest>>, RepairError> {
+fn gather(own: Plan, files: &[PathBuf], purpose: &Purpose<'_>) -> Result<Plans, RepairError> {
     let mut plans = BTreeMap::new();
     for path in files {
-        let plan = Plan::read(path, purpose)?;
         let no = |why| RepairError::Plan {
             path: path.clone(),
             why,
         };
-        if !purpose.survivors.contains(&plan.node) {
-            return Err(no("it is of a node that is no survivor"));
+        for plan in Plan::read(path, purpose)? {
+            if !purpose.survivors.contains(&plan.node) {
+                return Err(no("it is of a node that is no survivor"));
+            }
+            if plan.node == own.node && plan.newest != own.newest {
+                return Err(no("this node's log has changed since"));
+            }
+            plans.insert(plan.node, plan);
         }
-        if plan.node == own.node && plan.newest != own.newest {
-            return Err(no("this node's log has changed since"));
-        }
-        plans.insert(plan.node, plan.newest);
     }
-    plans.insert(own.node, own.newest);
+    plans.insert(own.node, own);
     Ok(plans)
 }
 
+/// The entries that all are told, and wait for. Where the repair was done before, they were told: the same
+/// must be told to the others, or they would be of another origin.
+fn target(plans: &Plans, complete: bool) -> BTreeMap<GroupId, (LogIndex, Term)> {
+    let told = plans.values().find(|plan| plan.done);
+    match told {
+        Some(plan) => {
+            let newest = plan.newest.iter();
+            newest
+                .map(|(group, it)| (*group, (it.index, it.term)))
+                .collect()
+        }
+        None if complete => most(plans),
+        None => BTreeMap::new(),
+    }
+}
+
 /// Of each group, the newest entry that any of them holds.
-fn most(plans: &BTreeMap<u32, BTreeMap<GroupId, Newest>>) -> BTreeMap<GroupId, (LogIndex, Term)> {
+fn most(plans: &Plans) -> BTreeMap<GroupId, (LogIndex, Term)> {
     let mut most = BTreeMap::new();
-    for (group, newest) in plans.values().flatten() {
+    for (group, newest) in plans.values().flat_map(|plan| &plan.newest) {
         let known: &mut (LogIndex, Term) = most.entry(*group).or_default();
         if (newest.term, newest.index) > (known.1, known.0) {
             *known = (newest.index, newest.term);
@@ -276,7 +349,7 @@ fn tell(
     record: &Record,
     repair: &Repair,
     census: &Census,
-    plans: &BTreeMap<u32, BTreeMap<GroupId, Newest>>,
+    plans: &Plans,
 ) -> String {
     let describe = |members: &[Member]| {
         let members: Vec<String> = members.iter().map(ToString::to_string).collect();
@@ -307,8 +380,8 @@ fn tell(
         "DISK",
     ];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
-    for (node, groups) in plans {
-        for (group, newest) in groups {
+    for (node, plan) in plans.iter().filter(|(_, plan)| !plan.done) {
+        for (group, newest) in &plan.newest {
             rows.push(vec![
                 node.to_string(),
                 group.to_string(),
@@ -339,6 +412,9 @@ fn tell(
                 "  group {group}: behind entry {index} of term {term}\n"
             ));
         }
+    }
+    for (node, _) in plans.iter().filter(|(_, plan)| plan.done) {
+        text.push_str(&format!("Done before: on node {node}.\n"));
     }
     let unseen: Vec<u32> = repair
         .members

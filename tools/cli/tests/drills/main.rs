@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod drive;
 mod group;
 mod import;
 mod shrink;
