@@ -245,11 +245,18 @@ impl Client {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Writes values of 60 kB, `{from}`, `{from + 1}` …, until one is refused or there are enough.
+    /// Writes values of 60 kB, `{from}`, `{from + 1}` …, until one is refused or there are enough. What a busy
+    /// machine has not done in time is asked for again.
     fn write(&mut self, from: usize, count: usize) -> (usize, String) {
+        let start = Instant::now();
         for key in from..from + count {
             let value = format!("{key:0>60000}");
-            let answer = self.ask(&["SET", &format!("k{key}"), &value]);
+            let answer = loop {
+                let answer = self.ask(&["SET", &format!("k{key}"), &value]);
+                if !answer.starts_with("-TIMEOUT") || start.elapsed() > PATIENCE {
+                    break answer;
+                }
+            };
             if answer != "+OK" {
                 return (key, answer);
             }
