@@ -66,9 +66,9 @@ pub struct Recovered {
     pub writer: Writer,
     /// Files that hold nothing of the log any more.
     pub dead: Vec<SegmentId>,
-    /// Files behind the place where the end of the log was lost. Another start may be able to read what
-    /// this one could not, and miss nothing: only when a flush of `writer` is durable is the loss
-    /// noted, and they are dead, too.
+    /// Files behind the place where the end of the log was lost, or that tell of a loss before them. Another
+    /// start may be able to read what this one could not, and miss nothing: only when a flush of
+    /// `writer` is durable is the loss noted, and they are dead, too.
     pub given_up: Vec<SegmentId>,
     /// Segments that must be synced before anything is built on what was read: it may have been
     /// read from a device's cache.

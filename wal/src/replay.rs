@@ -523,10 +523,14 @@ impl Replay {
         let alive = |segment: SegmentId| end.is_some_and(|link| segment <= link.segment);
         let behind = self.parts.iter().filter(|part| !alive(part.id));
         let mut behind: Vec<_> = behind.map(|part| (part.id, part.unwritten)).collect();
-        // A newest file that was never used holds nothing either.
+        // A newest file that was never used holds nothing either, but may be all that tells of a loss before it.
         let all = self.cut.is_some() || self.lost.is_empty();
-        while let Some((segment, _)) = behind.pop_if(|(_, unwritten)| all || *unwritten) {
-            self.dead.push(segment);
+        let mut ends = self.parts.iter().filter(|part| alive(part.id)).rev();
+        let headless = ends.next().is_some_and(|part| part.opened_by.is_none());
+        let witnesses = usize::from(headless && !self.lost.is_empty());
+        let useless = |&(_, unwritten): &(SegmentId, bool)| all || unwritten;
+        while behind.len() > witnesses && behind.last().is_some_and(useless) {
+            self.dead.extend(behind.pop().map(|(segment, _)| segment));
         }
         let given_up = behind.into_iter().map(|(segment, _)| segment).collect();
         let mut index = Index::default();

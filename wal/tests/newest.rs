@@ -293,6 +293,27 @@ fn a_segment_of_which_only_the_header_was_written_is_no_loss_however_often_a_sta
     }
 }
 
+/// The newest segment lacks its first flush, which only the file behind tells.
+#[test]
+fn what_tells_of_a_loss_stays_until_that_is_noted() {
+    for recycled in [false, true] {
+        let mut log = Log::new(recycled, Behind::Fresh);
+        let first = BLOCK..log.flushes[0].end;
+        let file = log.disk.get_mut(&log.newest).unwrap();
+        file[first.clone()].copy_from_slice(&log.before[first.clone()]);
+        // Those behind it were on their way together with it: they do not know it durable.
+        file[first.end..].copy_from_slice(&log.before[first.end..]);
+        for start in 0..3 {
+            let found = replay(&log.disk);
+            let damage = &found.groups[&GROUP].damage;
+            assert!(damage.is_some(), "start {start}: {:?}", found.lost);
+            for dead in found.dead {
+                log.disk.remove(&dead);
+            }
+        }
+    }
+}
+
 #[test]
 fn crashes_right_behind_starts_add_nothing_to_a_loss_of_the_past() {
     let mut log = Log::new(false, Behind::Nothing);
