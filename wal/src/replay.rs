@@ -555,20 +555,27 @@ impl Replay {
             promises_lost: true,
             ..Damage::default()
         };
+        // What is missed where a segment begins is only missed while the one before it is there.
+        let from = |lost: &Lost| {
+            let mut until = self
+                .parts
+                .iter()
+                .rev()
+                .filter(|part| part.id < lost.segment);
+            let before = until.next().filter(|_| lost.offset == BLOCK as u64);
+            before.map_or(lost.segment, |part| part.id)
+        };
+        // A loss at the end is found again where the next segment begins.
+        let to = |lost: &Lost| lost.next.map_or(self.newest.next(), |_| lost.segment);
+        let lossy = self.lost.first().zip(self.lost.last());
+        let lossy = lossy.map(|(first, last)| (from(first), to(last)));
         let left = Left {
             end,
             next_segment: self.newest.next(),
             durable: self.number,
             losses: fingerprint(&self.lost),
             // A loss at the end is found again where the next segment begins.
-            lossy: self
-                .lost
-                .first()
-                .zip(self.lost.last())
-                .map(|(first, last)| {
-                    let ends = last.next.map_or(self.newest.next(), |_| last.segment);
-                    (first.segment, ends)
-                }),
+            lossy,
             segments: segments.collect(),
             index,
             // Groups that a segment began with after that are known as they are.
