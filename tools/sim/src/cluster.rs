@@ -233,8 +233,10 @@ impl Cluster {
             self.plan_at(at, Event::Turn { node, life });
             return Ok(());
         }
+        let told = self.nodes[node].told();
         let touched = self.nodes[node].turn(self.now);
         self.observe(node, touched)?;
+        self.takes_for_lost(node, &told)?;
         let process = self.nodes[node]
             .process
             .as_mut()

@@ -3,13 +3,14 @@
 //! A majority of the nodes is sound at all times; the others have lost something, from the moment of
 //! the fault to the end of the repair. So of each entry a copy stays that a quorum counted.
 
-use wal::{FlushNumber, GroupId};
+use wal::{FlushNumber, GroupId, LogIndex, Term};
 
 use crate::cluster::Cluster;
+use crate::contents::Found;
 use crate::events::Event;
 use crate::faults::Fault;
 use crate::node::{Arrival, Node};
-use crate::oracle::{Broken, Found};
+use crate::oracle::Broken;
 
 /// How long a disk that lied runs on at most, in nanoseconds.
 const LIED_MAX: u64 = 3_000_000_000;
@@ -95,6 +96,27 @@ impl Cluster {
             self.nodes[node].disk.accept();
         } else {
             self.nodes[node].disk.mend();
+        }
+        Ok(())
+    }
+
+    /// A replica was told by the leader of its term what it acknowledged: what of that it does not hold, it
+    /// takes for lost.
+    pub(crate) fn takes_for_lost(
+        &self,
+        node: usize,
+        told: &[(GroupId, Term, LogIndex)],
+    ) -> Result<(), Broken> {
+        for &(group, term, acknowledged) in told {
+            let process = self.nodes[node].process.as_ref().expect("it runs");
+            let status = process.shard.group_status(group).expect("all are here");
+            if status.term == term && status.last < acknowledged && !status.damaged {
+                return Err(format!(
+                    "node {} is told in term {term} that it acknowledged group {group} up to {acknowledged}, holds {}, and misses nothing",
+                    node + 1,
+                    status.last
+                ));
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod cluster;
+mod contents;
 mod damage;
 mod disk;
 mod disk_trouble;

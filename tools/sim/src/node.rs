@@ -16,9 +16,9 @@ use wal::{
 };
 
 use crate::client::{Request, slots};
+use crate::contents::{Content, Found};
 use crate::disk::Disk;
 use crate::faults::{Counters, Fault, Plan};
-use crate::oracle::{Content, Found};
 use crate::paces::Paces;
 use crate::rng::{MILLION, Rng, mix};
 use crate::shelf::{Part, Shelf};
@@ -319,6 +319,20 @@ impl Node {
                 return Ok(recovered);
             }
         }
+    }
+
+    /// What leaders say in the inbox: up to where this node acknowledged the log to them, in which term.
+    pub(crate) fn told(&self) -> Vec<(GroupId, Term, LogIndex)> {
+        let inbox = self.process.iter().flat_map(|process| &process.inbox);
+        let told = inbox.filter_map(|arrival| match *arrival {
+            Arrival::Message {
+                group,
+                message: Message::Heartbeat { term, commit, .. },
+                ..
+            } => Some((group, term, commit)),
+            _ => None,
+        });
+        told.collect()
     }
 
     /// Works off the inbox. What is to be done then is in [`Process::out`].
