@@ -114,14 +114,16 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             commands().iter().for_each(|command| builder.push(command));
             vec![builder.seal(7).to_vec(), builder.seal(8).to_vec()]
         }
-        "wal_replay" | "wal_survey" | "wal_sealed" => vec![log(), mixed_log()],
-        // The first record of the first flush, and the entry behind it.
+        "wal_replay" | "wal_survey" | "wal_sealed" => vec![log(), mixed_log(), log_of_runs()],
+        // The first record of the first flush, the entry behind it, and a run of each form.
         "wal_record" => {
             let body = wal::BLOCK + wal::SECTOR;
-            vec![
+            let mut records = vec![
                 log()[body..body + 40].to_vec(),
                 log()[body + 40..body + 136].to_vec(),
-            ]
+            ];
+            records.extend([[30, 30, 30], [30, 0, 9]].map(run_of));
+            records
         }
         "peer_body" => bodies(),
         "kv_chunk" => vec![chunks(1 << 20).concat(), chunks(30).concat()],
@@ -315,6 +317,48 @@ fn mixed_log() -> Vec<u8> {
         ],
         vec![of(1, entry(3, 3, 7)), of(2, entry(3, 4, 7))],
     ])
+}
+
+/// Entries of the group that the targets ask for, from the first on.
+fn entries(term: u64, from: u64, lengths: &[usize]) -> Vec<Record> {
+    let entries = (from..).zip(lengths).map(|(index, &bytes)| Record::Entry {
+        group: group(1),
+        entry: entry(term, index, bytes),
+    });
+    entries.collect()
+}
+
+/// A log whose entries are in runs: of one length and of many, continued, replaced from their middle on,
+/// below a floor, and put back.
+fn log_of_runs() -> Vec<u8> {
+    let (index, term) = (LogIndex::from_raw(3), Term::from_raw(1));
+    let floor = Record::Floor {
+        group: group(1),
+        index,
+        term,
+    };
+    let patch = Record::Patch {
+        group: group(1),
+        entry: entry(1, 5, 20),
+    };
+    segments([
+        [vec![hard_state(1, 1)], entries(1, 1, &[16; 20])].concat(),
+        entries(1, 21, &[3, 0, 1024, 7]),
+        entries(1, 25, &[0, 0]),
+        vec![floor],
+        entries(2, 9, &[5, 5, 5]),
+        vec![patch],
+        entries(2, 12, &[200; 15]),
+    ])
+}
+
+/// The record of three entries from the first on.
+fn run_of(lengths: [usize; 3]) -> Vec<u8> {
+    let log = segments([entries(1, 1, &lengths)]);
+    let record = &log[wal::BLOCK + wal::SECTOR..];
+    let bytes = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
+    assert_eq!(record[8], 8, "small entries are a run");
+    record[..(40 + bytes).next_multiple_of(8)].to_vec()
 }
 
 fn group(raw: u32) -> GroupId {

@@ -13,12 +13,14 @@
 //! segment was begun. `what` is an entry's kind, or the bits of what a damaged replica says: it claims entries (1), the
 //! claim has an index (2), promises may be lost (4); in contents 1 if they were put back. `index` is the commit in a hard state. `vote` is 0 for none, else the
 //! replica with bit 32 set; in what a damaged replica says, the fingerprint of the lost flushes it knew. A record starts 8-byte aligned, and so does its payload.
+//! What else a run of entries holds is told in `run.rs`.
 
 use alloc::vec::Vec;
 
 use crate::bytes::{read_u32, read_u64, write};
 use crate::checksum;
 use crate::coordinates::COUNT_MAX;
+use crate::run::{self, Run};
 use crate::{
     Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term,
 };
@@ -40,6 +42,7 @@ const INTACT: u8 = 4;
 const DAMAGED: u8 = 5;
 const PATCH: u8 = 6;
 const CONTENTS: u8 = 7;
+const RUN: u8 = 8;
 /// Where a record says why it is in its flush.
 const ROLE_AT: usize = 10;
 /// Where what a damaged replica says names the losses it knew.
@@ -61,11 +64,13 @@ pub enum RecordError {
     Kind { kind: u8, what: u8 },
     #[error("a record names entry {index} in term {term}, or more entries than a flush holds")]
     Absurd { index: u64, term: u64 },
+    #[error("a run of {entries} entries does not add up to the {bytes} bytes that it has")]
+    Run { entries: u32, bytes: usize },
     #[error("the record is entry {index} of group {group}, not the one asked for")]
     Other { group: GroupId, index: LogIndex },
 }
 
-/// Bytes that a record takes.
+/// Bytes that a record takes alone.
 pub(crate) fn record_bytes(record: &Record) -> usize {
     match record {
         Record::Entry { entry, .. } | Record::Patch { entry, .. } => entry_bytes(entry),
@@ -97,18 +102,27 @@ pub(crate) struct Stamp {
     pub(crate) losses: u64,
 }
 
-/// Writes a record at a place of a flush's body; says how many bytes it took. The checksums of sectors
-/// that lie whole in it are noted in the flush's table.
-pub(crate) fn encode_record(
-    record: &Record,
+/// Writes records that are one on the disk at a place of a flush's body, of which they take so many
+/// bytes. The checksums of sectors that lie whole in it are noted in the flush's table.
+pub(crate) fn encode_unit(
+    records: &[Record],
     stamp: Stamp,
     body: &mut [u8],
-    at: usize,
+    (at, bytes): (usize, usize),
     table: &mut [u8],
-) -> usize {
-    let bytes = record_bytes(record);
+) {
     let to = &mut body[at..at + bytes];
     to[..HEADER].fill(0);
+    match records {
+        [record] => put_record(to, record, stamp.losses),
+        entries => put_run(to, entries),
+    }
+    to[ROLE_AT] = stamp.role as u8;
+    let crc = checksum::span(body, at + 4, at + bytes, table);
+    write(body, at, &crc.to_le_bytes());
+}
+
+fn put_record(to: &mut [u8], record: &Record, losses: u64) {
     match record {
         Record::Entry { group, entry } | Record::Patch { group, entry } => {
             let patch = matches!(record, Record::Patch { .. });
@@ -149,13 +163,19 @@ pub(crate) fn encode_record(
             ];
             let set = bits.iter().filter(|(set, _)| *set);
             to[9] = set.map(|(_, bit)| bit).sum();
-            write(to, LOSSES_AT, &stamp.losses.to_le_bytes());
+            write(to, LOSSES_AT, &losses.to_le_bytes());
         }
     }
-    to[ROLE_AT] = stamp.role as u8;
-    let crc = checksum::span(body, at + 4, at + bytes, table);
-    write(body, at, &crc.to_le_bytes());
-    bytes
+}
+
+fn put_run(to: &mut [u8], entries: &[Record]) {
+    let Some(Record::Entry { group, entry }) = entries.first() else {
+        unreachable!("a run is of entries")
+    };
+    put(to, RUN, *group, entry.term, entry.index);
+    to[9] = entry.kind as u8;
+    let length = u32::try_from(run::put(to, entries)).expect("a run is small");
+    write(to, 4, &length.to_le_bytes());
 }
 
 fn put(to: &mut [u8], kind: u8, group: GroupId, term: Term, index: LogIndex) {
@@ -190,8 +210,34 @@ pub fn encode_entry(group: GroupId, entry: &Entry, to: &mut Vec<u8>) {
     write(record, 0, &crc.to_le_bytes());
 }
 
+/// What one record on the disk holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded<'a> {
+    One(Record),
+    Run(Run<'a>),
+}
+
+impl Decoded<'_> {
+    /// Whose log it is about.
+    pub(crate) fn group(&self) -> GroupId {
+        match self {
+            Self::One(record) => record.group(),
+            Self::Run(run) => run.group,
+        }
+    }
+}
+
+fn entry_kind(kind: u8, what: u8) -> Result<EntryKind, RecordError> {
+    match what {
+        0 => Ok(EntryKind::Noop),
+        1 => Ok(EntryKind::Batch),
+        2 => Ok(EntryKind::Membership),
+        what => Err(RecordError::Kind { kind, what }),
+    }
+}
+
 /// Reads the record at the start of `bytes`; says how many bytes it took.
-pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError> {
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Decoded<'_>, usize), RecordError> {
     let has = bytes.len();
     if has < HEADER {
         return Err(RecordError::Truncated { needs: HEADER, has });
@@ -212,18 +258,17 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
     let term = Term::from_raw(read_u64(bytes, 16));
     let index = LogIndex::from_raw(read_u64(bytes, 24));
     let record = match kind {
+        RUN => {
+            let record = &bytes[..HEADER + length];
+            let run = Run::decode(record, (group, term, index), entry_kind(kind, what)?)?;
+            return Ok((Decoded::Run(run), needs));
+        }
         ENTRY | PATCH => {
-            let entry_kind = match what {
-                0 => EntryKind::Noop,
-                1 => EntryKind::Batch,
-                2 => EntryKind::Membership,
-                what => return Err(RecordError::Kind { kind, what }),
-            };
             let payload = Payload::from(&bytes[HEADER..HEADER + length]);
             let entry = Entry {
                 term,
                 index,
-                kind: entry_kind,
+                kind: entry_kind(kind, what)?,
                 payload,
             };
             if kind == PATCH {
@@ -264,7 +309,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError
         },
         kind => return Err(RecordError::Kind { kind, what }),
     };
-    Ok((record, needs))
+    Ok((Decoded::One(record), needs))
 }
 
 /// What the writer added to the record at the start of `bytes`, which was decoded.
@@ -307,29 +352,49 @@ fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
 /// Reads one entry back from the place that [`crate::Writer::locate`] named, or that
 /// [`encode_entry`] wrote it to.
 pub fn decode_entry(bytes: &[u8], group: GroupId, index: LogIndex) -> Result<Entry, RecordError> {
+    let mut entry = None;
+    decode_entries(bytes, group, (index, 1), |found| entry = Some(found))?;
+    Ok(entry.expect("as many are given as were asked for"))
+}
+
+/// The same for so many entries from one on, all of which were located at this place.
+pub fn decode_entries(
+    bytes: &[u8],
+    group: GroupId,
+    (from, count): (LogIndex, usize),
+    mut each: impl FnMut(Entry),
+) -> Result<(), RecordError> {
+    let other = |group, index| Err(RecordError::Other { group, index });
     match decode_record(bytes)?.0 {
-        Record::Entry {
-            group: found,
-            entry,
+        Decoded::Run(run) => {
+            let skipped = from.to_raw().checked_sub(run.first.to_raw());
+            let skipped = skipped.and_then(|skipped| usize::try_from(skipped).ok());
+            let held = skipped.and_then(|skipped| run.count().checked_sub(skipped));
+            match (skipped, held) {
+                (Some(skipped), Some(held)) if run.group == group && count <= held => {
+                    run.entries(skipped).take(count).for_each(each);
+                    Ok(())
+                }
+                _ => other(run.group, run.first),
+            }
         }
-        | Record::Patch {
-            group: found,
-            entry,
-        } if found == group && entry.index == index => Ok(entry),
-        Record::Entry { group, entry } | Record::Patch { group, entry } => {
-            Err(RecordError::Other {
-                group,
-                index: entry.index,
-            })
+        Decoded::One(
+            Record::Entry {
+                group: found,
+                entry,
+            }
+            | Record::Patch {
+                group: found,
+                entry,
+            },
+        ) => {
+            if (found, entry.index, 1) != (group, from, count) {
+                return other(found, entry.index);
+            }
+            each(entry);
+            Ok(())
         }
-        Record::HardState { group, .. }
-        | Record::Floor { group, .. }
-        | Record::Contents { group, .. }
-        | Record::Damaged { group, .. }
-        | Record::Intact { group, .. } => Err(RecordError::Other {
-            group,
-            index: LogIndex::ZERO,
-        }),
+        Decoded::One(record) => other(record.group(), LogIndex::ZERO),
     }
 }
 
@@ -381,9 +446,8 @@ mod tests {
             (2, 1, 1),
             (1, 1 << 40, 1),
         ] {
-            let decoded = decode_record(&contents(first, last, term));
             assert_eq!(
-                decoded,
+                decode_record(&contents(first, last, term)),
                 Err(RecordError::Absurd { index: last, term }),
                 "{first} to {last} in term {term}"
             );

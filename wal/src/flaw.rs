@@ -10,7 +10,9 @@ use crate::{FlushNumber, GroupId, LogIndex, SegmentId};
 pub enum Flaw {
     #[error("segment {segment} @0: the segment's header is not what was written")]
     Header { segment: SegmentId },
-    #[error("segment {segment} @0: format {found}, this build reads {FORMAT}")]
+    #[error(
+        "segment {segment} @0: format {found}, this build reads {FORMAT}: use the build that wrote it"
+    )]
     Format { segment: SegmentId, found: u16 },
     #[error("segment {segment} @0: it belongs to data directory {found:016x}, not {expected:016x}")]
     Instance {

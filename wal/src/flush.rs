@@ -18,10 +18,10 @@
 //! ```
 
 use crate::bytes::{read_u16, read_u32, read_u64, write};
-use crate::codec::{RecordError, Stamp, decode_record, stamp};
+use crate::codec::{Decoded, RecordError, Stamp, decode_record, stamp};
 use crate::coordinates::COUNT_MAX;
 use crate::segment::{BLOCK, FORMAT, SECTOR, SegmentId};
-use crate::{FlushNumber, Record, checksum, codec};
+use crate::{FlushNumber, checksum, codec};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKFL");
 pub(crate) const HEADER: usize = 64;
@@ -212,7 +212,7 @@ impl FlushHeader {
 pub(crate) fn records_of<'a>(
     header: &'a FlushHeader,
     flush: &'a [u8],
-) -> impl Iterator<Item = (usize, Result<(Record, usize, Stamp), RecordError>)> + 'a {
+) -> impl Iterator<Item = (usize, Result<(Decoded<'a>, usize, Stamp), RecordError>)> + 'a {
     let body = header.body(flush);
     let mut at = 0;
     (0..header.records + header.copies).map_while(move |position| {

@@ -2,10 +2,11 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::iter::repeat_n;
 
 use crate::{GroupId, LogIndex, SegmentId};
 
-/// The place of one record in its segment.
+/// The place of one record in its segment: of an entry, or of the run that it is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     pub segment: SegmentId,
@@ -104,17 +105,18 @@ impl Drop for Layout<'_> {
 }
 
 impl Layout<'_> {
-    /// An entry was laid out; it replaces those at its index and above.
-    pub(crate) fn put(&mut self, index: LogIndex, location: Location) {
+    /// Entries were laid out as one record, so many from an index on; they replace those at that index
+    /// and above.
+    pub(crate) fn put(&mut self, index: LogIndex, entries: usize, location: Location) {
         let group = &mut *self.places;
         let segment = location.segment;
         if group.position(index) == Some(group.places.len()) && !group.places.is_empty() {
-            group.places.push_back(location);
+            group.places.extend(repeat_n(location, entries));
             match &mut self.appended {
-                Some((of, entries)) if *of == segment => *entries += 1,
+                Some((of, appended)) if *of == segment => *appended += entries as u64,
                 _ => {
                     self.count();
-                    self.appended = Some((segment, 1));
+                    self.appended = Some((segment, entries as u64));
                 }
             }
             return;
@@ -130,8 +132,8 @@ impl Layout<'_> {
         if kept < group.places.len() {
             release(self.live, group.places.drain(kept..));
         }
-        group.places.push_back(location);
-        *self.live.entry(segment).or_default() += 1;
+        group.places.extend(repeat_n(location, entries));
+        *self.live.entry(segment).or_default() += entries as u64;
     }
 
     fn count(&mut self) {
@@ -145,7 +147,7 @@ impl Layout<'_> {
         self.count();
         let at = self.places.position(index).unwrap_or(usize::MAX);
         let Some(place) = self.places.places.get_mut(at) else {
-            return self.put(index, location);
+            return self.put(index, 1, location);
         };
         let old = core::mem::replace(place, location);
         release(self.live, [old].into_iter());
@@ -154,11 +156,25 @@ impl Layout<'_> {
 }
 
 fn release(live: &mut BTreeMap<SegmentId, u64>, places: impl Iterator<Item = Location>) {
-    for place in places {
-        let entries = live.get_mut(&place.segment).expect("it was counted");
-        *entries -= 1;
+    let mut release = |segment, released| {
+        let entries = live.get_mut(&segment).expect("it was counted");
+        *entries -= released;
         if *entries == 0 {
-            live.remove(&place.segment);
+            live.remove(&segment);
         }
+    };
+    let mut alike: Option<(SegmentId, u64)> = None;
+    for place in places {
+        match &mut alike {
+            Some((segment, released)) if *segment == place.segment => *released += 1,
+            _ => {
+                if let Some((segment, released)) = alike.replace((place.segment, 1)) {
+                    release(segment, released);
+                }
+            }
+        }
+    }
+    if let Some((segment, released)) = alike {
+        release(segment, released);
     }
 }

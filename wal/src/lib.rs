@@ -20,13 +20,14 @@ mod record;
 mod recovered;
 mod replay;
 mod residue;
+mod run;
 mod segment;
 mod standing;
 mod stop;
 pub mod survey;
 mod writer;
 
-pub use codec::{RecordError, decode_entry, encode_entry, entry_bytes};
+pub use codec::{RecordError, decode_entries, decode_entry, encode_entry, entry_bytes};
 pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use damage::{Claim, Damage};
 pub use index::Location;

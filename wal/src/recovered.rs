@@ -12,7 +12,9 @@ use crate::{Entry, FlushNumber, GroupId, HardState, LogIndex, SegmentId, Term};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    #[error("segment {segment} @0: format {found}, this build reads {supported}")]
+    #[error(
+        "segment {segment} @0: format {found}, this build reads {supported}: use the build that wrote it"
+    )]
     Format {
         segment: SegmentId,
         found: u16,

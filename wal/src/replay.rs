@@ -11,8 +11,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::chain::{Before, Chain, Part};
-use crate::codec::Role;
-use crate::codec::Stamp;
+use crate::codec::{Decoded, Role, Stamp};
 use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start, records_of};
 use crate::history::{Gap, History};
@@ -23,7 +22,7 @@ use crate::segment::{BLOCK, Link, made_bytes};
 use crate::standing::Standings;
 use crate::stop::{Sighting, Stop, flushes_of};
 use crate::writer::{Left, Options, Writer};
-use crate::{FlushNumber, GroupId, LogIndex, Record, SegmentId, Term};
+use crate::{Entry, FlushNumber, GroupId, LogIndex, Record, SegmentId, Term};
 
 /// What replay does with the next segment.
 #[derive(Debug, Clone, Copy)]
@@ -422,7 +421,7 @@ impl Replay {
         let body_start = offset + header.body_offset();
         let records = records_of(header, flush).map(|(at, decoded)| {
             let place = body_start + at;
-            let (record, bytes, stamp) = decoded.map_err(|error| ReplayError::Record {
+            let (decoded, bytes, stamp) = decoded.map_err(|error| ReplayError::Record {
                 segment,
                 offset: place as u64,
                 error,
@@ -432,18 +431,23 @@ impl Replay {
                 offset: u32::try_from(place).expect("segments are below 4 GiB"),
                 bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
             };
-            Ok((record, location, stamp))
+            Ok((decoded, location, stamp))
         });
         let mut records = records.collect::<Result<Vec<_>, _>>()?;
         // Who began the segment may have known less of a damaged group than what was read says.
-        let damaged = records.iter().filter(|(record, _, stamp)| {
-            stamp.role == Role::Head && matches!(record, Record::Damaged { .. })
-        });
-        let damaged: BTreeSet<GroupId> = damaged.map(|(record, ..)| record.group()).collect();
-        records.retain(|(record, _, stamp)| match stamp.role {
+        let damaged = records
+            .iter()
+            .filter_map(|(decoded, _, stamp)| match decoded {
+                Decoded::One(Record::Damaged { group, .. }) if stamp.role == Role::Head => {
+                    Some(*group)
+                }
+                _ => None,
+            });
+        let damaged: BTreeSet<GroupId> = damaged.collect();
+        records.retain(|(decoded, _, stamp)| match stamp.role {
             Role::Own => true,
             Role::Echo => lost_from.is_some(),
-            Role::Head => headless || needs_head && !damaged.contains(&record.group()),
+            Role::Head => headless || needs_head && !damaged.contains(&decoded.group()),
         });
         // What was before comes first.
         records.sort_by_key(|(_, _, stamp)| match stamp.role {
@@ -451,8 +455,28 @@ impl Replay {
             Role::Head => 1,
             Role::Own => 2,
         });
-        for (record, location, stamp) in records {
-            self.record(record, location, stamp)?;
+        for (decoded, location, stamp) in records {
+            match decoded {
+                Decoded::One(record) => self.record(record, location, stamp)?,
+                Decoded::Run(run) => self.entries(run.group, run.entries(0), location)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes entries that lie at one place.
+    fn entries(
+        &mut self,
+        group: GroupId,
+        entries: impl Iterator<Item = Entry>,
+        at: Location,
+    ) -> Result<(), ReplayError> {
+        let cache_bytes = self.cache_bytes;
+        let history = self.history(group);
+        for entry in entries {
+            let index = entry.index;
+            let put = history.put(entry, at, cache_bytes);
+            put.map_err(|gap| gap_error(&gap, group, index, at))?;
         }
         Ok(())
     }
@@ -460,11 +484,7 @@ impl Replay {
     fn record(&mut self, record: Record, at: Location, stamp: Stamp) -> Result<(), ReplayError> {
         let cache_bytes = self.cache_bytes;
         match record {
-            Record::Entry { group, entry } => {
-                let index = entry.index;
-                let put = self.history(group).put(entry, at, cache_bytes);
-                put.map_err(|gap| gap_error(&gap, group, index, at))?;
-            }
+            Record::Entry { group, entry } => self.entries(group, [entry].into_iter(), at)?,
             Record::Patch { group, entry } => {
                 let index = entry.index;
                 let put = self.history(group).patch(entry, at, cache_bytes);
@@ -539,7 +559,7 @@ impl Replay {
         for (group, history) in self.groups {
             let (log, places) = history.finish();
             for (position, location) in places {
-                index.group(group).put(position, location);
+                index.group(group).put(position, 1, location);
             }
             standings.insert(group, History::standing(&log));
             groups.insert(group, log);

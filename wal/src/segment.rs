@@ -24,7 +24,7 @@ pub const SECTOR: usize = 512;
 pub const UNREADABLE: u8 = 0xee;
 
 /// The format of segments and flushes that this build writes and reads.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKSG");
 const CRC_AT: usize = 60;

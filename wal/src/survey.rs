@@ -7,7 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::codec::{Role as Reason, decode_record, stamp};
+use crate::codec::{Decoded, Role as Reason, decode_record, stamp};
 pub use crate::flaw::Flaw;
 use crate::flush::{Body, FlushHeader, Start};
 use crate::residue::Area;
@@ -66,7 +66,7 @@ pub struct FlushFinding {
     pub bytes: u64,
     /// How far the log was known durable when it was written.
     pub durable: FlushNumber,
-    /// Records, not counting the second copies of hard states.
+    /// Records, not counting the second copies of hard states; a run of entries is one.
     pub records: u32,
     pub condition: Condition,
 }
@@ -439,13 +439,23 @@ impl Survey {
             let place = (start + at) as u64;
             let rest = body.get(at..).unwrap_or_default();
             match decode_record(rest) {
-                Ok((record, bytes)) => {
+                Ok((decoded, bytes)) => {
                     at += bytes;
-                    match stamp(rest).role {
-                        Reason::Own => self.record(record, segment, place),
+                    let counts = match stamp(rest).role {
+                        Reason::Own => true,
                         // The segments before are not there.
-                        Reason::Head if !self.begun => self.record(record, segment, place),
-                        Reason::Head | Reason::Echo => {}
+                        Reason::Head => !self.begun,
+                        Reason::Echo => false,
+                    };
+                    match decoded {
+                        Decoded::One(record) if counts => self.record(record, segment, place),
+                        Decoded::Run(run) if counts => {
+                            let group = self.found.groups.entry(run.group).or_default();
+                            for index in run.indexes() {
+                                group.entry(index, run.term, (segment, place));
+                            }
+                        }
+                        Decoded::One(_) | Decoded::Run(_) => {}
                     }
                 }
                 Err(error) => {

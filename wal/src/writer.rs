@@ -2,14 +2,16 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::slice;
 
-use crate::codec::{Role, Stamp, encode_record, record_bytes};
+use crate::codec::{Role, Stamp, encode_unit, record_bytes};
 use crate::flush::{FlushHeader, HEADER, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
 use crate::residue::{Residues, room};
+use crate::run::{Unit, units};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
 use crate::standing::Standings;
-use crate::{FlushNumber, GroupId, LogIndex, Record, Term};
+use crate::{Entry, FlushNumber, GroupId, LogIndex, Record};
 
 /// Sizes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +71,11 @@ pub struct Writer {
     residues: Residues,
 }
 
-/// What the writer adds to a flush.
+/// What the writer makes of a flush.
 #[derive(Debug, Default)]
 struct Added {
+    /// How its own records are laid out, in their order.
+    units: Vec<Unit>,
     /// What the flush before held.
     echo: Vec<Record>,
     /// How the groups stand, at the start of a segment.
@@ -145,11 +149,14 @@ impl Writer {
     pub fn place(&mut self, number: FlushNumber, records: &[Record]) -> Placement {
         assert_eq!(number, self.next_flush(), "flushes are placed in order");
         let mut added = Added {
+            units: units(records).collect(),
             echo: core::mem::take(&mut self.newest),
             head: Vec::new(),
         };
-        let mut records_bytes: usize = records.iter().chain(&added.echo).map(record_bytes).sum();
-        let (mut blocks, mut copies, mut body_bytes) = self.size(records, records_bytes);
+        let own: usize = added.units.iter().map(|unit| unit.bytes).sum();
+        let mut records_bytes = own + added.echo.iter().map(record_bytes).sum::<usize>();
+        let hard_states = self.hard_states(records, &added.units);
+        let (mut blocks, mut copies, mut body_bytes) = self.size(hard_states, records_bytes);
         let room = room(self.options.segment_bytes);
         let opens_segment = self.sealed
             || self
@@ -158,7 +165,7 @@ impl Writer {
         if opens_segment {
             added.head = self.standings.records();
             records_bytes += added.head.iter().map(record_bytes).sum::<usize>();
-            (blocks, copies, body_bytes) = self.size(records, records_bytes);
+            (blocks, copies, body_bytes) = self.size(hard_states, records_bytes);
             self.segments.push_back((self.next_segment, Some(number)));
         }
         let previous = self.end;
@@ -190,21 +197,29 @@ impl Writer {
             end,
         });
         self.placed = number;
+        self.remember(&placement, records, &added.units);
         self.added.insert(number, added);
-        self.remember(&placement, records);
         placement
     }
 
-    /// Blocks, where copies of hard states start in the body, and the bytes of the body.
-    fn size(&self, records: &[Record], records_bytes: usize) -> (usize, Option<usize>, usize) {
-        let mut hard_states = 0;
-        let mut promised = false;
-        for record in records {
-            if let Record::HardState { group, state } = record {
+    /// How many hard states are among the records, and whether any holds a new promise.
+    fn hard_states(&self, records: &[Record], units: &[Unit]) -> (usize, bool) {
+        let (mut hard_states, mut promised) = (0, false);
+        for unit in units {
+            if let [Record::HardState { group, state }] = unit.of(records) {
                 hard_states += 1;
                 promised |= self.standings.is_promise(*group, *state);
             }
         }
+        (hard_states, promised)
+    }
+
+    /// Blocks, where copies of hard states start in the body, and the bytes of the body.
+    fn size(
+        &self,
+        (hard_states, promised): (usize, bool),
+        records_bytes: usize,
+    ) -> (usize, Option<usize>, usize) {
         if !promised {
             return (blocks_for(records_bytes), None, records_bytes);
         }
@@ -220,22 +235,24 @@ impl Writer {
         }
     }
 
-    fn remember(&mut self, placement: &Placement, records: &[Record]) {
+    fn remember(&mut self, placement: &Placement, records: &[Record], units: &[Unit]) {
         let mut offset = placement.body_offset();
-        for record in records {
-            if let Record::HardState { group, state } = record {
+        for unit in units {
+            if let [record @ Record::HardState { group, state }] = unit.of(records) {
                 if self.standings.is_promise(*group, *state) {
                     self.newest.push(record.clone());
                 }
-                offset += record_bytes(record) as u64;
+                offset += unit.bytes as u64;
             }
         }
-        for run in records.chunk_by(are_alike) {
-            let last = run.last().expect("runs are not empty");
+        let last = |unit: &Unit| unit.of(records).last().expect("units are not empty");
+        for alike in units.chunk_by(|one, next| are_alike(last(one), last(next))) {
+            let last = last(alike.last().expect("chunks are not empty"));
             self.standings.take(last);
             match last {
                 Record::Entry { group, .. } | Record::Patch { group, .. } => {
-                    offset = self.remember_entries(placement.segment, offset, *group, run);
+                    let (segment, group) = (placement.segment, *group);
+                    offset = self.remember_entries((segment, offset), group, records, alike);
                     continue;
                 }
                 Record::HardState { .. } => continue,
@@ -253,30 +270,36 @@ impl Writer {
     /// Where entries of one group lie, which start at `offset` of the segment; gives where they end.
     fn remember_entries(
         &mut self,
-        segment: SegmentId,
-        mut offset: u64,
+        (segment, mut offset): (SegmentId, u64),
         of: GroupId,
         records: &[Record],
+        units: &[Unit],
     ) -> u64 {
         let mut places = self.index.group(of);
-        for record in records {
-            let bytes = record_bytes(record);
-            let (Record::Entry { entry, .. } | Record::Patch { entry, .. }) = record else {
-                unreachable!("only entries are given")
-            };
+        for unit in units {
             let location = Location {
                 segment,
                 offset: u32::try_from(offset).expect("segments are below 4 GiB"),
-                bytes: u32::try_from(bytes).expect("segments are below 4 GiB"),
+                bytes: u32::try_from(unit.bytes).expect("segments are below 4 GiB"),
             };
-            let patched = matches!(record, Record::Patch { .. });
+            let entries = unit.of(records);
+            let (first, last, patched) = match entries {
+                [Record::Patch { entry, .. }] => (entry, entry, true),
+                [Record::Entry { entry, .. }] => (entry, entry, false),
+                [
+                    Record::Entry { entry: first, .. },
+                    ..,
+                    Record::Entry { entry: last, .. },
+                ] => (first, last, false),
+                _ => unreachable!("only entries are given"),
+            };
             if patched {
-                places.patch(entry.index, location);
+                places.patch(first.index, location);
             } else {
-                places.put(entry.index, location);
+                places.put(first.index, entries.len(), location);
             }
-            name(&mut self.newest, of, (entry.index, entry.term), patched);
-            offset += bytes as u64;
+            name(&mut self.newest, of, (first, last), patched);
+            offset += unit.bytes as u64;
         }
         offset
     }
@@ -326,28 +349,29 @@ impl Writer {
         };
         let first = body_at.next_multiple_of(BLOCK);
         let mut parted = first;
-        for record in in_layout(records) {
-            layout.put(record, Role::Own);
+        let added = self.added.get(&placement.number);
+        let added = added.expect("a flush is encoded before it is written");
+        for unit in in_layout(records, &added.units) {
+            layout.put(unit.of(records), unit.bytes, Role::Own);
             let made = (body_at + layout.at) / BLOCK * BLOCK;
             if made.saturating_sub(parted) >= part_bytes_min {
                 done(parted, &layout.body[parted - body_at..made - body_at]);
                 parted = made;
             }
         }
-        let added = self.added.get(&placement.number);
-        let added = added.expect("a flush is encoded before it is written");
         for record in &added.echo {
-            layout.put(record, Role::Echo);
+            layout.put_one(record, Role::Echo);
         }
         for record in &added.head {
-            layout.put(record, Role::Head);
+            layout.put_one(record, Role::Head);
         }
-        let records_all = records.len() + added.echo.len() + added.head.len();
+        let records_all = added.units.len() + added.echo.len() + added.head.len();
         let mut copies = 0;
         if let Some(copies_at) = placement.copies {
             layout.skip_to(copies_at);
-            for record in records.iter().filter(|record| is_hard_state(record)) {
-                layout.put(record, Role::Own);
+            let hard_states = added.units.iter().map(|unit| unit.of(records));
+            for unit in hard_states.filter(|unit| is_hard_state(unit)) {
+                layout.put_one(&unit[0], Role::Own);
                 copies += 1;
             }
         }
@@ -488,12 +512,18 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    fn put(&mut self, record: &Record, role: Role) {
+    fn put_one(&mut self, record: &Record, role: Role) {
+        self.put(slice::from_ref(record), record_bytes(record), role);
+    }
+
+    /// Puts records that are one on the disk.
+    fn put(&mut self, records: &[Record], bytes: usize, role: Role) {
         let stamp = Stamp {
             role,
             losses: self.losses,
         };
-        self.at += encode_record(record, stamp, self.body, self.at, self.table);
+        encode_unit(records, stamp, self.body, (self.at, bytes), self.table);
+        self.at += bytes;
     }
 
     /// Leaves zeroes up to here.
@@ -519,13 +549,8 @@ fn are_alike(one: &Record, next: &Record) -> bool {
     of(one).is_some() && of(one) == of(next)
 }
 
-/// Notes that the newest flush holds an entry.
-fn name(
-    newest: &mut Vec<Record>,
-    named: GroupId,
-    (index, entry_term): (LogIndex, Term),
-    put_back: bool,
-) {
+/// Notes that the newest flush holds entries from one to another, which follow each other.
+fn name(newest: &mut Vec<Record>, named: GroupId, (from, to): (&Entry, &Entry), put_back: bool) {
     match newest.last_mut() {
         // The entries of a group stand together.
         Some(Record::Contents {
@@ -535,27 +560,28 @@ fn name(
             term,
             patched,
         }) if (*group, *patched) == (named, put_back) => {
-            *first = index.min(*first);
-            (*last, *term) = (index, entry_term);
+            *first = from.index.min(*first);
+            (*last, *term) = (to.index, to.term);
         }
         _ => newest.push(Record::Contents {
             group: named,
-            first: index,
-            last: index,
-            term: entry_term,
+            first: from.index,
+            last: to.index,
+            term: to.term,
             patched: put_back,
         }),
     }
 }
 
-fn is_hard_state(record: &Record) -> bool {
-    matches!(record, Record::HardState { .. })
+fn is_hard_state(unit: &[Record]) -> bool {
+    matches!(unit, [Record::HardState { .. }])
 }
 
 /// Hard states come first, so that their copies can be far from them.
-fn in_layout(records: &[Record]) -> impl Iterator<Item = &Record> {
-    let first = records.iter().filter(|record| is_hard_state(record));
-    first.chain(records.iter().filter(|record| !is_hard_state(record)))
+fn in_layout<'a>(records: &'a [Record], units: &'a [Unit]) -> impl Iterator<Item = &'a Unit> {
+    let is_first = |unit: &&Unit| is_hard_state(unit.of(records));
+    let rest = units.iter().filter(move |unit| !is_first(unit));
+    units.iter().filter(is_first).chain(rest)
 }
 
 /// Splits a list of locations into runs that one read each can fetch: `(first, count, bytes)`.

@@ -103,6 +103,108 @@ fn what_was_appended_is_there_after_reopening_and_can_be_read() {
     }
 }
 
+/// An entry of which every byte depends on its index.
+fn distinct(index: u64, bytes: usize) -> Record {
+    let words = (0..bytes.div_ceil(8) as u64).flat_map(|at| {
+        let word = (index << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word.to_le_bytes()
+    });
+    let payload: Payload = words.take(bytes).collect();
+    let Record::Entry { group, entry } = entry(index, 0) else {
+        unreachable!("it is one")
+    };
+    let entry = Entry { payload, ..entry };
+    Record::Entry { group, entry }
+}
+
+/// Reads entries from some indexes on to `last`, with several limits, and checks that they are those that
+/// were written.
+async fn read_back(log: &Rc<Log>, written: &[Record]) {
+    let last = LogIndex::from_raw(written.len() as u64);
+    for bytes_max in [0, 5_000, 100_000] {
+        let (mut index, mut reads) = (LogIndex::from_raw(1), 0);
+        while index <= last {
+            let to = last.min(index.plus(1500));
+            let entries = log.read(GROUP, index, to, bytes_max).await.unwrap();
+            assert!(entries.len() <= 1501, "{} from {index}", entries.len());
+            for entry in entries {
+                let Record::Entry {
+                    entry: expected, ..
+                } = &written[usize::try_from(index.to_raw()).unwrap() - 1]
+                else {
+                    unreachable!("only entries were written")
+                };
+                assert!(entry == *expected, "entry {index}");
+                index = index.next();
+            }
+            reads += 1;
+        }
+        assert!(reads <= written.len() / 10, "{reads} reads of {bytes_max}");
+    }
+}
+
+#[test]
+fn small_entries_of_one_flush_are_read_back_many_at_once() {
+    let scratch = Scratch::new("runs");
+    let path = scratch.0.join("shard-0");
+    let sizes =
+        (0..2).flat_map(|_| [vec![30; 1000], (0..1000).map(|at| at % 90).collect()].concat());
+    let written: Vec<Record> = (1..)
+        .zip(sizes)
+        .map(|(index, size)| distinct(index, size))
+        .collect();
+    for start in 0..2 {
+        let (path, written) = (path.clone(), written.clone());
+        run(async move {
+            let ring = Ring::start().unwrap();
+            let (log, found) = Log::open(&path, OPTIONS, 0, ring).await.unwrap();
+            let mut number = found.next_flush;
+            for batch in written.chunks(1700).filter(|_| start == 0) {
+                log.append(number, batch).await.unwrap();
+                number = number.next();
+            }
+            read_back(&log, &written).await;
+            log.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_flush_of_several_megabytes_is_there_after_reopening() {
+    const OPTIONS: Options = Options {
+        segment_bytes: 16 << 20,
+        instance: 7,
+    };
+    let scratch = Scratch::new("parts");
+    let path = scratch.0.join("shard-0");
+    let written: Vec<Record> = (1..=3000)
+        .map(|index| distinct(index, if index % 500 == 0 { 1 << 20 } else { 100 }))
+        .collect();
+    for start in 0..2 {
+        let (path, written) = (path.clone(), written.clone());
+        run(async move {
+            let ring = Ring::start().unwrap();
+            let (log, found) = Log::open(&path, OPTIONS, 64 << 20, ring).await.unwrap();
+            if start == 0 {
+                log.append(found.next_flush, &written).await.unwrap();
+            } else {
+                assert_eq!((&found.lost[..], found.cut), (&[][..], None));
+                let entries = found.groups[&GROUP].tail.iter().cloned();
+                let group = GROUP;
+                let records: Vec<_> = entries
+                    .map(|entry| Record::Entry { group, entry })
+                    .collect();
+                assert!(
+                    records == written,
+                    "what was replayed is not what was written"
+                );
+            }
+            read_back(&log, &written).await;
+            log.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_log_whose_floor_follows_stays_small_over_all_starts() {
     let scratch = Scratch::new("floor");

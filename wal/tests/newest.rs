@@ -24,6 +24,8 @@ const OPTIONS: Options = Options {
 const GROUP: GroupId = GroupId::from_raw(5);
 /// Flushes that the newest segment holds.
 const FLUSHES: usize = 3;
+/// Entries that each of them holds: a run of small ones, and one more.
+const ENTRIES: u64 = 3;
 
 type Disk = BTreeMap<SegmentId, Vec<u8>>;
 
@@ -96,16 +98,21 @@ impl Log {
 
     /// Two entries are kept, so that older segments are free soon.
     fn flush(&mut self, recycles: bool) {
-        self.last += 1;
-        let entry = Entry {
-            term: Term::from_raw(3),
-            index: LogIndex::from_raw(self.last),
-            kind: EntryKind::Batch,
-            payload: Payload::from(vec![self.last as u8; 3000 + 700 * (self.last as usize % 4)]),
-        };
         let group = GROUP;
-        let mut records = vec![Record::Entry { group, entry }];
-        if self.last > 2 {
+        let mut records = Vec::new();
+        for at in 1..=ENTRIES {
+            self.last += 1;
+            let large = 3000 + 700 * (self.last as usize % 4);
+            let bytes = if at < ENTRIES { 30 } else { large };
+            let entry = Entry {
+                term: Term::from_raw(3),
+                index: LogIndex::from_raw(self.last),
+                kind: EntryKind::Batch,
+                payload: Payload::from(vec![self.last as u8; bytes]),
+            };
+            records.push(Record::Entry { group, entry });
+        }
+        if self.last > ENTRIES {
             let (index, term) = (LogIndex::from_raw(self.last - 2), Term::from_raw(3));
             records.push(Record::Floor { group, index, term });
         }
@@ -224,9 +231,11 @@ fn a_start_takes_for_a_crash_only_what_a_crash_can_leave() {
                 let found = replay(&disk);
                 let group = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
                 let last = group.last.to_raw();
-                let first = log.last - log.flushes.len() as u64;
+                let first = log.last - ENTRIES * log.flushes.len() as u64;
                 if group.damage.is_none() {
-                    let whole = last.checked_sub(first).unwrap() as usize;
+                    let whole = last.checked_sub(first).unwrap();
+                    assert!(whole.is_multiple_of(ENTRIES), "{what}: half a flush");
+                    let whole = (whole / ENTRIES) as usize;
                     let excused = log.crash_leaves(file, whole, behind);
                     assert!(excused || last == log.last, "{what}: {last} in silence");
                     cut += 1;
@@ -283,7 +292,7 @@ fn a_segment_of_which_only_the_header_was_written_is_no_loss_however_often_a_sta
             let found = replay(&log.disk);
             let group = &found.groups[&GROUP];
             assert_eq!((&found.lost[..], group.damage.as_ref()), (&[][..], None));
-            assert_eq!(group.last.to_raw(), log.last - FLUSHES as u64);
+            assert_eq!(group.last.to_raw(), log.last - ENTRIES * FLUSHES as u64);
             for dead in found.dead {
                 log.disk.remove(&dead);
             }

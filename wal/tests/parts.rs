@@ -21,7 +21,7 @@ fn writer() -> Writer {
     replay.finish().writer
 }
 
-/// Entries of many sizes; in every third flush also promises, which are written twice.
+/// Entries of many sizes, and many of one; in every third flush also promises, which are written twice.
 fn records(flush: u64) -> Vec<Record> {
     let group = GroupId::from_raw(flush as u32 % 3);
     let term = Term::from_raw(1 + flush / 3);
@@ -38,6 +38,16 @@ fn records(flush: u64) -> Vec<Record> {
             index: LogIndex::from_raw(1 + at),
             kind: EntryKind::Batch,
             payload: Payload::from(vec![at as u8 + 1; bytes as usize]),
+        };
+        records.push(Record::Entry { group, entry });
+    }
+    // Small ones are laid out as runs.
+    for at in 0..flush * 29 % 700 {
+        let entry = Entry {
+            term,
+            index: LogIndex::from_raw(1 + flush * 3 % 20 + at),
+            kind: EntryKind::Batch,
+            payload: Payload::from(vec![at as u8; 150]),
         };
         records.push(Record::Entry { group, entry });
     }

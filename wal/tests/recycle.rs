@@ -20,6 +20,8 @@ const OPTIONS: Options = Options {
     segment_bytes: SEGMENT_BYTES as u64,
     instance: 0x7ec7_c1e5,
 };
+/// Entries of a flush. Those of one term are a run, but for the last one if it is large.
+const ENTRIES: u64 = 4;
 const GROUP: GroupId = GroupId::from_raw(5);
 
 /// A log of which a snapshot takes everything behind the newest entries.
@@ -55,35 +57,37 @@ impl Log {
             free: Vec::new(),
             recycled: 0,
             last: 0,
-            kept: 4,
+            kept: 4 * ENTRIES,
             newest: (SegmentId::from_raw(0), 0, 0),
             before: Vec::new(),
         }
     }
 
-    /// One entry, one hard state, and a floor that leaves a few entries.
+    /// A few small entries and one more, one hard state, and a floor that leaves a few entries.
     fn flush(&mut self, payload_bytes: usize) {
-        self.last += 1;
-        let term = Term::from_raw(1 + self.last / 40);
+        let group = GROUP;
+        let term_of = |index: u64| Term::from_raw(1 + index / 40);
+        let mut entries = Vec::new();
+        for at in 1..=ENTRIES {
+            self.last += 1;
+            let bytes = if at < ENTRIES { 20 } else { payload_bytes };
+            let entry = Entry {
+                term: term_of(self.last),
+                index: LogIndex::from_raw(self.last),
+                kind: EntryKind::Batch,
+                payload: Payload::from(vec![self.last as u8; bytes]),
+            };
+            entries.push(Record::Entry { group, entry });
+        }
         let state = HardState {
-            term,
+            term: term_of(self.last),
             vote: Some(ReplicaId::from_raw(1)),
             commit: LogIndex::from_raw(self.last - 1),
         };
-        let entry = Entry {
-            term,
-            index: LogIndex::from_raw(self.last),
-            kind: EntryKind::Batch,
-            payload: Payload::from(vec![self.last as u8; payload_bytes]),
-        };
-        let group = GROUP;
-        let mut records = vec![
-            Record::HardState { group, state },
-            Record::Entry { group, entry },
-        ];
+        let mut records = vec![Record::HardState { group, state }];
+        records.extend(entries);
         if let Some(floor) = self.last.checked_sub(self.kept).filter(|&floor| floor > 0) {
-            let term = Term::from_raw(1 + floor / 40);
-            let index = LogIndex::from_raw(floor);
+            let (index, term) = (LogIndex::from_raw(floor), term_of(floor));
             records.push(Record::Floor { group, index, term });
         }
         let at = self.writer.place(self.writer.next_flush(), &records);
@@ -155,7 +159,11 @@ fn a_flush_of_which_any_sectors_are_old_is_torn_and_nothing_else_is_missed() {
             let found = replay(&log.disk);
             assert_eq!(found.lost, [], "round {round}: {written:?}");
             assert_eq!(found.groups[&GROUP].damage, None, "{written:?}");
-            assert_eq!(last(&found), log.last - 1, "round {round}: {written:?}");
+            assert_eq!(
+                last(&found),
+                log.last - ENTRIES,
+                "round {round}: {written:?}"
+            );
             torn += 1;
         }
         log.place().copy_from_slice(&whole);
@@ -218,7 +226,7 @@ fn a_segment_says_all_that_matters_of_those_before_it() {
         let group = &found.groups[&GROUP];
         assert_eq!(group.damage, None);
         assert_eq!(found.lost, []);
-        let floor = log.last.saturating_sub(4);
+        let floor = log.last.saturating_sub(log.kept);
         assert_eq!((group.floor.0.to_raw(), last(&found)), (floor, log.last));
         assert_eq!(group.hard_state.vote, Some(ReplicaId::from_raw(1)));
     }
@@ -264,7 +272,7 @@ fn a_survey_finds_a_recycled_log_sound_and_every_flaw_in_it() {
 #[test]
 fn the_first_segment_that_is_left_names_what_those_before_it_held() {
     let mut log = Log::new();
-    while log.last < 30 || log.newest.1 > 0 {
+    while log.last < 30 * ENTRIES || log.newest.1 > 0 {
         log.flush(3000);
     }
     // The older segments vanish, with entries that no floor released.

@@ -144,9 +144,11 @@ impl History {
             model.hard_state.vote = Some(ReplicaId::from_raw(self.random.below(3) as u32 + 1));
         }
         let first = model.entries.len();
+        let alike = self.random.below(2) == 0;
         for _ in 0..self.random.below(4) + usize::from(new_term) {
             self.written += 1;
-            let payload = vec![self.written as u8; self.random.below(900)];
+            let bytes = if alike { 40 } else { self.random.below(1300) };
+            let payload = vec![self.written as u8; bytes];
             model.entries.push(Entry {
                 term: model.hard_state.term,
                 index: LogIndex::from_raw(model.entries.len() as u64 + 1),

@@ -38,13 +38,21 @@ fn entry(index: u64) -> Record {
     }
 }
 
-/// Flushes of one entry and one block each; four fit a segment.
+/// Entries of a flush.
+const ENTRIES: u64 = 3;
+
+fn entries(flush: u64) -> Vec<Record> {
+    let last = flush * ENTRIES;
+    (last - ENTRIES + 1..=last).map(entry).collect()
+}
+
+/// Flushes of one run of entries and one block each; four fit a segment.
 fn log(flushes: u64) -> (Disk, Vec<Placement>) {
     let replay = Replay::new(OPTIONS, 0, []).unwrap();
     let mut writer: Writer = replay.finish().writer;
     let (mut disk, mut places) = (Disk::new(), Vec::new());
     for number in 1..=flushes {
-        let records = [entry(number)];
+        let records = entries(number);
         let place = writer.place(flush(number), &records);
         let mut bytes = vec![0; place.bytes];
         writer.encode(&place, &records, &mut bytes);
@@ -80,8 +88,9 @@ fn a_sound_log_has_no_flaws_and_names_its_entries() {
     assert_eq!((found.flaws, found.torn), (vec![], None));
     assert_eq!(found.last_flush, flush(10));
     let group = &found.groups[&GroupId::from_raw(1)];
-    let (first, last) = (LogIndex::from_raw(1), LogIndex::from_raw(10));
-    assert_eq!((group.entries, group.range), (10, Some((first, last))));
+    let entries = 10 * ENTRIES;
+    let (first, last) = (LogIndex::from_raw(1), LogIndex::from_raw(entries));
+    assert_eq!((group.entries, group.range), (entries, Some((first, last))));
     assert_eq!(group.terms, [(first, Term::from_raw(3))]);
 }
 

@@ -16,7 +16,7 @@ use super::segments::{Segments, read_part};
 use crate::writer::contiguous;
 use crate::{
     BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Lost, Options, Record,
-    RecordError, RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entry,
+    RecordError, RecoveredLog, Replay, ReplayError, SegmentId, Writer, decode_entries,
 };
 
 /// How often it is looked whether reads are still under way.
@@ -347,15 +347,22 @@ impl Log {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, LogError>> + use<> {
         assert!(from <= to, "range runs backwards: {from}..{to}");
-        let mut places = Vec::new();
+        let mut places: Vec<(Location, usize)> = Vec::new();
         let mut bytes = 0;
         let mut index = from;
-        while index <= to && (places.is_empty() || bytes < bytes_max) {
+        while index <= to {
             let Some(place) = self.writer.borrow().locate(group, index) else {
                 break;
             };
-            bytes += place.bytes as usize;
-            places.push(place);
+            match places.last_mut() {
+                // What lies at one place is read at once.
+                Some((before, entries)) if *before == place => *entries += 1,
+                Some(_) if bytes >= bytes_max => break,
+                _ => {
+                    bytes += place.bytes as usize;
+                    places.push((place, 1));
+                }
+            }
             index = index.next();
         }
         let reading = Reading::begin(self);
@@ -400,32 +407,35 @@ impl Drop for Reading {
     }
 }
 
-/// Reads the entries at `places`, the first of which is at index `from`.
+/// Reads the entries at `places`, so many at each, the first of which is at index `from`.
 async fn read_places(
     segments: &Segments,
-    places: &[Location],
+    places: &[(Location, usize)],
     group: GroupId,
     from: LogIndex,
 ) -> Result<Vec<Entry>, LogError> {
-    let mut entries = Vec::with_capacity(places.len());
+    let mut entries = Vec::with_capacity(places.iter().map(|&(_, entries)| entries).sum());
     let mut places_left = places.iter();
-    for (first, count, bytes) in contiguous(places) {
+    let locations: Vec<Location> = places.iter().map(|&(place, _)| place).collect();
+    for (first, count, bytes) in contiguous(&locations) {
         let file = segments.existing(first.segment).await?;
         let read = read_part(&file, u64::from(first.offset), bytes as usize).await;
         let path = || file.path().map(|path| path.to_owned()).unwrap_or_default();
         let read = read.map_err(|error| LogError::io("read", &path(), error))?;
-        for place in places_left.by_ref().take(count) {
+        for &(place, held) in places_left.by_ref().take(count) {
             let start = (place.offset - first.offset) as usize;
             let record = read
                 .get(start..start + place.bytes as usize)
                 .unwrap_or_default();
             let index = from.plus(entries.len() as u64);
-            let entry = decode_entry(record, group, index).map_err(|error| LogError::Record {
-                segment: place.segment,
-                offset: place.offset,
-                error,
+            let each = |entry| entries.push(entry);
+            decode_entries(record, group, (index, held), each).map_err(|error| {
+                LogError::Record {
+                    segment: place.segment,
+                    offset: place.offset,
+                    error,
+                }
             })?;
-            entries.push(entry);
         }
     }
     if entries.is_empty() {

@@ -7,6 +7,7 @@
 )]
 
 mod patches;
+mod runs;
 mod scribe;
 
 use wal::{
@@ -28,11 +29,21 @@ fn a_sound_log_comes_back_whole_and_goes_on_in_a_new_segment() {
     );
     assert_eq!(log.hard_state.vote, Some(ReplicaId::from_raw(2)));
     assert!(recovered.dead.is_empty());
+    let locate = |index| {
+        let index = LogIndex::from_raw(index);
+        let found = recovered.writer.locate(GroupId::from_raw(1), index);
+        assert_eq!(
+            found,
+            scribe.writer.locate(GroupId::from_raw(1), index),
+            "entry {index}"
+        );
+        found.unwrap()
+    };
+    assert_eq!(locate(1), locate(3), "they are a run");
+    assert_ne!(locate(5), locate(6), "they are not");
+    assert_eq!(locate(scribe.index - 2), locate(scribe.index));
     for index in 1..=scribe.index {
-        let at = recovered
-            .writer
-            .locate(GroupId::from_raw(1), LogIndex::from_raw(index))
-            .unwrap();
+        let at = locate(index);
         let bytes = &scribe.disk.0[&at.segment][at.offset as usize..][..at.bytes as usize];
         let read = wal::decode_entry(bytes, GroupId::from_raw(1), LogIndex::from_raw(index));
         assert_eq!(read.unwrap(), log.tail[index as usize - 1]);
@@ -198,7 +209,8 @@ fn whatever_is_lost_of_flushes_under_way_the_ones_before_stay() {
         let mut whole = true;
         for _ in 0..=draw() % 3 {
             let size = usize::try_from(draw() % 6000).unwrap();
-            let records = [vote(2 + round), scribe.next_entry(size)];
+            let mut records = vec![vote(2 + round), scribe.next_entry(size)];
+            records.extend((0..draw() % 3).map(|_| scribe.next_entry(30)));
             let (placement, bytes) = scribe.encode(&records);
             // The file is not there until the first flush of the one before is durable.
             if placement.segment > newest_durable.next() {
@@ -330,7 +342,7 @@ fn flushes_that_a_crash_left_behind_a_torn_one_stay_dead_without_the_header_that
 fn a_write_that_went_astray_is_missed_wherever_it_went() {
     let mut even = Scribe::new();
     even.flush(&[vote(1)]);
-    (0..8).for_each(|_| even.entries(&[16]));
+    (0..8).for_each(|_| even.entries(&[16, 16]));
     for scribe in [Scribe::story(true), even] {
         for at in 0..scribe.flushes.len() - 1 {
             stray_everywhere(&scribe, at);
@@ -390,6 +402,24 @@ fn a_torn_header_costs_nothing_of_a_segment_in_which_a_flush_rotted() {
     let spares: Vec<_> = spares.map(|entry| entry.index.to_raw()).collect();
     assert_eq!(spares[..2], [2, 3]);
 }
+#[test]
+fn a_log_of_another_format_is_refused_in_words() {
+    let scribe = Scribe::story(true);
+    for segment in scribe.disk.0.keys() {
+        let mut disk = scribe.disk.clone();
+        let header = &mut disk.0.get_mut(segment).unwrap()[..64];
+        header[4..6].copy_from_slice(&2_u16.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(
+            disk.replay().unwrap_err().to_string(),
+            format!(
+                "segment {segment} @0: format 2, this build reads 3: use the build that wrote it"
+            )
+        );
+    }
+}
+
 #[test]
 fn flushes_that_finish_out_of_order_are_acknowledged_in_order() {
     let mut scribe = Scribe::new();

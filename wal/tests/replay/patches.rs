@@ -23,7 +23,7 @@ fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
     assert_eq!(tail, [4]);
 }
 
-fn put_back(index: u64) -> Record {
+pub(crate) fn put_back(index: u64) -> Record {
     match entry(index, 1, 10) {
         Record::Entry { group, entry } => Record::Patch { group, entry },
         other => unreachable!("{other:?} is no entry"),
@@ -55,7 +55,7 @@ fn a_lost_flush_of_entries_that_were_put_back_takes_those_behind_the_end_with_it
 }
 
 /// Votes until the next segment is begun. Segments that nothing needs go.
-fn roll(scribe: &mut Scribe) {
+pub(crate) fn roll(scribe: &mut Scribe) {
     let segment = scribe.flushes.last().unwrap().0.segment;
     while scribe.flushes.last().unwrap().0.segment == segment {
         scribe.flush(&[vote(2)]);

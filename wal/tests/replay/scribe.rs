@@ -111,7 +111,8 @@ impl Scribe {
         entry(self.index, 1, bytes)
     }
 
-    /// Three segments of votes and entries; with the mark of an idle shard behind them, or not.
+    /// Three segments of votes, entries, and runs of entries of one size and of many; with the mark of an
+    /// idle shard behind them, or not.
     pub(crate) fn story(marked: bool) -> Self {
         let mut scribe = Self::new();
         scribe.flush(&[vote(1)]);
@@ -119,7 +120,7 @@ impl Scribe {
         scribe.entries(&[5000]);
         scribe.entries(&[16]);
         scribe.entries(&[700, 3000]);
-        scribe.entries(&[64]);
+        scribe.entries(&[64, 64, 64]);
         if marked {
             scribe.flush(&[]);
         }
