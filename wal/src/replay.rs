@@ -61,6 +61,8 @@ pub struct Replay {
     unsettled: bool,
     /// How groups stood before the first segment was not read yet.
     headless: bool,
+    /// The segment of which the file tells of a loss before it, and nothing else does.
+    witness: Option<SegmentId>,
     groups: BTreeMap<GroupId, History>,
 }
 
@@ -100,6 +102,7 @@ impl Replay {
             unnamed: false,
             unsettled: false,
             headless,
+            witness: None,
             groups: BTreeMap::new(),
         })
     }
@@ -298,19 +301,20 @@ impl Replay {
         // segment is made only when the first flush of the segment before is.
         let begins = stop.itself || stop.offset == BLOCK;
         let opened_behind = if begins { 1 } else { 2 };
-        let proven = self.headless
-            || self.parts.len() > stop.part + opened_behind
-            || sightings
-                .iter()
-                .any(|sighting| sighting.durable >= expected);
-        let segment = self.parts[stop.part].id;
+        let made_behind = self.parts.get(stop.part + opened_behind);
+        let mut knowing = sightings.iter().filter(|it| it.durable >= expected);
+        let knowing = knowing.next().map(|sighting| &self.parts[sighting.part]);
         // Behind a header that rotted, the log may go on: it no longer says where this segment ends.
         let mut behind = self.parts[stop.part + 1..].iter();
-        let rotten = stop.rotten
-            || self.displaced == Some(expected)
-            || self.is_elsewhere(expected, stop)
-            || behind.any(|part| part.first_flush.is_none() && !part.unwritten);
-        if !(proven || rotten) {
+        let rotten_behind = behind.find(|part| part.first_flush.is_none() && !part.unwritten);
+        let witnesses = [made_behind, knowing, rotten_behind].into_iter().flatten();
+        let witness = witnesses.map(|part| part.id).min();
+        let segment = self.parts[stop.part].id;
+        let rotten_here =
+            stop.rotten || self.displaced == Some(expected) || self.is_elsewhere(expected, stop);
+        let told = self.headless || rotten_here;
+        let rotten = rotten_here || rotten_behind.is_some();
+        if !told && witness.is_none() {
             self.cut = Some(Cut {
                 segment,
                 offset: stop.offset as u64,
@@ -331,7 +335,11 @@ impl Replay {
             return;
         }
         let next = later.min_by_key(|sighting| (sighting.part, sighting.offset));
-        let Some(&next) = next else {
+        let next = next.copied();
+        if !told {
+            self.witness = self.witness.max(witness);
+        }
+        let Some(next) = next else {
             // The end of the log: whatever was here is lost.
             self.lose(stop.part, stop.offset, expected, None);
             self.number = expected;
@@ -545,12 +553,12 @@ impl Replay {
         let mut behind: Vec<_> = behind.map(|part| (part.id, part.unwritten)).collect();
         // A newest file that was never used holds nothing either, but may be all that tells of a loss before it.
         let all = self.cut.is_some() || self.lost.is_empty();
-        let mut ends = self.parts.iter().filter(|part| alive(part.id)).rev();
-        let headless = ends.next().is_some_and(|part| part.opened_by.is_none());
-        let witnesses = usize::from(headless && !self.lost.is_empty());
-        let useless = |&(_, unwritten): &(SegmentId, bool)| all || unwritten;
-        while behind.len() > witnesses && behind.last().is_some_and(useless) {
-            self.dead.extend(behind.pop().map(|(segment, _)| segment));
+        let tells = |segment: SegmentId| Some(segment) <= self.witness;
+        let useless = |&mut (segment, unwritten): &mut (SegmentId, bool)| {
+            (all || unwritten) && !tells(segment)
+        };
+        while let Some((segment, _)) = behind.pop_if(useless) {
+            self.dead.push(segment);
         }
         let given_up = behind.into_iter().map(|(segment, _)| segment).collect();
         let mut index = Index::default();

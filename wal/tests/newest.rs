@@ -302,20 +302,27 @@ fn a_segment_of_which_only_the_header_was_written_is_no_loss_however_often_a_sta
     }
 }
 
-/// The newest segment lacks its first flush, which only the file behind tells.
+/// The start of the newest segment is nowhere, or the disk has put it elsewhere in the file. Only the file
+/// behind tells that it was begun.
 #[test]
 fn what_tells_of_a_loss_stays_until_that_is_noted() {
-    for recycled in [false, true] {
+    for (recycled, misdirected) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut log = Log::new(recycled, Behind::Fresh);
-        let first = BLOCK..log.flushes[0].end;
+        let room = log.writer.room() as usize;
+        let start = log.disk[&log.newest][..log.flushes[0].end].to_vec();
+        // Flushes behind it would know it durable.
+        let before = &log.before[..room];
         let file = log.disk.get_mut(&log.newest).unwrap();
-        file[first.clone()].copy_from_slice(&log.before[first.clone()]);
-        // Those behind it were on their way together with it: they do not know it durable.
-        file[first.end..].copy_from_slice(&log.before[first.end..]);
-        for start in 0..3 {
+        file[..room].copy_from_slice(before);
+        if misdirected {
+            file[room - start.len()..room].copy_from_slice(&start);
+        }
+        for _ in 0..3 {
             let found = replay(&log.disk);
-            let damage = &found.groups[&GROUP].damage;
-            assert!(damage.is_some(), "start {start}: {:?}", found.lost);
+            let group = &found.groups[&GROUP];
+            let whole = group.last.to_raw() == log.last - FLUSHES as u64 + 1;
+            let told = group.damage.is_some() || misdirected && whole;
+            assert!(told, "{recycled}, {misdirected}: {} in silence", group.last);
             for dead in found.dead {
                 log.disk.remove(&dead);
             }
