@@ -320,7 +320,7 @@ fn what_tells_of_a_loss_stays_until_that_is_noted() {
         for _ in 0..3 {
             let found = replay(&log.disk);
             let group = &found.groups[&GROUP];
-            let whole = group.last.to_raw() == log.last - FLUSHES as u64 + 1;
+            let whole = group.last.to_raw() == log.last - ENTRIES * (FLUSHES as u64 - 1);
             let told = group.damage.is_some() || misdirected && whole;
             assert!(told, "{recycled}, {misdirected}: {} in silence", group.last);
             for dead in found.dead {
