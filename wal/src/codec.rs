@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use crate::bytes::{read_u32, read_u64, write};
 use crate::checksum;
 use crate::coordinates::COUNT_MAX;
-use crate::run::{self, Run};
+use crate::run::{self, Run, Unit};
 use crate::{
     Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Payload, Record, ReplicaId, Term,
 };
@@ -102,23 +102,24 @@ pub(crate) struct Stamp {
     pub(crate) losses: u64,
 }
 
-/// Writes records that are one on the disk at a place of a flush's body, of which they take so many
-/// bytes. The checksums of sectors that lie whole in it are noted in the flush's table.
+/// Writes records that are one on the disk at a place of a flush's body. The checksums of sectors that
+/// lie whole in it are noted in the flush's table.
 pub(crate) fn encode_unit(
     records: &[Record],
+    unit: &Unit,
     stamp: Stamp,
-    body: &mut [u8],
-    (at, bytes): (usize, usize),
+    (body, at): (&mut [u8], usize),
     table: &mut [u8],
 ) {
-    let to = &mut body[at..at + bytes];
+    let end = at + unit.bytes;
+    let to = &mut body[at..end];
     to[..HEADER].fill(0);
     match records {
         [record] => put_record(to, record, stamp.losses),
-        entries => put_run(to, entries),
+        entries => put_run(to, unit, entries),
     }
     to[ROLE_AT] = stamp.role as u8;
-    let crc = checksum::span(body, at + 4, at + bytes, table);
+    let crc = checksum::span(body, at + 4, end, table);
     write(body, at, &crc.to_le_bytes());
 }
 
@@ -168,13 +169,13 @@ fn put_record(to: &mut [u8], record: &Record, losses: u64) {
     }
 }
 
-fn put_run(to: &mut [u8], entries: &[Record]) {
+fn put_run(to: &mut [u8], unit: &Unit, entries: &[Record]) {
     let Some(Record::Entry { group, entry }) = entries.first() else {
         unreachable!("a run is of entries")
     };
     put(to, RUN, *group, entry.term, entry.index);
     to[9] = entry.kind as u8;
-    let length = u32::try_from(run::put(to, entries)).expect("a run is small");
+    let length = u32::try_from(run::put(to, unit, entries)).expect("a run is small");
     write(to, 4, &length.to_le_bytes());
 }
 

@@ -11,7 +11,7 @@
 //! What is before that is a record's header: `index` is that of the first entry; term and kind are those of
 //! all of them. `bytes` is what every payload has, or 0 if a table tells.
 
-use crate::bytes::{read_u32, write};
+use crate::bytes::{copy, read_u32, write};
 use crate::codec::{HEADER, RecordError, record_bytes};
 use crate::coordinates::COUNT_MAX;
 use crate::record::{Entry, EntryKind, Payload, Record};
@@ -38,9 +38,21 @@ pub(crate) struct Unit {
     count: usize,
     /// How many it takes in the flush.
     pub(crate) bytes: usize,
+    /// They are a run of entries that are not all of one size.
+    differ: bool,
 }
 
 impl Unit {
+    /// One that is not among those of a flush.
+    pub(crate) fn alone(record: &Record) -> Self {
+        Self {
+            first: 0,
+            count: 1,
+            bytes: record_bytes(record),
+            differ: false,
+        }
+    }
+
     /// Its records, of those of the flush.
     pub(crate) fn of<'a>(&self, records: &'a [Record]) -> &'a [Record] {
         &records[self.first..][..self.count]
@@ -52,25 +64,21 @@ pub(crate) fn units(records: &[Record]) -> impl Iterator<Item = Unit> {
     let mut first = 0;
     core::iter::from_fn(move || {
         let rest = &records[first..];
-        let (count, bytes) = match rest.first()? {
+        let unit = match rest.first()? {
             Record::Entry { group, entry } => measure(*group, entry, rest),
-            other => (1, record_bytes(other)),
+            other => Unit::alone(other),
         };
-        let unit = Unit {
-            first,
-            count,
-            bytes,
-        };
-        first += count;
+        let unit = Unit { first, ..unit };
+        first += unit.count;
         Some(unit)
     })
 }
 
-/// How many records from the first on, which is this entry, are one on the disk, and its bytes.
-fn measure(group: GroupId, head: &Entry, records: &[Record]) -> (usize, usize) {
+/// How many records from the first on, which is this entry, are one on the disk.
+fn measure(group: GroupId, head: &Entry, records: &[Record]) -> Unit {
     let each = head.payload.len();
     if each > ENTRY_BYTES_MAX {
-        return (1, record_bytes(&records[0]));
+        return Unit::alone(&records[0]);
     }
     let (mut count, mut bytes, mut differ) = (1, each, each == 0);
     for record in &records[1..] {
@@ -91,37 +99,51 @@ fn measure(group: GroupId, head: &Entry, records: &[Record]) -> (usize, usize) {
         count += 1;
     }
     if count == 1 {
-        return (1, record_bytes(&records[0]));
+        return Unit::alone(&records[0]);
     }
     let table = if differ { LENGTH * count } else { 0 };
-    (count, (HEADER + table + bytes).next_multiple_of(8))
+    Unit {
+        first: 0,
+        count,
+        bytes: (HEADER + table + bytes).next_multiple_of(8),
+        differ,
+    }
 }
 
 /// Writes what is particular to a run of entries behind the fields that every record has; says how many
 /// bytes its lengths and payloads are.
-pub(crate) fn put(to: &mut [u8], entries: &[Record]) -> usize {
-    let payloads = || entries.iter().map(payload);
-    let each = payload(&entries[0]).len();
-    let differ = each == 0 || payloads().any(|payload| payload.len() != each);
+pub(crate) fn put(to: &mut [u8], unit: &Unit, entries: &[Record]) -> usize {
     let count = u32::try_from(entries.len()).expect("a run is small");
-    let told = if differ { 0 } else { each };
-    let told = u32::try_from(told).expect("entries in a run are small");
     write(to, COUNT_AT, &count.to_le_bytes());
-    write(to, EACH_AT, &told.to_le_bytes());
-    let mut at = HEADER;
-    if differ {
-        for payload in payloads() {
-            let length = u16::try_from(payload.len()).expect("entries in a run are small");
-            write(to, at, &length.to_le_bytes());
-            at += LENGTH;
+    let each = payload(&entries[0]).len();
+    let behind = &mut to[HEADER..];
+    let used = if unit.differ {
+        put_many_sizes(behind, entries)
+    } else {
+        for (place, entry) in behind.chunks_exact_mut(each).zip(entries) {
+            copy(place, payload(entry));
         }
-    }
-    for payload in payloads() {
-        write(to, at, payload);
+        each * entries.len()
+    };
+    behind[used..].fill(0);
+    let told = if unit.differ { 0 } else { each };
+    let told = u32::try_from(told).expect("entries in a run are small");
+    write(to, EACH_AT, &told.to_le_bytes());
+    used
+}
+
+/// Writes the lengths of entries, and their payloads; says how many bytes that is.
+fn put_many_sizes(to: &mut [u8], entries: &[Record]) -> usize {
+    let (table, payloads) = to.split_at_mut(LENGTH * entries.len());
+    let mut at = 0;
+    for (place, entry) in table.chunks_exact_mut(LENGTH).zip(entries) {
+        let payload = payload(entry);
+        let length = u16::try_from(payload.len()).expect("entries in a run are small");
+        place.copy_from_slice(&length.to_le_bytes());
+        copy(&mut payloads[at..at + payload.len()], payload);
         at += payload.len();
     }
-    to[at..].fill(0);
-    at - HEADER
+    table.len() + at
 }
 
 fn payload(record: &Record) -> &Payload {
@@ -282,7 +304,7 @@ mod tests {
             losses: 0,
         };
         let mut table = vec![0; bytes.len() / 128 + 4];
-        encode_unit(records, stamp, &mut bytes, (0, unit.bytes), &mut table);
+        encode_unit(records, &unit, stamp, (&mut bytes, 0), &mut table);
         bytes
     }
 

@@ -352,7 +352,7 @@ impl Writer {
         let added = self.added.get(&placement.number);
         let added = added.expect("a flush is encoded before it is written");
         for unit in in_layout(records, &added.units) {
-            layout.put(unit.of(records), unit.bytes, Role::Own);
+            layout.put(unit.of(records), unit, Role::Own);
             let made = (body_at + layout.at) / BLOCK * BLOCK;
             if made.saturating_sub(parted) >= part_bytes_min {
                 done(parted, &layout.body[parted - body_at..made - body_at]);
@@ -513,17 +513,18 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     fn put_one(&mut self, record: &Record, role: Role) {
-        self.put(slice::from_ref(record), record_bytes(record), role);
+        self.put(slice::from_ref(record), &Unit::alone(record), role);
     }
 
     /// Puts records that are one on the disk.
-    fn put(&mut self, records: &[Record], bytes: usize, role: Role) {
+    fn put(&mut self, records: &[Record], unit: &Unit, role: Role) {
         let stamp = Stamp {
             role,
             losses: self.losses,
         };
-        encode_unit(records, stamp, self.body, (self.at, bytes), self.table);
-        self.at += bytes;
+        let place = (&mut *self.body, self.at);
+        encode_unit(records, unit, stamp, place, self.table);
+        self.at += unit.bytes;
     }
 
     /// Leaves zeroes up to here.
