@@ -339,7 +339,7 @@ impl Executor {
     }
 
     fn append(self: &Rc<Self>, flush: Flush, turn: &mut Turn) {
-        // Laid out in the log now, in the order of the flushes; written by the fiber.
+        // Laid out in the log now, in the order of the flushes, and its writing begun; waited for by the fiber.
         let number = flush.number;
         if turn.sampled {
             turn.lap(None, self.origin.time());

@@ -385,7 +385,8 @@ impl Log {
         self.segments.failure()
     }
 
-    /// Closes the files.
+    /// Closes the files. Waits until none is being made or recycled, but for ten seconds at most: whoever
+    /// opens the log next may make files of the same names.
     pub async fn close(&self) {
         self.segments.close().await;
     }

@@ -108,8 +108,8 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// As long as the future is neither done nor dropped, its memory must not be given up: who awaits it
-    /// where it is made is safe, who leaks it is not.
+    /// As for [`Ring::receive`]: who begins a write without awaiting it keeps the bytes next to the
+    /// operation, and drops that first.
     #[expect(
         unsafe_code,
         reason = "the kernel reads the bytes while the future lives"
@@ -142,7 +142,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// As for [`Ring::write_at`].
+    /// Until the future is done or dropped, its memory must not be given up: who leaks it is not safe.
     #[expect(
         unsafe_code,
         reason = "the kernel writes the bytes while the future lives"
@@ -160,7 +160,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// As for [`Ring::write_at`].
+    /// As for [`Ring::receive`].
     #[expect(
         unsafe_code,
         reason = "the kernel reads the bytes while the future lives"

@@ -292,9 +292,8 @@ impl Segments {
     /// [`LogError::Full`] if there is no space, and nothing has failed then.
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
         let path = self.path(segment);
-        let making = Making::begin(self);
+        let _making = Making::begin(self);
         let result = self.make(&path).await;
-        drop(making);
         if self.is_stopped() {
             if let Ok(file) = result {
                 drop(file.close().await);
