@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::nodes::{Addresses, Client, Process, admin};
 use ports::NoPorts;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::machine::die_with_us;
@@ -30,8 +31,18 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// Three nodes that have no data yet; none of them runs.
-    pub(crate) fn new(directory: &Path, program: &Path) -> Result<Self, Trouble> {
+    /// Three nodes that have no data yet, all of them started. `sections` are added to their configurations.
+    pub(crate) fn running(directory: &Path, sections: &str) -> Result<Self, Trouble> {
+        let program = program().expect("what a scenario needs was checked");
+        let mut nodes = Self::new(directory, &program, sections)?;
+        for node in 0..NODES {
+            nodes.start(node)?;
+        }
+        Ok(nodes)
+    }
+
+    /// None of them runs.
+    fn new(directory: &Path, program: &Path, sections: &str) -> Result<Self, Trouble> {
         let vacuous = |refusal: NoPorts| Trouble::Vacuous {
             what: refusal.to_string(),
         };
@@ -42,7 +53,7 @@ impl Nodes {
                 "[node]\nid = {node}\ndata_dir = \"{}\"\nany_file_system = true\n\
                  [cluster]\nid = \"faults\"\nshards = 1\ngroups = 3\n\
                  election_timeout = \"500ms\"\nheartbeat_interval = \"50ms\"\n\
-                 [log]\nsegment_size = \"20MB\"\n[client]\nproxy = true\n{members}",
+                 [log]\nsegment_size = \"20MB\"\n[client]\nproxy = true\n{sections}\n{members}",
                 directory.join(format!("data-{node}")).display()
             );
             let path = directory.join(format!("n{node}.toml"));
@@ -71,6 +82,21 @@ impl Nodes {
         process.is_some_and(|mut process| process.kill())
     }
 
+    /// Stops a node in the middle of what it does, or lets it go on.
+    pub(crate) fn signal(&self, node: usize, signal: Signal) {
+        if let Some(process) = &self.processes[node] {
+            let id = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+            // It fails only if the node has ended.
+            let _ = kill_process(id.expect("a process has a number"), signal);
+        }
+    }
+
+    /// What a node says of its groups; nothing if it does not answer.
+    pub(crate) fn groups(&self, node: usize) -> Vec<Value> {
+        let node = u16::try_from(node + 1).expect("there are few");
+        admin::groups(self.addresses.admin(node))
+    }
+
     pub(crate) fn client(&self, first: usize) -> Client {
         let ports = [1, 2, 3].map(|node| self.addresses.client(node));
         Client::new(ports.to_vec(), first, ANSWER_MAX)
@@ -84,15 +110,8 @@ impl Nodes {
 
     /// Whether a node says that nothing is missing in any of its replicas.
     pub(crate) fn is_healthy(&self, node: usize) -> bool {
-        let status = self.status(node).unwrap_or_default();
-        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let groups = self.groups(node);
         !groups.is_empty() && groups.iter().all(|group| group["health"] == "intact")
-    }
-
-    /// What a node says of itself.
-    pub(crate) fn status(&self, node: usize) -> Option<Value> {
-        let node = u16::try_from(node + 1).expect("there are few");
-        admin::status(self.addresses.admin(node))
     }
 
     /// The ends of the nodes' logs.

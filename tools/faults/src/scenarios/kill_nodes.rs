@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::load::{Promise, failed, serves, verify, written_during};
-use crate::nodes::{NODES, Nodes, program};
+use crate::nodes::{NODES, Nodes};
 use crate::scenario::{Stage, Tally};
 use crate::trouble::Trouble;
 
@@ -14,7 +14,6 @@ const LIFE_MAX: u64 = 400;
 const DEATH_MAX: u64 = 300;
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
-    let program = program().expect("what a scenario needs was checked");
     let mut left = stage.rounds;
     let mut epoch = 0;
     while left > 0 {
@@ -23,10 +22,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
         epoch += 1;
         let directory = stage.directory.join(format!("epoch-{epoch}"));
         std::fs::create_dir_all(&directory).map_err(Trouble::io("create", &directory))?;
-        let mut nodes = Nodes::new(&directory, &program)?;
-        for node in 0..NODES {
-            nodes.start(node)?;
-        }
+        let mut nodes = Nodes::running(&directory, "")?;
         serves(&nodes)?;
         let mut promises = Vec::new();
         for round in 0..rounds {

@@ -5,9 +5,11 @@ mod device_error;
 mod full;
 mod going_down;
 mod kill;
+mod kill_installs;
 mod kill_nodes;
 mod power_cut;
 mod read_error;
+mod rot_leaders;
 mod rot_node;
 mod rot_nodes;
 mod slow;
@@ -99,6 +101,24 @@ pub(crate) const ALL: &[Scenario] = &[
         rounds: 30,
         rounds_short: 4,
         run: rot_node::run,
+    },
+    Scenario {
+        name: "rot-leaders",
+        variant: "",
+        about: "logs of one or two nodes rot, and leaders are killed or stand still while they are repaired",
+        needs: &[Need::Drakkar],
+        rounds: 30,
+        rounds_short: 2,
+        run: rot_leaders::run,
+    },
+    Scenario {
+        name: "kill-installs",
+        variant: "",
+        about: "a node that takes snapshots from the others is killed meanwhile, or who sends them",
+        needs: &[Need::Drakkar],
+        rounds: 15,
+        rounds_short: 1,
+        run: kill_installs::run,
     },
     Scenario {
         name: "full",

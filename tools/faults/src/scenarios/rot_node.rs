@@ -8,24 +8,20 @@ use std::time::{Duration, Instant};
 use super::rot_nodes::{await_health, rot, segments};
 use crate::load::{failed, serves, verify, written_during};
 use crate::machine::interrupted;
-use crate::nodes::{NODES, Nodes, program};
+use crate::nodes::{NODES, Nodes};
 use crate::scenario::{Stage, Tally};
 use crate::trouble::Trouble;
 
 /// How long is written before and after a copy is made.
 const LIFE: Duration = Duration::from_millis(500);
 /// How long replicas may take to become equal.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a node says when it finds damage at its start, or hears of it from a leader.
 const TOLD: [&str; 2] = ["log.lost", "group.damaged"];
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
-    let program = program().expect("what a scenario needs was checked");
-    let mut nodes = Nodes::new(&stage.directory, &program)?;
-    for node in 0..NODES {
-        nodes.start(node)?;
-    }
+    let mut nodes = Nodes::running(&stage.directory, "")?;
     serves(&nodes)?;
     let mut promises = Vec::new();
     let mut told = 0;
@@ -65,21 +61,25 @@ fn harm(stage: &Stage, nodes: &mut Nodes, victim: usize) -> Result<(), Trouble> 
             format!("n{} has ended by itself", victim + 1),
         ));
     }
+    damage(stage, &log, &old)
+}
+
+/// Lets a log rot, or replaces some of it, or all, by an older copy.
+pub(super) fn damage(stage: &Stage, log: &Path, old: &Path) -> Result<(), Trouble> {
     match stage.chance(4) {
         0 => {
-            fs::remove_dir_all(&log).map_err(Trouble::io("remove", &log))?;
-            fs::rename(&old, &log).map_err(Trouble::io("move", &old))?;
-            return Ok(());
+            fs::remove_dir_all(log).map_err(Trouble::io("remove", log))?;
+            return fs::rename(old, log).map_err(Trouble::io("move", old));
         }
-        1 => rejuvenate(&log, &old, segments(&log)?.pop())?,
+        1 => rejuvenate(log, old, segments(log)?.pop())?,
         2 => {
-            let all = segments(&log)?;
+            let all = segments(log)?;
             let at = usize::try_from(stage.chance(all.len() as u64)).expect("few segments");
-            rejuvenate(&log, &old, all.get(at).cloned())?;
+            rejuvenate(log, old, all.get(at).cloned())?;
         }
-        _ => drop(rot(stage, &log, 1 + stage.chance(3), true)?),
+        _ => drop(rot(stage, log, 1 + stage.chance(3), true)?),
     }
-    fs::remove_dir_all(&old).map_err(Trouble::io("remove", &old))
+    fs::remove_dir_all(old).map_err(Trouble::io("remove", old))
 }
 
 /// Replaces a segment by its older copy, if there is one.
@@ -94,7 +94,7 @@ fn rejuvenate(log: &Path, old: &Path, segment: Option<PathBuf>) -> Result<(), Tr
 }
 
 /// Copies a log as it is at the moment; files may come and go meanwhile.
-fn copy(log: &Path, to: &Path) -> Result<(), Trouble> {
+pub(super) fn copy(log: &Path, to: &Path) -> Result<(), Trouble> {
     fs::create_dir_all(to).map_err(Trouble::io("create", to))?;
     for file in fs::read_dir(log)
         .map_err(Trouble::io("list", log))?
@@ -114,10 +114,9 @@ fn words(said: &Path) -> Result<usize, Trouble> {
 }
 
 /// Waits until all replicas of each group have the same state.
-fn await_equal(nodes: &Nodes) -> Result<(), Trouble> {
+pub(super) fn await_equal(nodes: &Nodes) -> Result<(), Trouble> {
     let states = |node| {
-        let status = nodes.status(node).unwrap_or_default();
-        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let groups = nodes.groups(node);
         let hashes = groups.iter().map(|group| group["state_hash"].clone());
         hashes.collect::<Vec<_>>()
     };

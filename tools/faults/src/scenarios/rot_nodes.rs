@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::{failed, serves, verify, written_during};
 use crate::machine::interrupted;
-use crate::nodes::{NODES, Nodes, program};
+use crate::nodes::{NODES, Nodes};
 use crate::scenario::{Stage, Tally};
 use crate::trouble::Trouble;
 
@@ -19,15 +19,11 @@ const LIFE: Duration = Duration::from_millis(700);
 /// Heartbeats reach all, and marks are written behind the newest flushes.
 const REST: Duration = Duration::from_millis(600);
 /// How long nodes may take to repair themselves.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
-    let program = program().expect("what a scenario needs was checked");
-    let mut nodes = Nodes::new(&stage.directory, &program)?;
-    for node in 0..NODES {
-        nodes.start(node)?;
-    }
+    let mut nodes = Nodes::running(&stage.directory, "")?;
     serves(&nodes)?;
     let mut promises = Vec::new();
     let mut harmed = 0;
