@@ -14,7 +14,7 @@ use crate::trouble::Trouble;
 const WRITERS: usize = 4;
 const KEYS_OF_WRITER: usize = 16;
 /// How long a cluster with a majority may take to serve.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Keys that together belong to all groups.
 const PROBES: usize = 24;
