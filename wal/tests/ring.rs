@@ -10,10 +10,12 @@
 
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use glommio::Placement;
+use glommio::timer::sleep;
 use rustix::pipe::{PipeFlags, pipe_with};
 use wal::io::{Ring, executor};
 
@@ -26,13 +28,28 @@ fn ring_bell(bell: &OwnedFd) {
     rustix::io::write(bell, &[0]).unwrap();
 }
 
-#[test]
-fn another_thread_wakes_a_ring_that_sleeps_or_naps() {
+/// Asks so much of the ring that its thread is not one that has next to nothing to do.
+async fn keep_busy(ring: Rc<Ring>) {
+    let (heard_at, bell) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    loop {
+        for _ in 0..32 {
+            ring_bell(&bell);
+            ring.hear(heard_at.as_fd()).await.unwrap();
+        }
+        sleep(Duration::from_micros(500)).await;
+    }
+}
+
+/// Rings for a thread after pauses of many lengths.
+fn ring_for(busy: bool) {
     let (heard_at, bell) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (rung, heard) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
         run(async move {
             let ring = Ring::start().unwrap();
+            if busy {
+                glommio::spawn_local(keep_busy(ring.clone())).detach();
+            }
             for _ in 0..60 {
                 ring.hear(heard_at.as_fd()).await.unwrap();
                 rung.send(()).unwrap();
@@ -53,6 +70,16 @@ fn another_thread_wakes_a_ring_that_sleeps_or_naps() {
 }
 
 #[test]
+fn another_thread_wakes_a_ring_that_sleeps() {
+    ring_for(false);
+}
+
+#[test]
+fn another_thread_wakes_a_ring_that_naps() {
+    ring_for(true);
+}
+
+#[test]
 fn bytes_pass_between_sockets_and_an_operation_given_up_takes_none() {
     let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
     run(async move {
@@ -70,7 +97,7 @@ fn bytes_pass_between_sockets_and_an_operation_given_up_takes_none() {
                 assert_eq!(buffer[..received], [round; 3]);
             }
             if round == 50 {
-                glommio::timer::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
             }
         }
         drop(one);

@@ -64,6 +64,7 @@ pub async fn awake<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
             sleep(next).await;
             let before = std::mem::replace(&mut asked, ring::asked());
             let idle = asked - before <= ASKED_MAX;
+            ring::set_calm(idle);
             next = if idle { BEAT_MAX.min(next * 2) } else { BEAT };
             set(&mut guards, next).await;
         }

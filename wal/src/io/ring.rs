@@ -4,7 +4,8 @@
 //! call submits all that the fibers of a thread have asked for since the last one, and brings back all that
 //! has completed. The fiber that makes it, the *driver*, lets the others run until they ask for nothing
 //! more. It sleeps in the kernel for moments only, because glommio's timers and files wait meanwhile; if
-//! nothing happens for longer, an eventfd that glommio watches stands in for it.
+//! nothing happens for longer, or the thread has next to nothing to do, an eventfd that glommio watches
+//! stands in for it.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -43,11 +44,18 @@ const CANCELLED: u64 = u64::MAX;
 
 thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
+    static CALM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// How many operations this thread has asked for so far.
 pub(super) fn asked() -> u64 {
     ASKED.get()
+}
+
+/// Says whether next to nothing is asked of this thread: what wakes it then comes alone, and no nap is
+/// worth its while.
+pub(super) fn set_calm(calm: bool) {
+    CALM.set(calm);
 }
 
 /// The ring of one thread. Its operations work only while the executor that it was made on runs.
@@ -257,7 +265,12 @@ impl Shared {
         let mut naps = 0;
         let mut naps_max = NAPS_MAX;
         loop {
-            let woken = self.enter(idle);
+            let calm = idle && CALM.get();
+            if calm {
+                (naps, naps_max) = (0, NAPS_ALONE);
+                self.park().await;
+            }
+            let woken = self.enter(idle && !calm);
             naps = if woken > 0 { 0 } else { naps + u32::from(idle) };
             if idle && woken > 0 {
                 naps_max = NAPS_MAX;
