@@ -25,8 +25,11 @@ impl Cluster {
         if let Some((fault, false)) = lie {
             self.start_silently(node, fault)?;
         }
-        let lie = lie.filter(|&(_, proven)| proven).map(|(fault, _)| fault);
-        let harm = lie.or_else(|| self.decay(node));
+        let harm = match lie {
+            Some((fault, proven)) => proven.then_some(fault),
+            // What decays now would be judged against what a disk that lied goes on from.
+            None => self.decay(node),
+        };
         if harm.is_none() {
             self.rot_snapshot(node);
         }
