@@ -7,7 +7,7 @@ use crate::shard::Outcome;
 
 use super::executor::Executor;
 use super::handle::Batch;
-use super::mailbox::{Carried, Letter, SnapshotPlace};
+use super::mailbox::{Carried, Letter, SnapshotPlace, SnapshotsListed};
 use super::requests::Asker;
 
 impl Executor {
@@ -84,7 +84,10 @@ impl Executor {
                 }
             }
             Letter::Snapshot { group, answer } => self.ask_for_snapshot(group, answer),
-            Letter::ListSnapshots(answer) => answer(self.snapshots.files()),
+            Letter::ListSnapshots(answer) => answer(SnapshotsListed {
+                files: self.snapshots.files(),
+                under_way: self.taker.written(),
+            }),
             Letter::ReadSnapshot { place, answer } => {
                 let snapshots = self.snapshots.clone();
                 glommio::spawn_local(async move {

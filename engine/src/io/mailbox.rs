@@ -36,8 +36,8 @@ pub(super) enum Letter {
         group: GroupId,
         answer: SnapshotAnswer,
     },
-    /// Asks which files of snapshots there are.
-    ListSnapshots(Box<dyn FnOnce(Vec<SnapshotFile>) + Send>),
+    /// Asks which files of snapshots there are, and how far those are that are being taken.
+    ListSnapshots(Box<dyn FnOnce(SnapshotsListed) + Send>),
     /// Asks for bytes of a snapshot's file, as they are.
     ReadSnapshot {
         place: SnapshotPlace,
@@ -56,6 +56,14 @@ pub(super) enum Letter {
     Stop,
     /// End at once: another shard failed.
     Abort,
+}
+
+/// The snapshots of a shard.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotsListed {
+    pub(super) files: Vec<SnapshotFile>,
+    /// Groups whose snapshots are being taken, and how many bytes of their states are in them.
+    pub(super) under_way: Vec<(GroupId, u64)>,
 }
 
 /// A part of a snapshot's file.

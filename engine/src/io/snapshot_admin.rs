@@ -7,7 +7,7 @@ use wal::{GroupId, LogIndex, Term};
 
 use super::executor::Executor;
 use super::gathered::Gathered;
-use super::mailbox::{Letter, SnapshotPlace};
+use super::mailbox::{Letter, SnapshotPlace, SnapshotsListed};
 use super::snapshots::SnapshotFile;
 use super::status::quote;
 
@@ -83,19 +83,27 @@ async fn list(executor: &Executor) -> Response {
     let gathered = Gathered::new(executor.mailboxes.len());
     for mailbox in executor.mailboxes.iter() {
         let gathered = gathered.clone();
-        let answer = move |files: Vec<SnapshotFile>| gathered.put(files);
+        let answer = move |listed: SnapshotsListed| gathered.put(listed);
         // A shard that has ended is missing from the answer.
         drop(mailbox.post(Letter::ListSnapshots(Box::new(answer))));
     }
-    let mut files: Vec<_> = gathered
-        .wait(PATIENCE)
-        .await
-        .into_iter()
-        .flatten()
-        .collect();
+    let (mut files, mut under_way) = (Vec::new(), Vec::new());
+    for listed in gathered.wait(PATIENCE).await {
+        files.extend(listed.files);
+        under_way.extend(listed.under_way);
+    }
     files.sort_by_key(|file| (file.group, file.index));
-    let list: Vec<String> = files.iter().map(file_json).collect();
-    Response::json(200, format!("{{\"snapshots\":[{}]}}\n", list.join(",")))
+    let files: Vec<String> = files.iter().map(file_json).collect();
+    under_way.sort();
+    let under_way = under_way
+        .iter()
+        .map(|(group, bytes)| format!("{{\"group\":{group},\"state_bytes\":{bytes}}}"));
+    let under_way: Vec<String> = under_way.collect();
+    let (files, under_way) = (files.join(","), under_way.join(","));
+    Response::json(
+        200,
+        format!("{{\"snapshots\":[{files}],\"under_way\":[{under_way}]}}\n"),
+    )
 }
 
 fn file_json(file: &SnapshotFile) -> String {
@@ -122,7 +130,9 @@ async fn take(executor: &Executor, groups: &[GroupId]) -> Response {
     let late: Vec<String> = late
         .map(|group| {
             let what = "it is not there yet and goes on: look at the list";
-            format!("{{\"group\":{group},\"error\":{}}}", quote(what))
+            // Who asked can wait for it.
+            let error = quote(what);
+            format!("{{\"group\":{group},\"pending\":true,\"error\":{error}}}")
         })
         .collect();
     let list = taken.iter().map(|(group, outcome)| match outcome {

@@ -84,6 +84,8 @@ pub(super) struct Taker {
     queue: TaskQueueHandle,
     newest: RefCell<BTreeMap<GroupId, NewestSnapshot>>,
     under_way: Cell<usize>,
+    /// How many bytes of a group's state are in the snapshot that is being taken.
+    written: RefCell<BTreeMap<GroupId, u64>>,
     /// Who waits for a snapshot that is at least of this entry.
     waiting: RefCell<Vec<(GroupId, LogIndex, SnapshotAnswer)>>,
 }
@@ -95,6 +97,7 @@ impl Taker {
             queue: glommio::executor().create_task_queue(shares, latency, "snapshots"),
             newest: RefCell::new(newest),
             under_way: Cell::new(0),
+            written: RefCell::default(),
             waiting: RefCell::default(),
         }
     }
@@ -102,6 +105,15 @@ impl Taker {
     /// The newest snapshot of each group that has one.
     pub(super) fn newest(&self) -> BTreeMap<GroupId, NewestSnapshot> {
         self.newest.borrow().clone()
+    }
+
+    /// The groups whose snapshots are being taken, and how many bytes of their states are in them.
+    pub(super) fn written(&self) -> Vec<(GroupId, u64)> {
+        let written = self.written.borrow();
+        written
+            .iter()
+            .map(|(&group, &bytes)| (group, bytes))
+            .collect()
     }
 
     /// A snapshot is durable here.
@@ -243,7 +255,9 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
     let shard = executor.index;
     let started = executor.origin.time();
     tracing::info!(event = "snapshot.begun", shard, %group, index = index.to_raw(), keys = begun.keys);
+    executor.taker.written.borrow_mut().insert(group, 0);
     let outcome = write(&executor, begun).await;
+    executor.taker.written.borrow_mut().remove(&group);
     let ms = executor.origin.millis_since(started);
     let input = match outcome {
         Ok(newest) => {
@@ -292,6 +306,8 @@ async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapsh
         }
         if !chunk.is_empty() {
             writer.write(&chunk).await?;
+            let mut written = executor.taker.written.borrow_mut();
+            *written.entry(group).or_default() += chunk.len() as u64;
         }
         if !taken.more {
             break;

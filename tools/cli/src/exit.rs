@@ -6,6 +6,8 @@ use std::process::ExitCode;
 pub(crate) const ERROR: u8 = 1;
 /// A safety rule forbids it; the complaint names the flag that overrides it.
 pub(crate) const REFUSED: u8 = 4;
+/// It was not done in time, and may yet be.
+pub(crate) const TIMEOUT: u8 = 5;
 /// Nothing of what was asked for was found.
 pub(crate) const NOT_FOUND: u8 = 6;
 /// The words of the command line are not understood: by `serve`, and by all others.

@@ -13,8 +13,9 @@ use serde_json::Value;
 use super::manifest::{File, Manifest};
 use super::{BackupError, log};
 use crate::http;
+use crate::snapshot::create::{self as snapshots, PATIENCE};
 
-/// A snapshot that takes longer than one request is asked for again.
+/// A snapshot that is given up is asked for again.
 const ATTEMPTS: usize = 60;
 /// A leader may change while its group is copied, or a snapshot may let the one before go.
 const COPIES: usize = 5;
@@ -259,11 +260,11 @@ pub(super) fn copy_at(
 
 /// Has the leader take a snapshot of the group as it is now; gives its last entry.
 fn take(source: &Source) -> Result<(u64, u64), String> {
-    let path = format!("/v1/snapshots?group={}", source.group);
+    let group = u32::try_from(source.group).map_err(|_| "no group has that number".to_owned())?;
     let mut reason = String::new();
     for _ in 0..ATTEMPTS {
-        let taken = source.ask("POST", &path)?;
-        let taken = &taken["snapshots"][0];
+        let taken = snapshots::take(&source.endpoint, Some(group), PATIENCE)?;
+        let taken = taken.first().ok_or("it names no snapshot")?;
         let Some(index) = taken["index"].as_u64() else {
             reason = taken["error"].to_string();
             continue;

@@ -1,13 +1,15 @@
 //! `drakkar snapshot`: the snapshots of running nodes; taken out of a cluster, and into the stopped
 //! nodes of one that has lost its majority.
 
+pub(crate) mod create;
 mod export;
 pub(crate) mod import;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::endpoints::Endpoints;
 use crate::status::{columns, size};
@@ -15,14 +17,9 @@ use crate::{exit, http};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Has the nodes take snapshots now, and prints the last entry of each.
-    Create {
-        #[command(flatten)]
-        options: Options,
-        /// Of this group alone.
-        #[arg(long)]
-        group: Option<u32>,
-    },
+    /// Has the nodes take snapshots now, one node after the other, and prints the last entry of each. Waits for
+    /// them, and ends with 5 if that takes too long.
+    Create(create::Order),
     /// Shows the snapshots that the nodes keep.
     List {
         #[command(flatten)]
@@ -48,21 +45,20 @@ pub(crate) struct Options {
 type Answers<'a> = Vec<(&'a String, Result<Value, String>)>;
 
 pub(crate) fn run(verb: &Verb) -> ExitCode {
-    let (method, path, options) = match verb {
-        Verb::Create { options, group } => {
-            let path = group.map_or_else(
-                || "/v1/snapshots".to_owned(),
-                |group| format!("/v1/snapshots?group={group}"),
-            );
-            ("POST", path, options)
-        }
-        Verb::List { options } => ("GET", "/v1/snapshots".to_owned(), options),
+    let list = |endpoint: &String| {
+        let body = http::get(endpoint, "/v1/snapshots")?;
+        serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
+    };
+    let create = |options: &create::Order, endpoint: &String| {
+        let patience = Duration::from_secs(options.timeout);
+        let rows = create::take(endpoint, options.group, patience)?;
+        Ok(json!({ "snapshots": rows }))
+    };
+    let (options, ask): (_, &dyn Fn(&String) -> _) = match verb {
+        Verb::Create(options) => (&options.asked, &|endpoint| create(options, endpoint)),
+        Verb::List { options } => (options, &list),
         Verb::Export(options) => return export::run(options),
         Verb::Import(options) => return import::run(options),
-    };
-    let ask = |endpoint: &String| {
-        let body = http::ask(method, endpoint, &path)?;
-        serde_json::from_str(&body).map_err(|error| format!("it answered no JSON: {error}"))
     };
     let answers: Answers<'_> = options
         .endpoints
@@ -72,21 +68,30 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         .collect();
     if options.json {
         let list = answers.iter().map(|(endpoint, answer)| match answer {
-            Ok(answer) => serde_json::json!({ "endpoint": endpoint, "answer": answer }),
-            Err(error) => serde_json::json!({ "endpoint": endpoint, "error": error }),
+            Ok(answer) => json!({ "endpoint": endpoint, "answer": answer }),
+            Err(error) => json!({ "endpoint": endpoint, "error": error }),
         });
         println!("{}", Value::from(list.collect::<Vec<_>>()));
     } else {
-        print!("{}", table(verb, &answers));
+        let taken = matches!(verb, Verb::Create(_));
+        print!("{}", table(taken, &answers));
     }
-    let failed = |answer: &Value| rows(answer).iter().any(|row| row["error"].is_string());
+    let rows = || {
+        answers
+            .iter()
+            .filter_map(|(_, it)| it.as_ref().ok())
+            .flat_map(rows)
+    };
+    let failed = |row: &Value| row["error"].is_string();
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         exit::complain(
             exit::NOT_FOUND,
             &"no node did as asked: name their admin ports with --endpoint",
         )
-    } else if answers.iter().any(|(_, it)| it.as_ref().is_ok_and(failed)) {
+    } else if rows().any(|row| failed(row) && !create::is_pending(row)) {
         ExitCode::from(exit::ERROR)
+    } else if rows().any(create::is_pending) {
+        ExitCode::from(exit::TIMEOUT)
     } else {
         ExitCode::SUCCESS
     }
@@ -96,12 +101,12 @@ fn rows(answer: &Value) -> &[Value] {
     answer["snapshots"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn table(verb: &Verb, answers: &Answers<'_>) -> String {
-    let mut lines = vec![match verb {
-        Verb::Create { .. } => ["ENDPOINT", "GROUP", "SNAPSHOT"]
+fn table(taken: bool, answers: &Answers<'_>) -> String {
+    let mut lines = vec![match taken {
+        true => ["ENDPOINT", "GROUP", "SNAPSHOT"]
             .map(str::to_owned)
             .to_vec(),
-        _ => ["ENDPOINT", "GROUP", "INDEX", "TERM", "SIZE", "CONDITION"]
+        false => ["ENDPOINT", "GROUP", "INDEX", "TERM", "SIZE", "CONDITION"]
             .map(str::to_owned)
             .to_vec(),
     }];
@@ -112,7 +117,7 @@ fn table(verb: &Verb, answers: &Answers<'_>) -> String {
             Ok(answer) => {
                 let row = |row: &Value| {
                     let mut line = vec![endpoint.clone()];
-                    line.extend(cells(verb, row));
+                    line.extend(cells(taken, row));
                     line
                 };
                 lines.extend(rows(answer).iter().map(row));
@@ -122,16 +127,16 @@ fn table(verb: &Verb, answers: &Answers<'_>) -> String {
     columns(&lines)
 }
 
-fn cells(verb: &Verb, row: &Value) -> Vec<String> {
+fn cells(taken: bool, row: &Value) -> Vec<String> {
     let number = |name: &str| row[name].to_string();
-    match verb {
-        Verb::Create { .. } => {
+    match taken {
+        true => {
             let failed = row["error"]
                 .as_str()
                 .map(|error| format!("failed: {error}"));
             vec![number("group"), failed.unwrap_or_else(|| number("index"))]
         }
-        _ => {
+        false => {
             let refused = row["refused"] == true;
             vec![
                 number("group"),
@@ -147,25 +152,14 @@ fn cells(verb: &Verb, row: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_table_says_what_was_taken_and_what_was_not() {
-        let options = Options {
-            endpoints: Endpoints {
-                endpoint: Vec::new(),
-            },
-            json: false,
-        };
-        let verb = Verb::Create {
-            options,
-            group: None,
-        };
         let answer = json!({ "snapshots": [
             { "group": 0, "index": 12 }, { "group": 1, "error": "no space" },
         ] });
         let endpoint = "127.0.0.1:9001".to_owned();
-        let text = table(&verb, &vec![(&endpoint, Ok(answer))]);
+        let text = table(true, &vec![(&endpoint, Ok(answer))]);
         let expected = "\
 ENDPOINT        GROUP  SNAPSHOT
 127.0.0.1:9001  0      12
