@@ -117,6 +117,9 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
                     None => format!("{}, repairing", row[0]),
                 };
             }
+            if lacks_majority(status, group) {
+                row[0] = "leader, no majority".to_owned();
+            }
             let mut row = row.to_vec();
             row.extend([field("floor"), snapshot(group)]);
             let number = group["group"].as_u64().unwrap_or_default();
@@ -132,6 +135,24 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
             .collect::<Vec<_>>()
     }));
     format!("{}\n{}", columns(&nodes), columns(&rows))
+}
+
+/// Whether a leader is connected to too few of the others: it steps down when it has heard nothing of them for
+/// an election timeout, and answers nothing meanwhile.
+fn lacks_majority(status: &Value, group: &Value) -> bool {
+    let peers = status["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let followers = group["followers"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_connected = |follower: &&Value| {
+        peers.iter().any(|peer| {
+            peer["shard"] == group["shard"]
+                && peer["node"] == follower["node"]
+                && peer["connected"] == true
+        })
+    };
+    let connected = followers.iter().filter(is_connected).count();
+    // With itself they are more than half of all.
+    let needed = followers.len().div_ceil(2);
+    group["role"] == "leader" && connected < needed
 }
 
 /// Whether a node is well: `up`, or the worst that a disk of it does; and if what it acknowledges is not durable.
@@ -225,6 +246,14 @@ mod tests {
                 { "group": 1, "role": "follower", "term": 3, "commit": 9, "applied": 0, "keys": 0,
                   "floor": 0, "snapshot": null,
                   "fetching": { "index": 8, "bytes": 25, "total_bytes": 100 } },
+                { "group": 2, "shard": 0, "role": "leader", "term": 3, "commit": 1, "applied": 1, "keys": 0,
+                  "floor": 0, "snapshot": null, "fetching": null,
+                  "followers": [{ "node": 2 }, { "node": 3 }] },
+            ],
+            "peers": [
+                { "shard": 0, "node": 2, "connected": false },
+                { "shard": 0, "node": 3, "connected": false },
+                { "shard": 1, "node": 3, "connected": true },
             ],
         });
         let failing = json!({
@@ -236,13 +265,14 @@ mod tests {
         let text = table(&[(&up, Ok(status)), (&down, refused), (&sick, Ok(failing))]);
         let expected = "\
 NODE  ENDPOINT        STATE          LEADS  GROUPS  CLIENTS  LOG
-1     127.0.0.1:9001  up             1      2       2        64 MiB
+1     127.0.0.1:9001  up             2      3       2        64 MiB
 ?     127.0.0.1:9002  down: refused
 3     127.0.0.1:9003  disk-failed    0      0       0        0 B
 
-GROUP  NODE  ROLE      TERM  COMMIT  APPLIED  KEYS  FLOOR  SNAPSHOT
-0      1     leader    3     9       9        4     5      7 (20 KiB)
-1      1     follower  3     9       0        0     0      fetching 8 (25 %)
+GROUP  NODE  ROLE                 TERM  COMMIT  APPLIED  KEYS  FLOOR  SNAPSHOT
+0      1     leader               3     9       9        4     5      7 (20 KiB)
+1      1     follower             3     9       0        0     0      fetching 8 (25 %)
+2      1     leader, no majority  3     1       1        0     0      -
 ";
         assert_eq!(text, expected);
     }
