@@ -275,6 +275,9 @@ impl Report {
         for line in self.damage() {
             text.push_str(&format!("damaged: {line}\n"));
         }
+        if !self.snapshots.iter().all(Finding::is_sound) {
+            text.push_str(DAMAGED_SNAPSHOT);
+        }
         for shard in &self.shards {
             if let Some(torn) = shard.found.torn {
                 text.push_str(&format!("shard {}: {}\n", shard.number, words(torn)));
@@ -345,6 +348,10 @@ impl Report {
         })
     }
 }
+
+/// What to do about one.
+const DAMAGED_SNAPSHOT: &str = "A damaged snapshot is passed over: the node starts from the one before it, or is given a peer's, and \
+    removes the file when its group's next snapshot is there. To be rid of it now, move it away while the node is stopped.\n";
 
 const SEGMENTS: [&str; 8] = [
     "SEGMENT", "ROLE", "PREVIOUS", "ENDS AT", "FLUSHES", "FIRST", "LAST", "BYTES",

@@ -26,10 +26,19 @@ pub(crate) fn read(path: &Path) -> Result<Config, ExitCode> {
         )
     })?;
     config_file::parse(&text).map_err(|errors| {
+        let path = path.display();
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         for error in &errors {
-            eprintln!("{}: {error}", path.display());
+            eprintln!("{path}: {error}");
         }
-        ExitCode::from(exit::CONFIG)
+        match errors.last().is_some_and(|last| last.contains('\n')) {
+            // The last line is what is read first.
+            true => exit::complain(
+                exit::CONFIG,
+                &format_args!("{path} cannot be read, as is said above"),
+            ),
+            false => ExitCode::from(exit::CONFIG),
+        }
     })
 }
 
@@ -100,7 +109,7 @@ pub(crate) fn code_of(error: &OpenError) -> u8 {
     match error {
         OpenError::Preflight(PreflightError::FileSystem { .. }) => exit::CONFIG,
         OpenError::DataDirectory(error) => match error {
-            DirectoryError::Damaged { .. } => exit::CORRUPT,
+            DirectoryError::Damaged { .. } | DirectoryError::Anonymous { .. } => exit::CORRUPT,
             DirectoryError::Io { .. } | DirectoryError::Locked { .. } => exit::CANNOT_OPEN,
             // Whose it is and what the configuration says are two things.
             _ => exit::CONFIG,

@@ -126,6 +126,12 @@ impl Cluster {
         (process.ended().unwrap(), process.said())
     }
 
+    /// The code of a node that has ended by itself.
+    pub(crate) fn exited(&mut self, node: u16) -> Option<i32> {
+        let process = self.processes[usize::from(node)].as_mut().unwrap();
+        process.status().map(|status| status.code().unwrap_or(-1))
+    }
+
     /// Starts a node that must end with this code and these words.
     pub(crate) fn refuses(&mut self, node: u16, code: i32, words: &str) {
         self.run(node);

@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod damage;
 mod drive;
 mod group;
 mod import;
