@@ -272,6 +272,17 @@ impl Register {
         silence_max: Duration,
     ) -> Option<String> {
         let mut state = self.state();
+        // It is of no epoch yet: to run a repair here, as who is fenced should, would not bring back what is gone.
+        let is_empty = state.record.condition != Condition::Rejoined && !state.record.formed;
+        let known = refused.known;
+        if refused.cause == Cause::Fenced
+            && is_empty
+            && known != 0
+            && known != state.record.instance
+        {
+            let caller = self.node;
+            return Some(Refusal::Empty { caller, known }.to_string());
+        }
         let ends = match refused.cause {
             Cause::Empty | Cause::Replaced | Cause::Removed | Cause::Fenced => true,
             // A node that has found its peers does not go because a stranger joined them.
@@ -425,6 +436,31 @@ mod tests {
         assert!(!ends(2, end * 2 + SILENCE));
         register.welcomed(2).unwrap();
         assert!(!ends(2, end * 3));
+    }
+
+    #[test]
+    fn an_empty_directory_is_told_that_it_is_empty_in_whatever_epoch_the_others_are() {
+        let (_scratch, register) = register("wiped");
+        let told = |known| {
+            let refused = Refused {
+                cause: Cause::Fenced,
+                standing: Standing::default(),
+                known,
+                reason: "fenced".into(),
+            };
+            register
+                .verdict(&refused, 2, Time::default(), SILENCE)
+                .unwrap()
+        };
+        assert!(
+            told(7).contains("this data directory is empty"),
+            "{}",
+            told(7)
+        );
+        // Nobody has seen it before, or it is what they have seen: a repair was run without it.
+        assert_eq!([told(0), told(5)], ["fenced", "fenced"]);
+        register.welcomed(2).unwrap();
+        assert_eq!(told(7), "fenced");
     }
 
     #[test]

@@ -242,5 +242,9 @@ fn an_import_is_driven_on_all_members_and_goes_on_where_it_broke_off() {
     }
     cluster.await_leaders(&[1, 4]);
     assert_eq!(cluster.missing(4, "kept", 20), 0);
+    // Who loses its directory now is told that, and not to repeat the import.
+    cluster.kill(4);
+    fs::remove_dir_all(cluster.data(4)).unwrap();
+    cluster.refuses(4, 78, "this data directory is empty");
     println!("quorum loss and import from one place: nothing was lost");
 }
