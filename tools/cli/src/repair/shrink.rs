@@ -93,7 +93,7 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
         }
         return Ok(format!(
             "{told}\nNothing was changed. Next:\n{}",
-            steps(&survivors, &options.plans, complete)
+            steps(&options.config, &survivors, &options.plans, complete)
         ));
     }
     if survivors.len() > 2 && !complete {
@@ -227,15 +227,19 @@ impl Repair {
 }
 
 /// What is left to be done, to be typed as it is.
-fn steps(survivors: &[u32], plans: &[PathBuf], complete: bool) -> String {
+fn steps(config: &Path, survivors: &[u32], plans: &[PathBuf], complete: bool) -> String {
     let names = list(survivors);
     let each = match survivors {
         [only] => format!("On node {only}"),
         _ => format!("On each of the nodes {names}, while all of them are stopped"),
     };
     let words: Vec<String> = survivors.iter().map(ToString::to_string).collect();
+    let file = match survivors {
+        [_] => config.display().to_string(),
+        _ => "FILE".to_owned(),
+    };
     let command = format!(
-        "drakkar repair shrink --config FILE --survivors {}",
+        "drakkar repair shrink --config {file} --survivors {}",
         words.join(",")
     );
     let mut steps = Vec::new();
@@ -255,7 +259,14 @@ fn steps(survivors: &[u32], plans: &[PathBuf], complete: bool) -> String {
         apply.push_str(&format!(" --plans {}", files.join(",")));
     }
     steps.push(format!("{each}:\n     {apply}"));
-    steps.push("Start them all. What was lost stays away from the cluster.".to_owned());
+    let whom = if survivors.len() > 1 {
+        "them all"
+    } else {
+        "it"
+    };
+    steps.push(format!(
+        "Start {whom}. What was lost stays away from the cluster."
+    ));
     let numbered = steps.iter().zip(1..);
     let lines: Vec<String> = numbered
         .map(|(step, number)| format!("  {number}. {step}"))
@@ -438,14 +449,15 @@ mod tests {
 
     #[test]
     fn what_is_left_to_be_done_can_be_typed_as_it_is() {
-        let two = steps(&[1, 2], &[], false);
+        let file = Path::new("n.toml");
+        let two = steps(file, &[1, 2], &[], false);
         assert_eq!(
             two,
             "  1. On each of the nodes 1, 2, while all of them are stopped:\n     \
              drakkar repair shrink --config FILE --survivors 1,2 --apply\n  \
              2. Start them all. What was lost stays away from the cluster."
         );
-        let three = steps(&[1, 2, 3], &[], false);
+        let three = steps(file, &[1, 2, 3], &[], false);
         let lines: Vec<&str> = three.lines().map(str::trim).collect();
         assert_eq!(
             lines[1],
@@ -459,12 +471,16 @@ mod tests {
             lines[4],
             "drakkar repair shrink --config FILE --survivors 1,2,3 --apply --plans node1.plan,node2.plan,node3.plan"
         );
-        let carried = steps(&[1, 2, 3], &["/tmp/a".into(), "/tmp/b".into()], true);
+        let carried = steps(file, &[1, 2, 3], &["/tmp/a".into(), "/tmp/b".into()], true);
         assert!(
             carried.contains("--apply --plans /tmp/a,/tmp/b\n"),
             "{carried}"
         );
         assert!(!carried.contains("--write-plan"), "{carried}");
-        assert!(steps(&[3], &[], true).starts_with("  1. On node 3:\n"));
+        let alone = steps(file, &[3], &[], true);
+        let expected =
+            "  1. On node 3:\n     drakkar repair shrink --config n.toml --survivors 3 --apply\n";
+        assert!(alone.starts_with(expected), "{alone}");
+        assert!(alone.contains("2. Start it."), "{alone}");
     }
 }
