@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,16 +11,8 @@ use engine::io::import::{Listed, Shipment, verify};
 use engine::kv::Kv;
 use engine::snapshot::{Compression, Encoder, Header, Membership, machine};
 use engine::state_machine::StateMachine;
+use nodes::{Addresses, Scratch};
 use wal::{GroupId, LogIndex, Term};
-
-/// Gone at the end.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
 
 /// The program, linked with the library that this test was built with.
 fn compile(scratch: &Path) -> PathBuf {
@@ -98,26 +89,23 @@ fn ends_with(output: &Output, code: i32, words: &str) {
 
 #[test]
 fn a_c_program_imports_an_export_and_is_told_why_it_cannot() {
-    let name = format!("drakkar-ffi-import-{}", std::process::id());
-    let scratch = Scratch(std::env::temp_dir().join(name));
-    fs::create_dir_all(&scratch.0).unwrap();
-    let [from, data, file] = ["from", "data", "node.toml"].map(|it| scratch.0.join(it));
+    let scratch = Scratch::new("ffi-import");
+    let [from, data, file] = ["from", "data", "node.toml"].map(|it| scratch.join(it));
     export(&from);
-    // Nobody must answer there.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port();
+    // Nobody answers there.
+    let addresses = Addresses::reserve(4).unwrap();
     fs::write(
         &file,
         format!(
             "[node]\nid = 4\ndata_dir = \"{}\"\nany_file_system = true\n[cluster]\nid = \"embedded\"\n\
-             groups = 2\n[[cluster.nodes]]\nid = 4\nhost = \"127.0.0.1\"\nclient_port = 6400\n\
-             peer_port = {port}\nadmin_port = 6402\n",
-            data.display()
+             groups = 2\n{}",
+            data.display(),
+            addresses.members(&[4]),
         ),
     )
     .unwrap();
-    let program = compile(&scratch.0);
-    let members = format!("4=127.0.0.1:{port}");
+    let program = compile(scratch.path());
+    let members = format!("4=127.0.0.1:{}", addresses.peer(4));
     let run = |from: &Path, members: &str| {
         let mut command = Command::new("timeout");
         command.arg("60").arg(&program).arg(&file).arg(from);

@@ -175,7 +175,7 @@ fn a_backup_comes_back_in_a_cluster_of_another_shape() {
         assert!([65, 66].contains(&code), "{code} for {bytes} bytes of it");
     }
     let _: () = restored.set("key 7", "another").unwrap();
-    comes_back_through_a_filter(&source.directory, &endpoints, &to);
+    comes_back_through_a_filter(source.directory.path(), &endpoints, &to);
     let found: Vec<u8> = restored.get("key 7").unwrap();
     assert_eq!(found, value(7));
     target.stop();

@@ -1,22 +1,17 @@
 //! A cluster of three nodes as `drakkar demo` runs it.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
+use nodes::{Scratch, until};
 use ports::Ports;
 use rustix::process::{Pid, Signal, kill_process};
-
-const PAUSE: Duration = Duration::from_millis(50);
-const STEPS: usize = 1200;
 
 pub(crate) struct Demo {
     _ports: Ports,
     child: Child,
     pub(crate) port: u16,
-    pub(crate) directory: PathBuf,
+    pub(crate) directory: Scratch,
 }
 
 impl Demo {
@@ -24,13 +19,11 @@ impl Demo {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let ports = Ports::reserve_at(3, &[0, 2000, 10_000]).unwrap();
         let port = ports.first();
-        let name = format!("drakkar-demo-{}-{port}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new("demo");
         let output = directory.join("demo.out");
         let child = Command::new(env!("CARGO_BIN_EXE_drakkar"))
             .args(["demo", "--base-port", &port.to_string(), "--dir"])
-            .arg(&directory)
+            .arg(directory.path())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(File::create(&output).unwrap())
@@ -42,27 +35,26 @@ impl Demo {
             port,
             directory,
         };
-        for _ in 0..STEPS {
-            let said = fs::read_to_string(&output).unwrap();
-            if said.contains("every group has a leader") {
-                return demo;
-            }
+        let said = || fs::read_to_string(&output).unwrap();
+        let leads = || {
             assert_eq!(demo.child.try_wait().unwrap(), None, "the demo ended");
-            thread::sleep(PAUSE);
-        }
-        panic!("the demo does not start");
+            said().contains("every group has a leader")
+        };
+        until(leads, said);
+        demo
     }
 
     pub(crate) fn stop(mut self) {
         self.terminate();
-        for _ in 0..STEPS {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert_eq!(status.code(), Some(0), "the demo must end cleanly");
-                return;
-            }
-            thread::sleep(PAUSE);
-        }
-        panic!("the demo does not stop");
+        let mut ended = None;
+        let ends = || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        };
+        until(ends, || "the demo does not stop".to_owned());
+        let code = ended.and_then(|status| status.code());
+        let said = fs::read_to_string(self.directory.join("demo.out")).unwrap();
+        assert_eq!(code, Some(0), "the demo must end cleanly: {said}");
     }
 
     fn terminate(&self) {
@@ -77,6 +69,5 @@ impl Drop for Demo {
         // Its nodes die with it.
         drop(self.child.kill());
         drop(self.child.wait());
-        drop(fs::remove_dir_all(&self.directory));
     }
 }
