@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use engine::io::{Commands, Handle, Node, config_file};
@@ -12,6 +13,7 @@ use net::command::{Condition, Expiry};
 use net::{Command, Reply};
 use wal::GroupId;
 
+use crate::flamegraph;
 use crate::histogram::{INTERVALS, Recorded, Window};
 use crate::load::now;
 
@@ -20,13 +22,21 @@ const BATCH: usize = 128;
 
 /// Runs a node and obeys the lines that come in: `api WARM_MS MEASURED_MS VALUE_BYTES KEYS IN_FLIGHT`
 /// makes load on the groups that this node leads, and answers `ALL ERRORS` and then for each interval
-/// of the measured time ` LATENCY_NS:COUNT,…`. Ends with its input.
+/// of the measured time ` LATENCY_NS:COUNT,…`; `sample MS STEM` lets it sample itself for so long. Ends with
+/// its input.
 pub(crate) fn serve(config: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(config).map_err(|error| error.to_string())?;
     let config = config_file::parse(&text)
         .map_err(|errors| errors.iter().map(|e| format!("{e}\n")).collect::<String>())?;
     let node = Node::open(config).map_err(|error| error.to_string())?;
     println!("ready");
+    std::thread::scope(|scope| obey(&node.handle(), scope))?;
+    node.stop();
+    node.wait().map_err(|error| error.to_string())
+}
+
+/// Obeys lines until there are no more. What takes time goes on beside.
+fn obey<'scope>(handle: &Handle, scope: &'scope Scope<'scope, '_>) -> Result<(), String> {
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| error.to_string())?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -39,16 +49,25 @@ pub(crate) fn serve(config: &Path) -> Result<(), String> {
                     measured: millis(measured)?,
                     value: vec![b'v'; number(value_bytes)?],
                     in_flight: number(in_flight)?,
-                    groups: led_groups(&node.handle(), number(keys)?),
-                    handle: node.handle(),
+                    groups: led_groups(handle, number(keys)?),
+                    handle: handle.clone(),
                 };
-                println!("{}", load.run());
+                scope.spawn(move || println!("{}", load.run()));
+            }
+            ["sample", millis, ..] => {
+                let length = Duration::from_millis(millis.parse::<u64>().unwrap_or(0));
+                let stem = line.splitn(3, ' ').nth(2).map(PathBuf::from);
+                let stem = stem.ok_or("sample: where to?")?;
+                scope.spawn(move || {
+                    if let Err(complaint) = flamegraph::sample(length, &stem) {
+                        eprintln!("{complaint}");
+                    }
+                });
             }
             _ => return Err(format!("what is {line:?}?")),
         }
     }
-    node.stop();
-    node.wait().map_err(|error| error.to_string())
+    Ok(())
 }
 
 /// The groups that this node leads, with the keys in each.

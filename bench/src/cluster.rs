@@ -121,9 +121,9 @@ impl Cluster {
     }
 
     /// Gives each node a line.
-    pub(crate) fn tell_all(&mut self, line: &str) -> Result<(), String> {
-        for node in &mut self.nodes {
-            writeln!(node.input, "{line}").map_err(|error| error.to_string())?;
+    pub(crate) fn tell_all(&self, line: &str) -> Result<(), String> {
+        for mut input in self.nodes.iter().map(|node| &node.input) {
+            writeln!(input, "{line}").map_err(|error| error.to_string())?;
         }
         Ok(())
     }

@@ -164,6 +164,33 @@ fn an_option_of_the_nodes_is_measured_beside_its_default() {
 }
 
 #[test]
+fn nodes_sample_themselves_where_there_is_no_perf() {
+    let directory = directory("samples");
+    let svg = directory.join("writes.svg");
+    let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
+        .args(["run", "W1", "--repeats", "1", "--warm-up", "0.2"])
+        .args(["--seconds", "2", "--dir", directory.to_str().unwrap()])
+        .args(["--flamegraph", svg.to_str().unwrap()])
+        .env("PATH", "")
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    assert!(
+        complaints.contains("nodes sample themselves"),
+        "{complaints}"
+    );
+    let folded = std::fs::read_to_string(svg.with_extension("folded")).unwrap();
+    // A machine that is busy gives them few samples.
+    let turns = folded.lines().filter(|line| {
+        let shard = line.starts_with('n') && line.contains("s0-1;");
+        shard && line.contains("Executor::settle_shard")
+    });
+    assert!(turns.count() > 0, "no turn of a shard in {folded}");
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("<svg"));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
         .args(["run", "W2", "--pipeline", "0"])

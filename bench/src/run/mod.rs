@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use options::{Changes, Plan};
 pub(crate) use options::{CompareOptions, RunOptions, default_directory};
+use turn::Moment;
 use workload::{Rate, Spec, Way, Workload};
 
-use crate::flamegraph::Sampler;
+use crate::flamegraph::{self, Sampler};
 use crate::histogram::{HistogramLog, Recorded, wall_clock};
 use crate::peers::Peer;
 use crate::results::{Machine, Measurement, Results, Turn, table};
@@ -213,13 +214,20 @@ fn flamegraphs(
             svg.with_file_name(format!("{stem}-{name}.svg"))
         };
         let rate = rate(spec, at.checked_sub(1).map(|before| &measurements[before]))?;
-        let mut sampler = None;
-        turn::drakkar(spec, "", rate, plan, &mut |pids, window| {
-            sampler = Some(Sampler::start(pids, window.measured.mul_f64(0.9), &path)?);
+        let (mut sampler, mut folded) = (None, None);
+        turn::drakkar(spec, "", rate, plan, &mut |cluster, moment| {
+            match moment {
+                Moment::Begun(window) => {
+                    let length = window.measured.mul_f64(0.9);
+                    sampler = Some(Sampler::start(cluster, length, &path)?);
+                }
+                Moment::Over => folded = sampler.take().map(Sampler::wait),
+            }
             Ok(())
         })?;
         let title = format!("{name}: {}", spec.title);
-        let costs = sampler.ok_or("the turn never began")?.draw(&title, &path)?;
+        let folded = folded.ok_or("the turn never began")??;
+        let costs = flamegraph::draw(&folded, &title, &path)?;
         println!("{name}: {}\n{costs}", path.display());
     }
     Ok(())

@@ -22,7 +22,7 @@ pub(crate) struct RunOptions {
     pub(crate) plan: Plan,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// Draws where the nodes spend their time, in a turn of its own after the others: needs perf.
+    /// Draws where the nodes spend their time, in a turn of its own after the others: by perf or, where there is none, by themselves.
     /// With several loads, each gets its name into the file's.
     #[arg(long, value_name = "SVG")]
     pub(crate) flamegraph: Option<PathBuf>,

@@ -45,8 +45,19 @@ struct Used {
     load: Usage,
 }
 
-/// Called at the start of the measured time with the processes of the servers.
-pub(crate) type Started<'a> = &'a mut dyn FnMut(&[u32], Window) -> Result<(), String>;
+/// A moment of a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment {
+    /// The measured time begins.
+    Begun(Window),
+    /// It is over; the servers still run.
+    Over,
+}
+
+/// Called at each moment.
+pub(crate) type Witness<'a> = &'a mut dyn FnMut(&Cluster, Moment) -> Result<(), String>;
+/// Called at the start of the measured time.
+type Begun<'a> = &'a mut dyn FnMut(Window) -> Result<(), String>;
 
 /// Measures a cluster of Drakkar once, `setting` in its nodes' configuration. `rate` makes the loop open.
 pub(crate) fn drakkar(
@@ -54,7 +65,7 @@ pub(crate) fn drakkar(
     setting: &str,
     rate: Option<f64>,
     plan: &Plan,
-    started: Started<'_>,
+    witness: Witness<'_>,
 ) -> Result<(Turn, Recorded), String> {
     let directory = plan.directory()?;
     let shape = Shape {
@@ -72,10 +83,17 @@ pub(crate) fn drakkar(
     let keys = filled(&load, &|| Topology::ask(&cluster.endpoints))?;
     let before = (entries(&cluster), Flushes::of_all(&cluster.data()));
     let (recorded, used, window) = match spec.way {
-        Way::Sockets => sockets(&load, &keys, plan, &cluster.pids(), &directory, started)?,
-        Way::Api { in_flight } => through_api(spec, in_flight, plan, &mut cluster, started)?,
-        Way::Idle => idle(plan, &cluster.pids(), &directory, started)?,
+        Way::Sockets => {
+            let mut begun = |window| witness(&cluster, Moment::Begun(window));
+            sockets(&load, &keys, plan, &cluster.pids(), &directory, &mut begun)?
+        }
+        Way::Api { in_flight } => through_api(spec, in_flight, plan, &mut cluster, witness)?,
+        Way::Idle => {
+            let mut begun = |window| witness(&cluster, Moment::Begun(window));
+            idle(plan, &cluster.pids(), &directory, &mut begun)?
+        }
     };
+    witness(&cluster, Moment::Over)?;
     let mut turn = turn(&recorded, &used, window);
     if spec.way == Way::Idle {
         idle_figures(&mut turn, &used, window);
@@ -108,7 +126,7 @@ pub(crate) fn peer(
     };
     let pids = servers.pids();
     let loaded = filled(&load, &|| Ok(Topology::shared(&servers.addresses)))
-        .and_then(|keys| sockets(&load, &keys, plan, &pids, &directory, &mut |_, _| Ok(())));
+        .and_then(|keys| sockets(&load, &keys, plan, &pids, &directory, &mut |_| Ok(())));
     let (recorded, used, window) = loaded.map_err(|error| format!("{}: {error}", peer.name()))?;
     Ok((turn(&recorded, &used, window), recorded))
 }
@@ -120,13 +138,13 @@ fn sockets(
     plan: &Plan,
     pids: &[u32],
     directory: &Path,
-    started: Started<'_>,
+    begun: Begun<'_>,
 ) -> Result<(Recorded, Used, Window), String> {
     let crew = Crew::connect(load, keys)?;
     let window = window(plan);
     let (recorded, used) = std::thread::scope(|scope| {
         let thread = scope.spawn(move || crew.run(window));
-        let used = watch(pids, window, directory, started);
+        let used = watch(pids, window, directory, begun);
         let recorded = thread.join().map_err(|_| "the load panicked".to_owned())?;
         // If the watch broke off, the load's complaint is only what followed from it.
         used.and_then(|used| Ok((recorded?, used)))
@@ -166,7 +184,7 @@ fn through_api(
     in_flight: usize,
     plan: &Plan,
     cluster: &mut Cluster,
-    started: Started<'_>,
+    witness: Witness<'_>,
 ) -> Result<(Recorded, Used, Window), String> {
     let directory = plan.directory()?;
     let window = window(plan);
@@ -177,7 +195,8 @@ fn through_api(
         spec.load.value_bytes,
         spec.load.keys,
     ))?;
-    let used = watch(&cluster.pids(), window, &directory, started)?;
+    let mut begun = |window| witness(cluster, Moment::Begun(window));
+    let used = watch(&cluster.pids(), window, &directory, &mut begun)?;
     let recorded = api::sum(&cluster.hear_all()?)?;
     Ok((recorded, used, window))
 }
@@ -186,24 +205,19 @@ fn idle(
     plan: &Plan,
     pids: &[u32],
     directory: &Path,
-    started: Started<'_>,
+    begun: Begun<'_>,
 ) -> Result<(Recorded, Used, Window), String> {
     let window = window(plan);
-    let used = watch(pids, window, directory, started)?;
+    let used = watch(pids, window, directory, begun)?;
     Ok((Recorded::new(), used, window))
 }
 
 /// Sleeps through the measured time; what was used in it. Ends the servers if the disk fills up.
-fn watch(
-    pids: &[u32],
-    window: Window,
-    directory: &Path,
-    started: Started<'_>,
-) -> Result<Used, String> {
+fn watch(pids: &[u32], window: Window, directory: &Path, begun: Begun<'_>) -> Result<Used, String> {
     let own = std::process::id();
     let result = (|| {
         sleep_until(window.start, directory)?;
-        started(pids, window)?;
+        begun(window)?;
         let (servers, load) = (Usage::of_all(pids)?, Usage::of(own)?);
         sleep_until(window.end(), directory)?;
         Ok(Used {
