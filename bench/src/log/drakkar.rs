@@ -30,8 +30,9 @@ type UnderWay = (Vec<usize>, Task<Result<FlushNumber, LogError>>);
 struct Load {
     cell: Cell,
     log: Rc<Log>,
-    /// Of the entries of a batch.
-    payloads: Vec<Payload>,
+    /// Room for a floor of each group, and a batch for each of the groups of a flush: made before the turn,
+    /// so that only groups and positions are written in it.
+    records: Vec<Record>,
     /// The newest index of each group.
     last: Vec<LogIndex>,
     /// Bytes of each group's entries since its last floor.
@@ -42,21 +43,30 @@ struct Load {
 impl Load {
     /// Begins a flush with the next batch of each of the groups.
     fn append(&mut self, groups: Vec<usize>) -> UnderWay {
-        let mut records = Vec::with_capacity(groups.len() * self.cell.batch);
-        for &at in &groups {
-            let group = GroupId::from_raw(u32::try_from(at).expect("few groups"));
+        let room = self.cell.groups;
+        let mut first = room;
+        for (place, &at) in groups.iter().enumerate() {
+            let of = GroupId::from_raw(u32::try_from(at).expect("few groups"));
             if self.since_floor[at] * self.cell.groups > FLOOR_BYTES {
                 self.since_floor[at] = 0;
                 // A group appends once its last batch is durable.
-                records.push(floor(group, self.last[at]));
+                first -= 1;
+                self.records[first] = floor(of, self.last[at]);
             }
             self.since_floor[at] += self.cell.batch_bytes();
-            for payload in &self.payloads {
-                self.last[at] = self.last[at].next();
-                records.push(entry(group, self.last[at], payload.clone()));
+            let mut last = self.last[at];
+            for record in &mut self.records[room + place * self.cell.batch..][..self.cell.batch] {
+                if let Record::Entry { group, entry } = record {
+                    last = last.next();
+                    (*group, entry.index) = (of, last);
+                }
             }
+            self.last[at] = last;
         }
-        (groups, glommio::spawn_local(self.flush(&records)))
+        let records = std::mem::take(&mut self.records);
+        let append = self.flush(&records[first..room + groups.len() * self.cell.batch]);
+        self.records = records;
+        (groups, glommio::spawn_local(append))
     }
 
     fn flush(
@@ -110,6 +120,18 @@ impl Load {
     }
 }
 
+/// What is appended, of no group yet.
+fn records(cell: &Cell) -> Vec<Record> {
+    let none = GroupId::from_raw(0);
+    let mut records = vec![floor(none, LogIndex::ZERO); cell.groups];
+    for _ in 0..cell.batches_per_flush() {
+        let bytes = noise(cell.batch_bytes());
+        let payloads = bytes.chunks(cell.entry_bytes).map(Payload::from);
+        records.extend(payloads.map(|payload| entry(none, LogIndex::ZERO, payload)));
+    }
+    records
+}
+
 fn entry(group: GroupId, index: LogIndex, payload: Payload) -> Record {
     let entry = Entry {
         term: Term::from_raw(1),
@@ -137,10 +159,7 @@ pub(super) fn measure(cell: &Cell, plan: &Plan) -> Result<Measured, String> {
         let load = Load {
             cell,
             log,
-            payloads: noise(cell.batch_bytes())
-                .chunks(cell.entry_bytes)
-                .map(Payload::from)
-                .collect(),
+            records: records(&cell),
             last: vec![LogIndex::ZERO; cell.groups],
             since_floor: vec![0; cell.groups],
             next_flush: found.next_flush,
