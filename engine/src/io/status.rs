@@ -174,7 +174,7 @@ fn group_json(
     let text = format!(
         "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
          \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
-         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"waits_for\":[{}],\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"repairs\":{},\"waits_for\":[{}],\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
         status.group,
         role_name(status.role),
         status.term,
@@ -185,6 +185,7 @@ fn group_json(
         status.keys,
         status.floor,
         health(status),
+        status.repairs,
         waits_for.join(","),
         hash.0,
         hash.1,

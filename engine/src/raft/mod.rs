@@ -126,6 +126,8 @@ pub struct Raft {
     answer_owed: bool,
     /// How often entries were dropped because they conflicted with a leader's.
     truncations: u64,
+    /// How often a repair of this replica ended.
+    repairs: u64,
     /// Voted for, in which of its lives, but not yet told: the vote is not durable yet.
     vote_owed: Option<(ReplicaId, u64)>,
     /// What it tells leaders of its disk. Once the disk has failed, it promises nothing any more.
@@ -202,6 +204,7 @@ impl Raft {
             acknowledged: LogIndex::ZERO,
             answer_owed: false,
             truncations: 0,
+            repairs: 0,
             vote_owed: None,
             disk: Pace::UNKNOWN,
             snapshot: (LogIndex::ZERO, Term::ZERO),
@@ -259,6 +262,11 @@ impl Raft {
     /// How often this replica dropped uncommitted entries that conflicted with a leader's.
     pub fn truncations(&self) -> u64 {
         self.truncations
+    }
+
+    /// How often this replica got back what its disk had lost.
+    pub fn repairs(&self) -> u64 {
+        self.repairs
     }
 
     /// Call [`Raft::tick`] by then.

@@ -547,6 +547,7 @@ impl Raft {
         if repair.claim.is_none() {
             self.repair = None;
             self.intact_owed = true;
+            self.repairs += 1;
             self.rest();
         }
     }

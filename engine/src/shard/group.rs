@@ -645,6 +645,7 @@ impl Group {
             keys: self.kv.keys(),
             data_bytes: self.kv.held_bytes(),
             truncations: self.raft.truncations(),
+            repairs: self.raft.repairs(),
             damaged: self.raft.is_damaged(),
             lost: self.raft.is_damaged() && self.members.len() == 1,
             claim: self.raft.claim(),

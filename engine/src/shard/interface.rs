@@ -335,6 +335,8 @@ pub struct GroupStatus {
     pub data_bytes: u64,
     /// How often uncommitted entries were dropped here because a leader's conflicted.
     pub truncations: u64,
+    /// How often it got back, since the start, what its disk had lost.
+    pub repairs: u64,
     /// Its disk lost something that it may have acknowledged or promised; it is under repair.
     pub damaged: bool,
     /// It is damaged and has no peer: what is missing stays missing.

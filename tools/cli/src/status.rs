@@ -116,6 +116,8 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
                     }
                     None => format!("{}, repairing", row[0]),
                 };
+            } else if group["repairs"].as_u64().is_some_and(|repairs| repairs > 0) {
+                row[0] = format!("{}, repaired", row[0]);
             }
             if lacks_majority(status, group) {
                 row[0] = "leader, no majority".to_owned();

@@ -114,6 +114,12 @@ impl Nodes {
         !groups.is_empty() && groups.iter().all(|group| group["health"] == "intact")
     }
 
+    /// How many repairs of its replicas a node says there were since it started.
+    pub(crate) fn repairs(&self, node: usize) -> u64 {
+        let groups = self.groups(node);
+        groups.iter().filter_map(|it| it["repairs"].as_u64()).sum()
+    }
+
     /// The ends of the nodes' logs.
     pub(crate) fn logs(&self) -> String {
         let tail = |node: usize| {

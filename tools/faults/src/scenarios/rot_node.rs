@@ -18,7 +18,8 @@ const LIFE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a node says when it finds damage at its start, or hears of it from a leader.
-const TOLD: [&str; 2] = ["log.lost", "group.damaged"];
+const TOLD: [&str; 2] = ["log.lost", DAMAGED];
+const DAMAGED: &str = "group.damaged";
 
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     let mut nodes = Nodes::running(&stage.directory, "")?;
@@ -28,7 +29,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     for round in 0..stage.rounds {
         let victim = usize::try_from(stage.chance(NODES as u64)).expect("it is small");
         let said = stage.directory.join(format!("n{}.log", victim + 1));
-        let before = words(&said)?;
+        let before = (words(&said, &TOLD)?, words(&said, &[DAMAGED])?);
         promises.extend(written_during(&mut nodes, round, tally, |nodes| {
             harm(stage, nodes, victim)?;
             nodes.start(victim)?;
@@ -37,7 +38,11 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
         })?);
         await_equal(&nodes)?;
         verify(&nodes, &promises, tally)?;
-        told += u32::from(words(&said)? > before);
+        told += u32::from(words(&said, &TOLD)? > before.0);
+        if words(&said, &[DAMAGED])? > before.1 && nodes.repairs(victim) == 0 {
+            let what = format!("n{}'s status tells of no repair", victim + 1);
+            return Err(failed(&nodes, what));
+        }
         tally.rounds += 1;
     }
     if tally.acked == 0 || told == 0 {
@@ -107,10 +112,10 @@ pub(super) fn copy(log: &Path, to: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// How often a node has told of a loss.
-fn words(said: &Path) -> Result<usize, Trouble> {
+/// How often a node has said any of these.
+fn words(said: &Path, words: &[&str]) -> Result<usize, Trouble> {
     let text = fs::read_to_string(said).map_err(Trouble::io("read", said))?;
-    Ok(TOLD.iter().map(|word| text.matches(word).count()).sum())
+    Ok(words.iter().map(|word| text.matches(word).count()).sum())
 }
 
 /// Waits until all replicas of each group have the same state.
