@@ -26,8 +26,6 @@ pub(crate) struct History {
     unsure: bool,
     /// What was committed before they were lost: entries up to here were not replaced since.
     settled: LogIndex,
-    /// These may have been replaced by what such flushes held.
-    doubt: Option<(LogIndex, LogIndex)>,
     promises_lost: bool,
     /// What an earlier start with damage noted.
     owed: Option<Claim>,
@@ -60,10 +58,6 @@ impl History {
             }
             self.cache_bytes -= newest.remove().payload.len();
         }
-        self.doubt = self
-            .doubt
-            .filter(|&(first, _)| first < from)
-            .map(|(first, last)| (first, last.min(from.previous())));
     }
 
     /// Flushes were lost, and nothing says what they held.
@@ -114,8 +108,7 @@ impl History {
             return;
         }
         if !same && first < next {
-            let doubt = self.doubt.unwrap_or((first, LogIndex::ZERO));
-            self.doubt = Some((doubt.0.min(first), doubt.1.max(next.previous())));
+            self.forget(first, next.previous());
         }
         self.positions.extend(next.previous());
     }
@@ -150,8 +143,6 @@ impl History {
         cache_max: usize,
     ) -> Result<(), Gap> {
         let index = entry.index;
-        // What is written anew is certain, unlike what stood there.
-        self.conclude_doubt();
         if index <= self.start() {
             if !self.beheaded {
                 return Ok(());
@@ -213,10 +204,9 @@ impl History {
         self.floor_term = term;
     }
 
-    /// A start with damage noted it: what was doubtful then was cut off then. If it was aware of all
-    /// that is lost before the note, the note says all there is to say about it.
+    /// A start with damage noted it. If it was aware of all that is lost before the note, the note says
+    /// all there is to say about it.
     pub(crate) fn damaged(&mut self, claim: Option<Claim>, promises_lost: bool, aware: bool) {
-        self.conclude_doubt();
         self.owed = claim;
         self.promises_owed = promises_lost;
         if aware {
@@ -245,7 +235,7 @@ impl History {
     /// was replaced.
     fn end_at(&mut self, last: LogIndex, term: Term) {
         self.truncate(self.start().next());
-        (self.unsure, self.doubt) = (false, None);
+        self.unsure = false;
         if self.beheaded {
             self.positions.restart(last);
             self.floor_term = term;
@@ -270,14 +260,8 @@ impl History {
         }
     }
 
-    fn conclude_doubt(&mut self) {
-        let Some((first, last)) = self.doubt.take() else {
-            return;
-        };
-        let first = first.max(self.start().next());
-        if first > last {
-            return;
-        }
+    /// What stood at these positions may have been replaced by what was lost.
+    fn forget(&mut self, first: LogIndex, last: LogIndex) {
         self.positions.lose(first, last);
         let mut behind = self.cache.split_off(&first);
         let mut kept = behind.split_off(&last.next());
@@ -290,7 +274,6 @@ impl History {
 
     /// What is there up to the first gap, where its entries lie, and what is missing.
     pub(crate) fn finish(mut self) -> (RecoveredLog, Vec<(LogIndex, Location)>) {
-        self.conclude_doubt();
         let found = !self.beheaded;
         let start = if found {
             (self.start(), self.floor_term)

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use wal::{
     BLOCK, Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
@@ -44,6 +45,32 @@ impl Log {
         file[at..at + bytes.len()].copy_from_slice(&bytes);
         self.writer.written(place.number);
     }
+
+    fn write(&mut self, indexes: RangeInclusive<u64>) {
+        for index in indexes {
+            let (group, entry) = (GROUP, entry(index));
+            self.flush(&[Record::Entry { group, entry }]);
+        }
+    }
+
+    /// The flush with an entry cannot be read any more.
+    fn lose(&mut self, index: u64) {
+        let place = self.writer.locate(GROUP, entry(index).index).unwrap();
+        let block = place.offset as usize / BLOCK * BLOCK;
+        self.disk.get_mut(&place.segment).unwrap()[block..block + BLOCK].fill(UNREADABLE);
+    }
+
+    /// Moves the floor, and gives the segments that leave the log then.
+    fn release(&mut self, below: u64) -> Vec<SegmentId> {
+        self.flush(&[floor(below)]);
+        let mut gone = Vec::new();
+        for _ in 0..4 {
+            self.flush(&[]);
+            gone.extend(self.writer.reclaim());
+        }
+        self.disk.retain(|segment, _| !gone.contains(segment));
+        gone
+    }
 }
 
 fn entry(index: u64) -> Entry {
@@ -63,15 +90,24 @@ fn floor(index: u64) -> Record {
     }
 }
 
+fn commit(index: u64) -> Record {
+    let state = HardState {
+        term: entry(index).term,
+        vote: None,
+        commit: entry(index).index,
+    };
+    Record::HardState {
+        group: GROUP,
+        state,
+    }
+}
+
 /// Entries up to 9, of which a snapshot held those up to 6.
 fn log() -> Log {
     let disk = BTreeMap::new();
     let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
     let mut log = Log { disk, writer };
-    for index in 1..=9 {
-        let (group, entry) = (GROUP, entry(index));
-        log.flush(&[Record::Entry { group, entry }]);
-    }
+    log.write(1..=9);
     log.flush(&[floor(6)]);
     log
 }
@@ -173,13 +209,12 @@ fn a_log_that_a_peer_has_begun_to_fill_still_misses_what_nobody_named() {
     assert_eq!(log.found().damage, None);
 }
 
-/// Starts from a log in which the flush with an entry is lost, and puts back what is missing, with all
-/// behind it.
-fn lose_and_repair(log: &mut Log, lost: u64, last: u64) {
-    let place = log.writer.locate(GROUP, entry(lost).index).unwrap();
-    let block = place.offset as usize / BLOCK * BLOCK;
-    log.disk.get_mut(&place.segment).unwrap()[block..block + BLOCK].fill(UNREADABLE);
+/// Starts from a log in which the flushes with these entries are lost, and puts back what is missing, with
+/// all behind it. Gives the first that is.
+fn lose_and_repair(log: &mut Log, lost: RangeInclusive<u64>, last: u64) -> u64 {
+    lost.for_each(|lost| log.lose(lost));
     let start = log.replay();
+    let first = start.groups[&GROUP].last.next().to_raw();
     let damage = start.groups[&GROUP].damage.clone().unwrap();
     log.writer = start.writer;
     let (group, claim, promises_lost) = (GROUP, damage.claim, damage.promises_lost);
@@ -188,13 +223,15 @@ fn lose_and_repair(log: &mut Log, lost: u64, last: u64) {
         claim,
         promises_lost,
     }]);
-    for index in lost..=last {
+    for index in first..=last {
         let entry = entry(index);
         log.flush(&[Record::Patch { group, entry }]);
     }
+    log.flush(&[commit(last)]);
     let (index, term) = (entry(last).index, entry(last).term);
     log.flush(&[Record::Intact { group, index, term }]);
     assert_eq!(log.found().damage, None);
+    first
 }
 
 /// What is noted of losses names all of them: with the segments of some gone, it would say nothing about the
@@ -206,34 +243,60 @@ fn segments_in_which_flushes_were_lost_leave_the_log_together() {
         let disk = BTreeMap::new();
         let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
         let mut log = Log { disk, writer };
-        let write = |log: &mut Log, indexes: std::ops::RangeInclusive<u64>| {
-            for index in indexes {
-                let (group, entry) = (GROUP, entry(index));
-                log.flush(&[Record::Entry { group, entry }]);
-            }
-        };
-        write(&mut log, 1..=10);
-        lose_and_repair(&mut log, lost, 10);
-        write(&mut log, 11..=30);
-        lose_and_repair(&mut log, 20, 30);
+        log.write(1..=10);
+        lose_and_repair(&mut log, lost..=lost, 10);
+        log.write(11..=30);
+        lose_and_repair(&mut log, 20..=20, 30);
         assert_eq!(log.replay().lost.len(), 2);
 
         // Nothing is left in the segment of the first loss; in that of the second there is.
-        let reclaimed = |log: &mut Log, below: u64| {
-            log.flush(&[floor(below)]);
-            let mut gone = Vec::new();
-            for _ in 0..4 {
-                log.flush(&[]);
-                gone.extend(log.writer.reclaim());
-            }
-            log.disk.retain(|segment, _| !gone.contains(segment));
-            gone
-        };
-        let gone = reclaimed(&mut log, 15);
+        let gone = log.release(15);
         assert_eq!(log.replay().lost.len(), 2, "without {gone:?}");
         assert_eq!(log.found().damage, None);
-        assert!(!reclaimed(&mut log, 30).is_empty());
+        assert!(!log.release(30).is_empty());
         assert_eq!(log.replay().lost, []);
         assert_eq!(log.found().damage, None);
     }
+}
+
+/// With the segments before it gone, a segment's heads say where the log ended when it was begun, and nothing
+/// is known of the terms up to there. That puts none of the later entries in doubt.
+#[test]
+fn what_a_start_found_behind_a_loss_is_there_when_the_segments_before_have_left_the_log() {
+    let disk = BTreeMap::new();
+    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
+    let mut log = Log { disk, writer };
+    log.write(1..=5);
+    log.flush(&[floor(3)]);
+    log.write(6..=17);
+    log.flush(&[commit(15)]);
+    log.write(18..=24);
+    // What is missing may have replaced what was not committed: the next entry is of another term.
+    assert_eq!(lose_and_repair(&mut log, 18..=19, 24), 16);
+    let gone = log.release(12);
+    assert!(!gone.is_empty());
+    let found = log.found();
+    assert_eq!((found.damage, found.last.to_raw()), (None, 24));
+    assert_eq!(log.replay().lost.len(), 1);
+}
+
+#[test]
+fn what_was_committed_between_two_losses_is_not_missed() {
+    let disk = BTreeMap::new();
+    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
+    let mut log = Log { disk, writer };
+    log.write(1..=9);
+    log.flush(&[commit(7)]);
+    log.write(10..=22);
+    log.flush(&[commit(19)]);
+    log.write(23..=30);
+    for lost in [10, 11, 23, 24] {
+        log.lose(lost);
+    }
+    let found = log.found();
+    let spares = found.damage.unwrap().spares;
+    let spares = spares.iter().map(|entry| entry.index.to_raw());
+    let there = (12..=19).chain(25..=30);
+    assert_eq!(found.last.to_raw(), 7);
+    assert_eq!(spares.collect::<Vec<_>>(), there.collect::<Vec<_>>());
 }
