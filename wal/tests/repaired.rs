@@ -1,0 +1,291 @@
+//! Logs that lose flushes, are repaired as the start says, and go on: what was put back is there at every
+//! later start, whatever was lost before or since, and whichever segments have left the log.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use wal::{
+    BLOCK, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Placement, Record,
+    Recovered, RecoveredLog, Replay, SegmentId, Term, UNREADABLE, Writer,
+};
+
+const OPTIONS: Options = Options {
+    segment_bytes: 10 * BLOCK as u64,
+    instance: 7,
+};
+const GROUPS: usize = 2;
+
+/// What a group holds, by those who wrote it.
+#[derive(Default)]
+struct Group {
+    /// The term of each entry from the first on.
+    terms: Vec<u64>,
+    term: u64,
+    commit: u64,
+    floor: u64,
+}
+
+struct Log {
+    disk: BTreeMap<SegmentId, Vec<u8>>,
+    writer: Writer,
+    flushes: Vec<Placement>,
+    groups: [Group; GROUPS],
+}
+
+fn id(group: usize) -> GroupId {
+    GroupId::from_raw(u32::try_from(group).unwrap())
+}
+
+/// The term of an entry that a start found.
+fn term_in(log: &RecoveredLog, index: u64) -> Option<u64> {
+    let terms = log.terms.iter().rev();
+    let mut before = terms.skip_while(|(from, _)| from.to_raw() > index);
+    before.next().map(|(_, term)| term.to_raw())
+}
+
+impl Group {
+    fn last(&self) -> u64 {
+        self.terms.len() as u64
+    }
+
+    fn term_of(&self, index: u64) -> u64 {
+        let before = index.checked_sub(1);
+        before.map_or(0, |at| self.terms[usize::try_from(at).unwrap()])
+    }
+
+    fn entry(&self, index: u64) -> Entry {
+        Entry {
+            term: Term::from_raw(self.term_of(index)),
+            index: LogIndex::from_raw(index),
+            kind: EntryKind::Batch,
+            payload: Payload::from(*b"entry"),
+        }
+    }
+
+    fn state(&self, group: usize) -> Record {
+        let state = HardState {
+            term: Term::from_raw(self.term),
+            vote: None,
+            commit: LogIndex::from_raw(self.commit),
+        };
+        let group = id(group);
+        Record::HardState { group, state }
+    }
+
+    fn floor(&self, group: usize) -> Record {
+        Record::Floor {
+            group: id(group),
+            index: LogIndex::from_raw(self.floor),
+            term: Term::from_raw(self.term_of(self.floor)),
+        }
+    }
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            disk: BTreeMap::new(),
+            writer: Replay::new(OPTIONS, 0, []).unwrap().finish().writer,
+            flushes: Vec::new(),
+            groups: Default::default(),
+        }
+    }
+
+    fn replay(&self) -> Recovered {
+        let firsts = self.disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
+        while let Some(segment) = replay.next_segment() {
+            replay.segment(&self.disk[&segment]).unwrap();
+        }
+        replay.finish()
+    }
+
+    fn flush(&mut self, records: &[Record]) {
+        let place = self.writer.place(self.writer.next_flush(), records);
+        let mut bytes = vec![0; place.bytes];
+        self.writer.encode(&place, records, &mut bytes);
+        let empty = || vec![0; 10 * BLOCK];
+        let file = self.disk.entry(place.segment).or_insert_with(empty);
+        let at = usize::try_from(place.offset).unwrap();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        self.writer.written(place.number);
+        self.flushes.push(place);
+        let gone = self.writer.reclaim();
+        self.drop_segments(&gone);
+    }
+
+    fn drop_segments(&mut self, gone: &[SegmentId]) {
+        self.disk.retain(|segment, _| !gone.contains(segment));
+        self.flushes.retain(|at| !gone.contains(&at.segment));
+    }
+
+    fn append(&mut self, group: usize, entries: u64) {
+        let of = &mut self.groups[group];
+        let first = of.last() + 1;
+        of.terms.extend((0..entries).map(|_| of.term));
+        let of = &self.groups[group];
+        let entries = (first..=of.last()).map(|index| Record::Entry {
+            group: id(group),
+            entry: of.entry(index),
+        });
+        self.flush(&entries.collect::<Vec<_>>());
+    }
+
+    /// Another leader replaces what is not committed, from a position on.
+    fn replace(&mut self, group: usize, keep: u64) {
+        let of = &mut self.groups[group];
+        of.term += 1;
+        of.terms
+            .truncate(usize::try_from(of.commit.max(keep)).unwrap());
+        let state = of.state(group);
+        self.flush(&[state]);
+        self.append(group, 1);
+    }
+
+    /// Starts, and puts back what is missing. Says of how many groups something was.
+    fn start(&mut self) -> usize {
+        let mut found = self.replay();
+        let (dead, given_up) = (found.dead, found.given_up);
+        self.drop_segments(&dead);
+        self.writer = found.writer;
+        let (mut notes, mut repairs) = (Vec::new(), Vec::new());
+        for (group, of) in self.groups.iter_mut().enumerate() {
+            let log = found.groups.remove(&id(group));
+            let log = log.unwrap_or_else(|| found.unmentioned.clone());
+            let last = log.last.to_raw();
+            let Some(damage) = &log.damage else {
+                assert_eq!(last, of.last(), "group {group} ends elsewhere in silence");
+                continue;
+            };
+            notes.push(Record::Damaged {
+                group: id(group),
+                claim: damage.claim,
+                promises_lost: damage.promises_lost,
+            });
+            let mut repair = Vec::new();
+            if log.floor.0.to_raw() < of.floor {
+                repair.push(of.floor(group));
+            }
+            // What is left may have been replaced only by what nobody names.
+            let same = (of.floor + 1..=last.min(of.last()))
+                .take_while(|&index| term_in(&log, index) == Some(of.term_of(index)));
+            let same = same.last().unwrap_or(of.floor);
+            let stale = same < last;
+            if stale {
+                let unnamed = damage.claim.is_some_and(|claim| claim.index.is_none());
+                assert!(unnamed, "group {group} holds other entries behind {same}");
+                // The next leader replaces them.
+                of.term += 1;
+                of.terms.push(of.term);
+            }
+            repair.extend((same + 1..=of.last()).map(|index| {
+                let (group, entry) = (id(group), of.entry(index));
+                if stale {
+                    Record::Entry { group, entry }
+                } else {
+                    Record::Patch { group, entry }
+                }
+            }));
+            repair.push(of.state(group));
+            repairs.push(repair);
+            let (index, term) = (of.last(), of.term_of(of.last()));
+            repairs.push(vec![Record::Intact {
+                group: id(group),
+                index: LogIndex::from_raw(index),
+                term: Term::from_raw(term),
+            }]);
+        }
+        let damaged = notes.len();
+        self.flush(&notes);
+        self.drop_segments(&given_up);
+        for repair in repairs {
+            self.flush(&repair);
+        }
+        damaged
+    }
+
+    fn check(&self, what: &str) {
+        let found = self.replay();
+        for (group, of) in self.groups.iter().enumerate() {
+            let Some(log) = found.groups.get(&id(group)) else {
+                assert_eq!(of.last(), 0, "{what}: group {group} is gone");
+                continue;
+            };
+            let lost = &found.lost;
+            assert_eq!(log.damage, None, "{what}: group {group}, {lost:?}");
+            assert_eq!(log.last.to_raw(), of.last(), "{what}: group {group}");
+            for index in log.floor.0.to_raw() + 1..=of.last() {
+                let term = term_in(log, index);
+                assert_eq!(term, Some(of.term_of(index)), "{what}: {group}:{index}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_put_back_is_there_at_every_later_start() {
+    let (mut losses, mut damaged) = (0, 0);
+    for seed in 1..=2_000_u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) % below
+        };
+        let mut log = Log::new();
+        for step in 0..60 {
+            let group = usize::try_from(draw(GROUPS as u64)).unwrap();
+            let of = &mut log.groups[group];
+            match draw(16) {
+                0..=6 => {
+                    of.term = of.term.max(1);
+                    log.append(group, 1 + draw(2));
+                }
+                7..=9 => {
+                    of.commit += draw(of.last() - of.commit + 1);
+                    let state = of.state(group);
+                    log.flush(&[state]);
+                }
+                10..=11 => {
+                    let keep = of.last().saturating_sub(draw(4));
+                    log.replace(group, keep);
+                }
+                12..=13 => {
+                    let floor = of.floor + draw(of.commit - of.floor + 1);
+                    if floor > of.floor {
+                        of.floor = floor;
+                        let records = [of.state(group), of.floor(group)];
+                        log.flush(&records);
+                    }
+                }
+                14 => log.flush(&[]),
+                _ => {
+                    // The mark tells of all before it.
+                    log.flush(&[]);
+                    log.flush(&[]);
+                    let flushes = log.flushes.len() as u64 - 2;
+                    if draw(4) > 0 && flushes > 0 {
+                        let first = draw(flushes);
+                        let lost = first..flushes.min(first + 1 + draw(3));
+                        losses += 1;
+                        for at in lost {
+                            let at = log.flushes[usize::try_from(at).unwrap()];
+                            let from = usize::try_from(at.offset).unwrap();
+                            let header = if at.opens_segment { BLOCK } else { 0 };
+                            let file = log.disk.get_mut(&at.segment).unwrap();
+                            file[from + header..from + at.bytes].fill(UNREADABLE);
+                        }
+                    }
+                    damaged += log.start();
+                }
+            }
+            log.check(&format!("seed {seed}, step {step}"));
+        }
+    }
+    assert!(
+        losses > 2000 && damaged > 2000,
+        "{losses} losses, {damaged} groups"
+    );
+}
