@@ -172,8 +172,8 @@ impl Log {
                 .take_while(|&index| term_in(&log, index) == Some(of.term_of(index)));
             let same = same.last().unwrap_or(of.floor);
             let stale = same < last;
+            let unnamed = damage.claim.is_some_and(|claim| claim.index.is_none());
             if stale {
-                let unnamed = damage.claim.is_some_and(|claim| claim.index.is_none());
                 assert!(unnamed, "group {group} holds other entries behind {same}");
                 // The next leader replaces them.
                 of.term += 1;
@@ -181,7 +181,8 @@ impl Log {
             }
             repair.extend((same + 1..=of.last()).map(|index| {
                 let (group, entry) = (id(group), of.entry(index));
-                if stale {
+                // Nobody but a leader knows what the end of such a log was.
+                if unnamed {
                     Record::Entry { group, entry }
                 } else {
                     Record::Patch { group, entry }
