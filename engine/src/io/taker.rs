@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use glommio::TaskQueueHandle;
 use glommio::timer::sleep;
-use glommio::{Latency, Shares, TaskQueueHandle};
+use wal::io::executor;
 use wal::{GroupId, LogIndex};
 
 use crate::Time;
@@ -92,9 +93,8 @@ pub(super) struct Taker {
 
 impl Taker {
     pub(super) fn new(newest: BTreeMap<GroupId, NewestSnapshot>) -> Self {
-        let (shares, latency) = (Shares::Static(SHARES), Latency::NotImportant);
         Self {
-            queue: glommio::executor().create_task_queue(shares, latency, "snapshots"),
+            queue: executor::queue_beside(SHARES, "snapshots"),
             newest: RefCell::new(newest),
             under_way: Cell::new(0),
             written: RefCell::default(),

@@ -18,7 +18,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use glommio::timer::{Timer, sleep};
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use super::ring;
 
@@ -45,6 +45,16 @@ const GUARDS: [Duration; 5] = [
 /// Of an executor whose whole work is one [`awake`].
 pub fn builder(placement: Placement) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement).preempt_timer(PREEMPT_AT_START)
+}
+
+/// A queue for tasks beside the work.
+///
+/// It has the preemption timer of the work. glommio arms that of the queues that wait; if they did not mind,
+/// it would be the long one of the start while the work runs, which then keeps the thread from its reactor
+/// for as long as there is something to do: nothing is timed, opened or synced for seconds.
+pub fn queue_beside(shares: usize, name: &str) -> TaskQueueHandle {
+    let latency = Latency::Matters(PREEMPT);
+    glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
 }
 
 /// The result of `work`, which runs in a task of its own while the executor is kept awake.
