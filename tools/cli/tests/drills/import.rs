@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use nodes::until;
 
 /// The words of an import on a node.
 pub(crate) struct Import {
@@ -207,9 +208,23 @@ fn nodes_with_different_imports_form_no_cluster() {
     let import = |node, from: &Path| Import::new(&cluster, node, from, &members);
     cluster.says(&import(4, &first).words(&[]), 0, "\"epoch\":1");
     cluster.says(&import(5, &second).words(&[]), 0, "\"epoch\":1");
-    cluster.run(4);
-    cluster.refuses(5, 78, "import id mismatch");
-    cluster.end(4);
+    for node in members {
+        cluster.run(node);
+    }
+    // It is the one that dials first.
+    let mut told = None;
+    let refused = || {
+        told = members
+            .into_iter()
+            .find(|&node| cluster.exited(node) == Some(78));
+        told.is_some()
+    };
+    until(refused, || "neither refuses the other".to_owned());
+    let log = cluster.log(told.unwrap());
+    assert!(log.contains("import id mismatch"), "{log}");
+    for node in members {
+        cluster.end(node);
+    }
     let import = |node, from: &Path| Import::new(&cluster, node, from, &members);
     cluster.says(
         &import(5, &first).words(&[]),
