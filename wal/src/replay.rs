@@ -636,12 +636,14 @@ fn gap_error(gap: &Gap, group: GroupId, found: LogIndex, at: Location) -> Replay
     }
 }
 
-/// Tells lists of lost flushes apart; the same whether or not anything was written behind the last.
+/// Tells lists of lost flushes apart; the same whether or not anything was written behind the last, and
+/// whether or not something in the middle of a range of them, of a start that came to nothing, is still seen.
 fn fingerprint(lost: &[Lost]) -> u64 {
+    let next_of = |it: &Lost| it.next.unwrap_or(it.first.next());
+    let ranges = lost.chunk_by(|it, behind| next_of(it) == behind.first);
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for lost in lost {
-        let next = lost.next.unwrap_or(lost.first.next());
-        for number in [lost.first, next] {
+    for (first, last) in ranges.filter_map(|range| range.first().zip(range.last())) {
+        for number in [first.first, next_of(last)] {
             hash = (hash ^ number.to_raw()).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use wal::{
-    BLOCK, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Placement, Record,
-    Recovered, RecoveredLog, Replay, SegmentId, Term, UNREADABLE, Writer,
+    BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Placement,
+    Record, Recovered, RecoveredLog, Replay, SegmentId, Term, UNREADABLE, Writer,
 };
 
 const OPTIONS: Options = Options {
@@ -15,6 +15,7 @@ const OPTIONS: Options = Options {
     instance: 7,
 };
 const GROUPS: usize = 2;
+const SECTOR: usize = 512;
 
 /// What a group holds, by those who wrote it.
 #[derive(Default)]
@@ -35,6 +36,15 @@ struct Log {
 
 fn id(group: usize) -> GroupId {
     GroupId::from_raw(u32::try_from(group).unwrap())
+}
+
+/// What a start says of a group that is damaged.
+fn note(group: usize, damage: &Damage) -> Record {
+    Record::Damaged {
+        group: id(group),
+        claim: damage.claim,
+        promises_lost: damage.promises_lost,
+    }
 }
 
 /// The term of an entry that a start found.
@@ -101,14 +111,25 @@ impl Log {
         replay.finish()
     }
 
-    fn flush(&mut self, records: &[Record]) {
+    /// Writes those sectors of a flush that are to be kept.
+    fn write(&mut self, records: &[Record], keeps: impl Fn(usize) -> bool) -> Placement {
         let place = self.writer.place(self.writer.next_flush(), records);
         let mut bytes = vec![0; place.bytes];
         self.writer.encode(&place, records, &mut bytes);
         let empty = || vec![0; 10 * BLOCK];
         let file = self.disk.entry(place.segment).or_insert_with(empty);
         let at = usize::try_from(place.offset).unwrap();
-        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        let sectors = file[at..].chunks_exact_mut(SECTOR);
+        for (number, (to, from)) in sectors.zip(bytes.chunks_exact(SECTOR)).enumerate() {
+            if keeps(number) {
+                to.copy_from_slice(from);
+            }
+        }
+        place
+    }
+
+    fn flush(&mut self, records: &[Record]) {
+        let place = self.write(records, |_| true);
         self.writer.written(place.number);
         self.flushes.push(place);
         let gone = self.writer.reclaim();
@@ -143,6 +164,31 @@ impl Log {
         self.append(group, 1);
     }
 
+    /// Starts, and stops in the middle of the flush that notes what is missing.
+    fn start_in_vain(&mut self, keeps: impl Fn(usize) -> bool) {
+        let found = self.replay();
+        self.drop_segments(&found.dead);
+        self.writer = found.writer;
+        let groups = (0..GROUPS).map(|group| {
+            let log = found.groups.get(&id(group));
+            let log = log.unwrap_or(&found.unmentioned);
+            Some(note(group, log.damage.as_ref()?))
+        });
+        let mut records: Vec<_> = groups.flatten().collect();
+        // Of something larger than a sector, the end is never written.
+        records.push(Record::Entry {
+            group: id(GROUPS),
+            entry: Entry {
+                term: Term::from_raw(1),
+                index: LogIndex::from_raw(1),
+                kind: EntryKind::Batch,
+                payload: Payload::from(vec![1; BLOCK / 2]),
+            },
+        });
+        let last = |number| number >= (BLOCK + BLOCK / 2) / SECTOR;
+        self.write(&records, |number| keeps(number) && !last(number));
+    }
+
     /// Starts, and puts back what is missing. Says of how many groups something was.
     fn start(&mut self) -> usize {
         let mut found = self.replay();
@@ -158,11 +204,7 @@ impl Log {
                 assert_eq!(last, of.last(), "group {group} ends elsewhere in silence");
                 continue;
             };
-            notes.push(Record::Damaged {
-                group: id(group),
-                claim: damage.claim,
-                promises_lost: damage.promises_lost,
-            });
+            notes.push(note(group, damage));
             let mut repair = Vec::new();
             if log.floor.0.to_raw() < of.floor {
                 repair.push(of.floor(group));
@@ -263,10 +305,10 @@ fn what_was_put_back_is_there_at_every_later_start() {
                 }
                 14 => log.flush(&[]),
                 _ => {
-                    // The mark tells of all before it.
-                    log.flush(&[]);
-                    log.flush(&[]);
-                    let flushes = log.flushes.len() as u64 - 2;
+                    // The mark tells of all before it; a sector that cannot be read of itself.
+                    let marks = 2 * draw(2);
+                    (0..marks).for_each(|_| log.flush(&[]));
+                    let flushes = log.flushes.len() as u64 - marks;
                     if draw(4) > 0 && flushes > 0 {
                         let first = draw(flushes);
                         let lost = first..flushes.min(first + 1 + draw(3));
@@ -278,6 +320,10 @@ fn what_was_put_back_is_there_at_every_later_start() {
                             let file = log.disk.get_mut(&at.segment).unwrap();
                             file[from + header..from + at.bytes].fill(UNREADABLE);
                         }
+                    }
+                    for _ in 0..draw(3) {
+                        let sectors = draw(1 << 16);
+                        log.start_in_vain(|number| sectors >> (number % 16) & 1 == 1);
                     }
                     damaged += log.start();
                 }
