@@ -12,7 +12,7 @@ use engine::io::Node;
 use engine::shard::GroupStatus;
 use net::command::{Command, Condition, Expiry};
 use ports::Ports;
-use wal::{GroupId, LogIndex};
+use wal::{GroupId, LogIndex, NodeId};
 
 pub(crate) const PATIENCE: u32 = 1000;
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
@@ -180,10 +180,16 @@ impl Cluster {
         self.nodes[id - 1].as_ref().expect("the node runs")
     }
 
+    /// Until a node knows a leader of each group, and one that runs: it takes a while to miss one.
     pub(crate) fn await_leaders(&self, id: usize) {
         let handle = self.node(id).handle();
+        let runs = |leader: NodeId| {
+            let index = usize::try_from(leader.to_raw()).unwrap() - 1;
+            self.nodes[index].is_some()
+        };
         for _ in 0..PATIENCE {
-            if (0..4).all(|group| handle.leader(GroupId::from_raw(group)).is_some()) {
+            let mut leaders = (0..4).map(|group| handle.leader(GroupId::from_raw(group)));
+            if leaders.all(|leader| leader.is_some_and(runs)) {
                 return;
             }
             thread::sleep(PAUSE);
