@@ -23,9 +23,11 @@ pub(crate) enum Verb {
     /// Restores a backup into a scratch cluster of three nodes on this machine, compares every key, and says
     /// how long that took. Ends with 0 only if all of it came back.
     Drill(Options),
-    /// Shows how far a backup is behind the cluster, entry by entry and in seconds: what the loss of the
-    /// cluster would cost now. Reads the whole backup, and changes nothing.
+    /// Shows how far a backup, or a standby, is behind the cluster, entry by entry and in seconds: what the
+    /// loss of the cluster would cost now. Changes nothing.
     Status(super::lag::Options),
+    /// Keeps another cluster equal to this one: writes to it, round after round, what has changed here since.
+    Ship(super::ship::Options),
 }
 
 #[derive(Args)]
@@ -95,6 +97,7 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
     let options = match verb {
         Verb::Drill(options) => options,
         Verb::Status(options) => return super::lag::run(options),
+        Verb::Ship(options) => return super::ship::run(options),
     };
     let ended = drill(options);
     match (&ended, options.json) {

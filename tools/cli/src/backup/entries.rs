@@ -106,7 +106,7 @@ fn print(entry: &Entry, key: Option<&str>, to: &mut impl Write) -> Result<io::Re
 }
 
 /// What a write is called, and the keys that it names.
-fn named<'a>(command: &Command<'a>) -> (&'static str, Vec<&'a [u8]>) {
+pub(super) fn named<'a>(command: &Command<'a>) -> (&'static str, Vec<&'a [u8]>) {
     match *command {
         Command::Set { key, .. } => ("SET", vec![key]),
         Command::Increment { key, .. } => ("INCRBY", vec![key]),

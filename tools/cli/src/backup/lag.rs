@@ -1,7 +1,7 @@
-//! `drakkar dr status`: how far the newest backup is behind the cluster, which is what a loss of the
-//! cluster would cost now.
+//! `drakkar dr status`: how far the newest backup, or a standby, is behind the cluster, which is what a loss of
+//! the cluster would cost now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,6 +11,7 @@ use super::archive::Files;
 use super::create::{Source, leaders, now_unix_ms};
 use super::log::header;
 use super::point::Extent;
+use super::ship::book::{Book, Shipped};
 use super::{BackupError, damaged, verify};
 use crate::endpoints::Endpoints;
 use crate::exit;
@@ -19,9 +20,12 @@ use crate::timestamp::Timestamp;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The directory of the newest backup, or its archive.
-    #[arg(long)]
-    from: PathBuf,
+    /// The directory of the newest backup, or its archive: reads all of it.
+    #[arg(long, required_unless_present = "state")]
+    from: Option<PathBuf>,
+    /// The --state of the `drakkar dr ship` that keeps a standby.
+    #[arg(long, conflicts_with = "from")]
+    state: Option<PathBuf>,
     #[command(flatten)]
     endpoints: Endpoints,
     /// Ends with 4 if any group is further behind, in seconds.
@@ -36,8 +40,8 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lag {
     group: u64,
-    /// The last entry that the backup has, and the last that is committed.
-    backup: u64,
+    /// The last entry that the backup or the standby has, and the last that is committed.
+    has: u64,
     cluster: u64,
     until: Timestamp,
     /// None of what was written for longer is missing.
@@ -55,7 +59,7 @@ impl Lag {
         };
         Self {
             group: extent.group,
-            backup: extent.last,
+            has: extent.last,
             cluster: committed,
             until,
             seconds,
@@ -63,53 +67,94 @@ impl Lag {
     }
 
     fn entries(&self) -> u64 {
-        self.cluster.saturating_sub(self.backup)
+        self.cluster.saturating_sub(self.has)
+    }
+}
+
+/// What there is of a cluster besides.
+struct Copy {
+    /// A backup or a standby.
+    what: &'static str,
+    cluster: String,
+    /// Of each group, and when that state was begun to be made.
+    groups: Vec<(Extent, Timestamp)>,
+}
+
+impl Copy {
+    fn backup(from: &Path) -> Result<Self, BackupError> {
+        let files = Files::of(from)?;
+        let directory = files.directory();
+        let manifest = verify(directory)?;
+        let extents = Extent::all(directory, &manifest)?;
+        let mut groups = Vec::new();
+        for (extent, file) in extents.into_iter().zip(&manifest.files) {
+            let taken = header(&directory.join(&file.snapshot.name))?.created_unix_ms;
+            groups.push((extent, Timestamp(taken)));
+        }
+        Ok(Self {
+            what: "backup",
+            cluster: manifest.cluster,
+            groups,
+        })
+    }
+
+    fn standby(state: &Path) -> Result<Self, BackupError> {
+        let path = || state.to_owned();
+        let book =
+            Book::read(state)?.ok_or_else(|| BackupError::NothingShipped { path: path() })?;
+        let extents = book.groups.iter().map(Shipped::extent);
+        Ok(Self {
+            what: "standby",
+            cluster: book.cluster,
+            groups: extents.map(|extent| (extent, extent.until)).collect(),
+        })
     }
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let lags = match measure(options) {
+    let lags = match (&options.from, &options.state) {
+        (Some(from), _) => Copy::backup(from).map(|copy| (copy, from)),
+        (None, Some(state)) => Copy::standby(state).map(|copy| (copy, state)),
+        (None, None) => unreachable!("one of the two is asked for"),
+    };
+    let lags = lags.and_then(|(copy, path)| Ok((copy.what, measure(options, &copy, path)?)));
+    let (what, lags) = match lags {
         Ok(lags) => lags,
         Err(error) => return exit::complain(error.code(), &error),
     };
     let most = lags.iter().map(|lag| lag.seconds).max().unwrap_or_default();
     match options.json {
-        true => println!("{}", as_json(&lags, most)),
-        false => println!("{}", told(&lags, most)),
+        true => println!("{}", as_json(what, &lags, most)),
+        false => println!("{}", told(what, &lags, most)),
     }
     match options.lag_max {
         Some(max) if most > max => {
-            let complaint = format!("the backup is {most} s behind, --lag-max allows {max} s");
+            let complaint = format!("the {what} is {most} s behind, --lag-max allows {max} s");
             exit::complain(exit::REFUSED, &complaint)
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-fn measure(options: &Options) -> Result<Vec<Lag>, BackupError> {
-    let files = Files::of(&options.from)?;
-    let directory = files.directory();
-    let manifest = verify(directory)?;
-    let extents = Extent::all(directory, &manifest)?;
+fn measure(options: &Options, copy: &Copy, path: &Path) -> Result<Vec<Lag>, BackupError> {
     let (cluster, sources) = leaders(&options.endpoints.endpoint)?;
-    if cluster != manifest.cluster {
+    if cluster != copy.cluster {
         let what = format!(
             "it is of cluster {}, and {cluster} was asked: name the endpoints of the one that it is of",
-            manifest.cluster
+            copy.cluster
         );
-        return Err(damaged(&options.from, what));
+        return Err(damaged(path, what));
     }
     let mut lags = Vec::new();
     for source in &sources {
         let group = source.group;
-        let mut known = extents.iter().zip(&manifest.files);
-        let Some((extent, file)) = known.find(|(extent, _)| extent.group == group) else {
-            let groups = extents.iter().map(|extent| extent.group).collect();
+        let mut known = copy.groups.iter();
+        let Some((extent, taken)) = known.find(|(extent, _)| extent.group == group) else {
+            let groups = copy.groups.iter().map(|(extent, _)| extent.group).collect();
             return Err(BackupError::NotInBackup { group, groups });
         };
-        let taken = Timestamp(header(&directory.join(&file.snapshot.name))?.created_unix_ms);
         let committed = committed(source)?;
-        lags.push(Lag::new(extent, taken, committed, now_unix_ms()));
+        lags.push(Lag::new(extent, *taken, committed, now_unix_ms()));
     }
     Ok(lags)
 }
@@ -124,11 +169,11 @@ fn committed(source: &Source) -> Result<u64, BackupError> {
     commit.ok_or_else(|| source.failed("it says nothing of the group".to_owned()))
 }
 
-fn as_json(lags: &[Lag], most: u64) -> Value {
+fn as_json(what: &str, lags: &[Lag], most: u64) -> Value {
     let groups = lags.iter().map(|lag| {
         json!({
             "group": lag.group,
-            "backup_index": lag.backup,
+            (format!("{what}_index")): lag.has,
             "commit_index": lag.cluster,
             "lag_entries": lag.entries(),
             "lag_seconds": lag.seconds,
@@ -138,18 +183,19 @@ fn as_json(lags: &[Lag], most: u64) -> Value {
     json!({ "lag_seconds": most, "groups": groups.collect::<Vec<_>>() })
 }
 
-fn told(lags: &[Lag], most: u64) -> String {
-    let heads = ["GROUP", "BACKUP HAS", "COMMITTED", "BEHIND", "LAG", "UNTIL"];
+fn told(what: &str, lags: &[Lag], most: u64) -> String {
+    let has = format!("{} HAS", what.to_uppercase());
+    let heads = ["GROUP", &has, "COMMITTED", "BEHIND", "LAG", "UNTIL"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(lags.iter().map(|lag| {
-        let numbers = [lag.group, lag.backup, lag.cluster, lag.entries()];
+        let numbers = [lag.group, lag.has, lag.cluster, lag.entries()];
         let mut row: Vec<String> = numbers.iter().map(ToString::to_string).collect();
         row.extend([format!("{} s", lag.seconds), lag.until.to_string()]);
         row
     }));
     let table = columns(&rows);
     let sum = match most {
-        0 => "Were the cluster lost now, the backup would have everything.".to_owned(),
+        0 => format!("Were the cluster lost now, the {what} would have everything."),
         _ => format!(
             "Were the cluster lost now, writes of the last {most} s would be missing at most."
         ),

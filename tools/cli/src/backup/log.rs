@@ -12,11 +12,11 @@ use engine::config::ClusterOptions;
 use engine::io::import::Listed;
 use engine::kv::Kv;
 use engine::snapshot::{Compression, Decoder, Encoder, Event, Header, Membership, machine};
-use engine::state_machine::StateMachine;
 use wal::{Entry, EntryKind, GroupId, LogIndex, Term, decode_entry, entry_bytes};
 
 use super::create::{Source, copy_at};
 use super::manifest::File;
+use super::restore::walk;
 use super::{BackupError, damaged};
 use crate::http;
 
@@ -38,20 +38,27 @@ pub(super) fn copy(
 }
 
 /// What a leader holds of a group.
-struct Copying<'a> {
+pub(super) struct Copying<'a> {
     source: &'a Source,
     cluster: &'a str,
     slots: (u16, u16),
     group: GroupId,
-    floor: u64,
-    /// The last entry that is copied.
-    last: u64,
+    /// The log begins behind this entry.
+    pub(super) floor: u64,
+    /// The last entry that is copied: what is behind it is not applied yet.
+    pub(super) last: u64,
+    /// The last of the log.
+    pub(super) end: u64,
     /// The leader's clock, if nothing was under way then.
-    settled_ms: Option<u64>,
+    pub(super) settled_ms: Option<u64>,
 }
 
 impl<'a> Copying<'a> {
-    fn new(source: &'a Source, cluster: &'a str, groups: u64) -> Result<Self, BackupError> {
+    pub(super) fn new(
+        source: &'a Source,
+        cluster: &'a str,
+        groups: u64,
+    ) -> Result<Self, BackupError> {
         let failed = |reason: &str| source.failed(reason.to_owned());
         let range = source.ask("GET", &format!("/v1/log?group={}", source.group));
         let range = range.map_err(|reason| source.failed(reason))?;
@@ -76,11 +83,12 @@ impl<'a> Copying<'a> {
             group,
             floor: number("floor")?,
             last,
+            end: number("last")?,
             settled_ms: Some(number("unix_ms")?).filter(|_| range["last"] == last),
         })
     }
 
-    fn copy(&self, to: &Path) -> Result<File, BackupError> {
+    pub(super) fn copy(&self, to: &Path) -> Result<File, BackupError> {
         let (snapshot, base) = if self.floor == 0 {
             (self.empty_state(to)?, 0)
         } else {
@@ -122,36 +130,20 @@ impl<'a> Copying<'a> {
     /// The state before the first entry.
     fn empty_state(&self, to: &Path) -> Result<Listed, BackupError> {
         let header = self.header(machine::KV, 0, Term::ZERO, 0);
-        let (mut kv, mut bytes, mut chunk) = (Kv::new(self.slots), Vec::new(), Vec::new());
-        let mut encoder = Encoder::new(&header, &mut bytes);
-        kv.snapshot_begin();
-        loop {
-            chunk.clear();
-            let more = kv.snapshot_next(PIECE, &mut chunk);
-            if !chunk.is_empty() {
-                encoder.chunk(&chunk, &mut bytes);
-            }
-            if !more {
-                break;
-            }
-        }
-        let summary = encoder.finish(&mut bytes);
-        let name = name(&header, "snap");
-        let path = to.join(&name);
-        let written = fs::File::create(&path).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        });
-        written.map_err(|error| BackupError::Io { path, error })?;
-        Ok(Listed::new(name, &header, &summary))
+        write_state(&mut Kv::new(self.slots), &header, to)
+    }
+
+    /// An entry that is in the log.
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, BackupError> {
+        let index = LogIndex::from_raw(index);
+        let entry = decode_entry(&self.read(index)?, self.group, index);
+        entry.map_err(|error| self.source.failed(error.to_string()))
     }
 
     /// Copies the entries behind one; gives the newest stamp in them as well.
-    fn entries(&self, base: u64, to: &Path) -> Result<(Listed, u64), BackupError> {
+    pub(super) fn entries(&self, base: u64, to: &Path) -> Result<(Listed, u64), BackupError> {
         let failed = |reason: String| self.source.failed(reason);
-        let last = self.read(LogIndex::from_raw(self.last))?;
-        let last = decode_entry(&last, self.group, LogIndex::from_raw(self.last));
-        let term = last.map_err(|it| failed(it.to_string()))?.term;
+        let term = self.entry(self.last)?.term;
         let header = self.header(machine::LOG, self.last, term, self.last - base);
         let name = name(&header, "log");
         let path = to.join(format!("{name}.part"));
@@ -199,6 +191,31 @@ impl<'a> Copying<'a> {
         let reason = format!("entry {from} does not come to its disk");
         Err(self.source.failed(reason))
     }
+}
+
+/// Writes a state to a new file.
+pub(super) fn write_state(kv: &mut Kv, header: &Header, to: &Path) -> Result<Listed, BackupError> {
+    let name = name(header, "snap");
+    let path = to.join(&name);
+    let io = |error| BackupError::Io {
+        path: path.clone(),
+        error,
+    };
+    let mut file = fs::File::create(&path).map_err(io)?;
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(header, &mut bytes);
+    walk(kv, &mut |chunk| {
+        if !chunk.is_empty() {
+            encoder.chunk(chunk, &mut bytes);
+        }
+        file.write_all(&bytes).map_err(io)?;
+        bytes.clear();
+        Ok(())
+    })?;
+    let summary = encoder.finish(&mut bytes);
+    let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+    written.map_err(io)?;
+    Ok(Listed::new(name, header, &summary))
 }
 
 fn name(header: &Header, kind: &str) -> String {

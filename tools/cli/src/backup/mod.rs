@@ -10,6 +10,7 @@ mod log;
 mod manifest;
 mod point;
 mod restore;
+mod ship;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -127,6 +128,8 @@ pub(crate) enum BackupError {
     },
     #[error("{path} is no backup: it has no readable MANIFEST.json ({reason})")]
     Manifest { path: PathBuf, reason: String },
+    #[error("{path} says of nothing that it was shipped: name the --state of `drakkar dr ship`")]
+    NothingShipped { path: PathBuf },
     #[error("{path}: {what}")]
     Damaged { path: PathBuf, what: String },
     #[error("the cluster does not answer: {0}")]
@@ -147,7 +150,7 @@ impl BackupError {
             | Self::TimeOutside { .. }
             | Self::Cluster(_) => exit::NOT_FOUND,
             Self::GroupTwice { .. } => exit::USAGE,
-            Self::Manifest { .. } => exit::NO_INPUT,
+            Self::Manifest { .. } | Self::NothingShipped { .. } => exit::NO_INPUT,
             Self::Damaged { .. } => exit::CORRUPT,
             Self::Io { .. } | Self::Group { .. } => exit::ERROR,
         }

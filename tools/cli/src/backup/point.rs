@@ -158,9 +158,18 @@ impl Extent {
 
 /// The last entry that a file is of: its name was verified.
 pub(super) fn index_of(name: &str) -> u64 {
-    let index = name.split('-').nth(1);
-    let index = index.and_then(|index| u64::from_str_radix(index, 16).ok());
-    index.expect("the names of files are checked when they are verified")
+    number_of(name, 1)
+}
+
+/// The term of that entry.
+pub(super) fn term_of(name: &str) -> u64 {
+    number_of(name, 2)
+}
+
+fn number_of(name: &str, part: usize) -> u64 {
+    let number = name.split(['-', '.']).nth(part);
+    let number = number.and_then(|number| u64::from_str_radix(number, 16).ok());
+    number.expect("the names of files are checked when they are verified")
 }
 
 /// A table of what there is.
@@ -192,20 +201,25 @@ fn head(chunk: &[u8]) -> Result<((u16, u16), u64), String> {
     }
 }
 
-/// The state of a group at a point, and the last entry that is in it. Takes the memory of that state.
-pub(super) fn state(directory: &Path, file: &File, point: Point) -> Result<(Kv, u64), BackupError> {
-    let path = directory.join(&file.snapshot.name);
+/// The state that a file holds.
+pub(super) fn restored(path: &Path) -> Result<Kv, BackupError> {
     let mut filled = None;
-    chunks(&path, |chunk| {
+    chunks(path, |chunk| {
         let kv = match &mut filled {
             Some(kv) => kv,
-            none => none.insert(Kv::new(head(chunk).map_err(|it| damaged(&path, it))?.0)),
+            none => none.insert(Kv::new(head(chunk).map_err(|it| damaged(path, it))?.0)),
         };
         let restored = kv.restore(chunk);
-        restored.map(|()| true).map_err(|it| damaged(&path, it))
+        restored.map(|()| true).map_err(|it| damaged(path, it))
     })?;
-    let mut kv = filled.ok_or_else(|| damaged(&path, "it holds no state"))?;
-    kv.restored().map_err(|it| damaged(&path, it))?;
+    let mut kv = filled.ok_or_else(|| damaged(path, "it holds no state"))?;
+    kv.restored().map_err(|it| damaged(path, it))?;
+    Ok(kv)
+}
+
+/// The state of a group at a point, and the last entry that is in it. Takes the memory of that state.
+pub(super) fn state(directory: &Path, file: &File, point: Point) -> Result<(Kv, u64), BackupError> {
+    let mut kv = restored(&directory.join(&file.snapshot.name))?;
     let mut last = index_of(&file.snapshot.name);
     if let Some(log) = &file.log {
         let path = directory.join(&log.name);

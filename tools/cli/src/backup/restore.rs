@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use engine::kv::{Item, Items};
+use engine::kv::{Item, Items, Kv};
 use engine::state_machine::StateMachine;
 use redis::cluster::{ClusterClient, ClusterConnection, cluster_pipe};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
@@ -45,6 +45,13 @@ fn patiently<T>(
     ask()
 }
 
+/// Connects to a cluster, which may have only begun to serve.
+pub(super) fn connect(to: &[String]) -> Result<ClusterConnection, RedisError> {
+    let nodes = to.iter().map(|endpoint| format!("redis://{endpoint}"));
+    let client = ClusterClient::new(nodes.collect::<Vec<_>>())?;
+    patiently(STARTS, || client.get_connection())
+}
+
 pub(super) fn restore(
     directory: &Path,
     manifest: &Manifest,
@@ -52,9 +59,7 @@ pub(super) fn restore(
     to: &[String],
     over: bool,
 ) -> Result<String, BackupError> {
-    let nodes = to.iter().map(|endpoint| format!("redis://{endpoint}"));
-    let client = ClusterClient::new(nodes.collect::<Vec<_>>())?;
-    let mut connection = patiently(STARTS, || client.get_connection())?;
+    let mut connection = connect(to)?;
     // The sum over all nodes, each of which counts its own keys, or those of all if it is a proxy.
     let keys: u64 = patiently(STARTS, || redis::cmd("DBSIZE").query(&mut connection))?;
     if keys > 0 && !over {
@@ -90,27 +95,41 @@ pub(super) fn each_chunk(
         return Ok(None);
     }
     let (mut kv, last) = state(directory, file, point)?;
+    walk(&mut kv, each)?;
+    Ok(Some(last))
+}
+
+/// Hands out a state in chunks.
+pub(super) fn walk(
+    kv: &mut Kv,
+    each: &mut impl FnMut(&[u8]) -> Result<(), BackupError>,
+) -> Result<(), BackupError> {
     kv.snapshot_begin();
     let (mut chunk, mut more) = (Vec::new(), true);
     while more {
         chunk.clear();
         more = kv.snapshot_next(CHUNK_BYTES, &mut chunk);
-        each(&chunk)?;
+        if let Err(error) = each(&chunk) {
+            if more {
+                kv.snapshot_abort();
+            }
+            return Err(error);
+        }
     }
-    Ok(Some(last))
+    Ok(())
 }
 
 /// Keys that are written in one round trip.
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     connection: &'a mut ClusterConnection,
     pipe: redis::cluster::ClusterPipeline,
     keys: usize,
     bytes: usize,
-    written: u64,
+    pub(super) written: u64,
 }
 
 impl<'a> Batch<'a> {
-    fn new(connection: &'a mut ClusterConnection) -> Self {
+    pub(super) fn new(connection: &'a mut ClusterConnection) -> Self {
         Self {
             connection,
             pipe: cluster_pipe(),
@@ -121,7 +140,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes the keys of a chunk, which is from this file.
-    fn put_all(&mut self, path: &Path, chunk: &[u8]) -> Result<(), BackupError> {
+    pub(super) fn put_all(&mut self, path: &Path, chunk: &[u8]) -> Result<(), BackupError> {
         for item in Items::new(chunk) {
             match item {
                 Ok(Item::Entry { key, value, due }) => self.put(key, value, due)?,
@@ -132,23 +151,37 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn put(&mut self, key: &[u8], value: &[u8], due: Option<u64>) -> Result<(), BackupError> {
+    pub(super) fn put(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        due: Option<u64>,
+    ) -> Result<(), BackupError> {
         let set = self.pipe.cmd("SET").arg(key).arg(value);
         if let Some(due) = due {
             set.arg("PXAT").arg(due);
         }
         set.ignore();
+        self.added(key.len() + value.len())
+    }
+
+    pub(super) fn delete(&mut self, key: &[u8]) -> Result<(), BackupError> {
+        self.pipe.cmd("DEL").arg(key).ignore();
+        self.added(key.len())
+    }
+
+    fn added(&mut self, bytes: usize) -> Result<(), BackupError> {
         self.keys += 1;
-        self.bytes += key.len() + value.len();
+        self.bytes += bytes;
         if self.keys >= BATCH_KEYS || self.bytes >= BATCH_BYTES {
             self.send()?;
         }
         Ok(())
     }
 
-    fn send(&mut self) -> Result<(), BackupError> {
+    pub(super) fn send(&mut self) -> Result<(), BackupError> {
         if self.keys > 0 {
-            // To write a key once more changes nothing.
+            // To write or delete a key once more changes nothing.
             patiently(WRITES, || self.pipe.query::<()>(self.connection))?;
             self.written += self.keys as u64;
         }

@@ -24,7 +24,8 @@ const NODES: u16 = 7;
 static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 
 pub(crate) struct Cluster {
-    _turn: MutexGuard<'static, ()>,
+    /// None beside one that has its turn: who waits for a second turn may wait for itself.
+    _turn: Option<MutexGuard<'static, ()>>,
     scratch: Scratch,
     addresses: Addresses,
     /// By the number of the node; number 0 is nobody.
@@ -38,8 +39,13 @@ impl Cluster {
         static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let turn = &TURNS[number % TURNS.len()];
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Some(turn), more)
+    }
+
+    fn with(turn: Option<MutexGuard<'static, ()>>, more: &str) -> Self {
         Self {
-            _turn: turn.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: turn,
             scratch: Scratch::new("drills"),
             addresses: Addresses::reserve(NODES).unwrap(),
             processes: (0..=NODES).map(|_| None).collect(),
@@ -49,13 +55,26 @@ impl Cluster {
 
     /// Nodes 1 to 3, with leaders.
     pub(crate) fn start(more: &str) -> Self {
-        let mut cluster = Self::new(more);
+        Self::new(more).run_three()
+    }
+
+    /// Another one, for the same test.
+    pub(crate) fn start_beside(&self, more: &str) -> Self {
+        Self::with(None, more).run_three()
+    }
+
+    fn run_three(mut self) -> Self {
         for node in 1..=3 {
-            cluster.configure(node, &[1, 2, 3]);
-            cluster.run(node);
+            self.configure(node, &[1, 2, 3]);
+            self.run(node);
         }
-        cluster.await_leaders(&[1, 2, 3]);
-        cluster
+        self.await_leaders(&[1, 2, 3]);
+        self
+    }
+
+    /// The admin endpoints of the first three.
+    pub(crate) fn admins(&self) -> String {
+        [1, 2, 3].map(|node| self.admin(node)).join(",")
     }
 
     /// Where all of it lies.

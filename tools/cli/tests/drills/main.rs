@@ -11,6 +11,7 @@ mod drive;
 mod group;
 mod import;
 mod shrink;
+mod standby;
 
 use std::fs;
 use std::thread;
