@@ -32,6 +32,8 @@ struct Log {
     writer: Writer,
     flushes: Vec<Placement>,
     groups: [Group; GROUPS],
+    /// Something was lost that had been durable.
+    harmed: bool,
 }
 
 fn id(group: usize) -> GroupId {
@@ -99,6 +101,7 @@ impl Log {
             writer: Replay::new(OPTIONS, 0, []).unwrap().finish().writer,
             flushes: Vec::new(),
             groups: Default::default(),
+            harmed: false,
         }
     }
 
@@ -250,6 +253,8 @@ impl Log {
 
     fn check(&self, what: &str) {
         let found = self.replay();
+        let sound = self.harmed || found.lost.is_empty();
+        assert!(sound, "{what}: torn, and taken for lost: {:?}", found.lost);
         for (group, of) in self.groups.iter().enumerate() {
             let Some(log) = found.groups.get(&id(group)) else {
                 assert_eq!(of.last(), 0, "{what}: group {group} is gone");
@@ -313,6 +318,7 @@ fn what_was_put_back_is_there_at_every_later_start() {
                         let first = draw(flushes);
                         let lost = first..flushes.min(first + 1 + draw(3));
                         losses += 1;
+                        log.harmed = true;
                         for at in lost {
                             let at = log.flushes[usize::try_from(at).unwrap()];
                             let from = usize::try_from(at.offset).unwrap();
