@@ -559,15 +559,22 @@ impl Raft {
         }
         if let Some(repair) = &mut self.repair {
             repair.noted = true;
-            return Some(RepairNote::Begun {
-                claim: repair.claim,
-                promises_lost: repair.inquiry.is_some(),
-            });
+            return self.standing_note();
         }
         self.intact_owed = false;
         let index = self.log.persisted();
         let term = self.log.term(index).unwrap_or_default();
         Some(RepairNote::Ended { index, term })
+    }
+
+    /// What every flush with something of a damaged replica says before it. Without that, a start that cannot
+    /// read the first that said so would take what was put back for the end of the log.
+    pub fn standing_note(&self) -> Option<RepairNote> {
+        let repair = self.repair.as_ref()?;
+        Some(RepairNote::Begun {
+            claim: repair.claim,
+            promises_lost: repair.inquiry.is_some(),
+        })
     }
 
     pub(super) fn has_note(&self) -> bool {

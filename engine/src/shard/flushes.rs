@@ -110,20 +110,7 @@ impl Group {
         let mut bytes = 0;
         let mut entries = Vec::new();
         let mut hard_state = None;
-        match self.raft.take_note() {
-            Some(RepairNote::Begun {
-                claim,
-                promises_lost,
-            }) => records.push(Record::Damaged {
-                group,
-                claim,
-                promises_lost,
-            }),
-            Some(RepairNote::Ended { index, term }) => {
-                records.push(Record::Intact { group, index, term });
-            }
-            None => {}
-        }
+        let note = self.raft.take_note();
         let new_floor = self.raft.take_floor();
         self.raft.submit(
             flush,
@@ -146,6 +133,11 @@ impl Group {
                 Record::Entry { group, entry }
             }
         }));
+        let says = records.len() > first;
+        let note = note.or_else(|| self.raft.standing_note().filter(|_| says));
+        if let Some(note) = note {
+            records.insert(first, note_record(group, note));
+        }
         for record in &records[first..] {
             if let Record::Entry { entry, .. } | Record::Patch { entry, .. } = record {
                 bytes += entry.payload.len();
@@ -168,6 +160,20 @@ impl Group {
     /// Payload that waits for a flush.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.writes.open_bytes() + self.raft.log().unsubmitted_bytes()
+    }
+}
+
+fn note_record(group: GroupId, note: RepairNote) -> Record {
+    match note {
+        RepairNote::Begun {
+            claim,
+            promises_lost,
+        } => Record::Damaged {
+            group,
+            claim,
+            promises_lost,
+        },
+        RepairNote::Ended { index, term } => Record::Intact { group, index, term },
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) broken: Vec<u32>,
     /// How long a flush takes on some nodes, in milliseconds; on others it is done at once.
     pub(crate) slow: Vec<(u32, u64)>,
+    /// Nodes that wrote that they are damaged, and not yet that they are whole.
+    damaged: Vec<u32>,
     /// When a flush of a node will be done.
     pending: Vec<(u64, u32, FlushNumber)>,
     pub(crate) replies: Vec<(Token, Outcome)>,
@@ -120,6 +122,7 @@ impl Cluster {
             stalled: vec![],
             broken: vec![],
             slow: vec![],
+            damaged: vec![],
             pending: vec![],
             replies: vec![],
             replies_of_a_turn: 0,
@@ -154,6 +157,7 @@ impl Cluster {
         self.replies.extend(out.replies);
         for flush in out.flushes {
             self.flushes.push((id, flush.number, flush.records.len()));
+            self.check_notes(id, &flush.records);
             for record in &flush.records {
                 if let Record::Entry { entry, .. } = record {
                     self.entries.insert((id, entry.index), entry.clone());
@@ -200,6 +204,17 @@ impl Cluster {
                     },
                 );
             }
+        }
+    }
+
+    /// Whatever a damaged replica writes, it says before that it is: one flush that is lost later must not take
+    /// with it that something is missing.
+    fn check_notes(&mut self, id: u32, records: &[Record]) {
+        match records.first() {
+            Some(Record::Damaged { .. }) => self.damaged.push(id),
+            Some(Record::Intact { .. }) => self.damaged.retain(|&damaged| damaged != id),
+            Some(_) => assert!(!self.damaged.contains(&id), "not said again: {records:?}"),
+            None => {}
         }
     }
 
