@@ -87,7 +87,9 @@ impl Cluster {
                 heartbeat_interval: Duration::from_millis(30),
             },
             proxy,
-            route_wait: Duration::from_secs(3),
+            // A busy machine may hold elections in the middle of a test.
+            route_wait: Duration::from_secs(120),
+            request_timeout: Duration::from_secs(120),
             segment_bytes: 20 << 20,
             ..Options::default()
         };
