@@ -90,9 +90,20 @@ impl Cluster {
     /// and so do some of those that were given up, whose data are as they were.
     pub(crate) fn repair(&mut self, survivors: &[usize]) -> Result<(), Broken> {
         survivors.iter().for_each(|&node| self.stop(node));
+        let mut survivors = survivors.to_vec();
+        if let [alone] = survivors[..]
+            && self.newest(alone)?.1
+        {
+            // Nobody could give it what it knows to be lost: whoever runs the cluster is told to choose more.
+            let others = self.members.iter().filter(|&&it| it != alone);
+            let others: Vec<usize> = others.copied().collect();
+            survivors.push(*self.nemesis.rng.pick(&others));
+            survivors.sort_unstable();
+        }
+        let survivors = &survivors[..];
         let mut newest = Newest::new();
         for &node in survivors {
-            for (group, (index, term)) in self.newest(node)? {
+            for (group, (index, term)) in self.newest(node)?.0 {
                 let most = newest.entry(group).or_default();
                 if (term, index) > (most.1, most.0) {
                     *most = (index, term);
@@ -116,12 +127,13 @@ impl Cluster {
         self.begin_anew()
     }
 
-    /// What a stopped node holds: in its log or in a snapshot.
-    fn newest(&mut self, node: usize) -> Result<Newest, Broken> {
+    /// What a stopped node holds, in its log or in a snapshot, and whether something of it is damaged.
+    fn newest(&mut self, node: usize) -> Result<(Newest, bool), Broken> {
         let (plan, node) = (&self.plan, &mut self.nodes[node]);
         let recovered = node.disk.replay(plan.cache_bytes);
         let recovered = recovered.map_err(|error| format!("a survivor's log: {error}"))?;
         let logs = recovered.groups.iter();
+        let damaged = logs.clone().any(|(_, log)| log.damage.is_some());
         let mut newest: Newest = logs
             .map(|(&group, log)| (group, epoch::newest(log)))
             .collect();
@@ -134,7 +146,7 @@ impl Cluster {
                 *entry = (snapshot.index, snapshot.term);
             }
         }
-        Ok(newest)
+        Ok((newest, damaged))
     }
 
     /// A node that was stopped is started.
