@@ -9,6 +9,11 @@ pub const EPOCH_MAX: u64 = (1 << 30) - 1;
 /// Terms of one epoch: more than elections can be held. Terms stay below 2^63.
 const EPOCH_SHIFT: u32 = 32;
 
+/// The epoch that a term is of.
+pub fn of(term: Term) -> u64 {
+    term.to_raw() >> EPOCH_SHIFT
+}
+
 /// What is to be assumed of a group of which a node found `log`, or nothing. `unmentioned` is what the
 /// whole log says of groups that it does not mention. On a node that replaces one whose data were lost
 /// (`rejoined`), a group is lost until the first flush that says what is missing: what says nothing

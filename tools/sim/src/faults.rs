@@ -291,8 +291,9 @@ counters! {
     /// Flushes that waited for space.
     stalled_flushes,
     slow_disks,
-    /// Nodes that lost all their data.
+    /// Nodes that lost all their data, and those of them that began with snapshots of a backup.
     wiped_nodes,
+    seeded_nodes,
     /// Majorities that were lost for good; and starts of nodes that had been given up.
     lost_quorums,
     returned_nodes,

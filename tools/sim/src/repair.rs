@@ -13,7 +13,8 @@ use crate::disk::Disk;
 use crate::events::Event;
 use crate::faults::Fault;
 use crate::oracle::Broken;
-use crate::shelf::Shelf;
+use crate::rng::{Rng, mix};
+use crate::shelf::{Name, Shelf};
 use crate::standing::Standing;
 
 /// The newest entry of each group.
@@ -31,12 +32,32 @@ impl Cluster {
         self.counters.wiped_nodes += 1;
         let groups = (0..self.plan.groups).map(GroupId::from_raw);
         self.oracles.of(node).wiped(node, groups.collect());
+        let seeds = self.seeds(node);
+        self.counters.seeded_nodes += u64::from(!seeds.is_empty());
         let wiped = &mut self.nodes[node];
         wiped.standing = Rc::new(wiped.standing.wiped());
         wiped.disk = Disk::new(self.plan.segment_bytes, wiped.standing.instance);
-        wiped.shelf = Shelf::default();
+        wiped.shelf = Shelf::of_backup(seeds);
         wiped.known.fill(0);
         wiped.replaced.clear();
+    }
+
+    /// In half of the cases, snapshots out of a backup are put into the empty directory: any of this epoch that
+    /// a node has, the lost one among them.
+    fn seeds(&self, node: usize) -> Vec<(Name, Rc<Vec<u8>>)> {
+        let mut rng = Rng::new(mix(self.seed ^ self.now));
+        if rng.chance(500_000) {
+            return Vec::new();
+        }
+        let epoch = self.nodes[node].standing.epoch;
+        let all = self.nodes.iter().flat_map(|node| node.shelf.files());
+        let mut all: Vec<_> = all
+            .filter(|((_, _, term), _)| epoch::of(*term) == epoch)
+            .collect();
+        rng.shuffle(&mut all);
+        all.sort_by_key(|((group, _, _), _)| *group);
+        all.dedup_by_key(|((group, _, _), _)| *group);
+        all
     }
 
     /// A majority dies for good; whoever runs the cluster finds out after a while. The last fault of

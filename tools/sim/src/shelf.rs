@@ -67,6 +67,20 @@ impl Part {
 }
 
 impl Shelf {
+    /// What somebody put into the directory of a node that had none.
+    pub(crate) fn of_backup(files: Vec<(Name, Rc<Vec<u8>>)>) -> Self {
+        Self {
+            files: files.into_iter().collect(),
+        }
+    }
+
+    /// All that is there.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (Name, Rc<Vec<u8>>)> + '_ {
+        self.files
+            .iter()
+            .map(|(&name, bytes)| (name, bytes.clone()))
+    }
+
     /// A snapshot is durable. The newest of its group are kept.
     pub(crate) fn keep(&mut self, part: Part, plan: &Plan) {
         let (name, bytes) = part.finish();
