@@ -33,9 +33,14 @@ const BEAT: Duration = Duration::from_millis(1);
 const BEAT_MAX: Duration = Duration::from_millis(32);
 /// So few operations between two beats are next to nothing: a heartbeat, and no client.
 const ASKED_MAX: u64 = 8;
-/// Each bounds the sleep of a thread that was stopped for longer than the one before it, beyond a beat.
-const GUARDS: [Duration; 5] = [
+/// Each bounds the sleep of a thread that was stopped for longer than the one before it, beyond a beat. Those
+/// who wait for the thread wait for the sleep as well: it is not much longer than what it was stopped for.
+const GUARDS: [Duration; 9] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
     Duration::from_millis(8),
+    Duration::from_millis(16),
     Duration::from_millis(64),
     Duration::from_millis(512),
     Duration::from_secs(8),
