@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::kv::{Item, Items, Kv};
 use engine::state_machine::StateMachine;
@@ -19,15 +19,19 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Keys, and bytes, of one round trip.
 const BATCH_KEYS: usize = 2000;
 const BATCH_BYTES: usize = 4 << 20;
-/// While leaders change a cluster does not answer. How often it is asked again, and how soon: before it is
-/// certain that it serves, and afterwards.
-const STARTS: usize = 40;
-const WRITES: usize = 240;
+/// While leaders change a cluster does not answer. How long it is asked again, and how soon: before it is certain
+/// that it serves, and afterwards.
+const STARTS: Duration = Duration::from_secs(10);
+const WRITES: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(250);
+/// A node answers when its own patience has ended, if not before; one that was stopped never does.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Tries again what a cluster could not do just now.
+#[expect(clippy::disallowed_methods, reason = "patience ends by the clock")]
 fn patiently<T>(
-    attempts: usize,
+    patience: Duration,
     mut ask: impl FnMut() -> Result<T, RedisError>,
 ) -> Result<T, RedisError> {
     let refused = |error: &RedisError| {
@@ -36,20 +40,31 @@ fn patiently<T>(
             ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::AuthenticationFailed
         )
     };
-    for _ in 1..attempts {
+    let start = Instant::now();
+    loop {
         match ask() {
-            Err(error) if !refused(&error) => sleep(PAUSE),
+            Err(error) if !refused(&error) && start.elapsed() < patience => sleep(PAUSE),
             done => return done,
         }
     }
-    ask()
 }
 
 /// Connects to a cluster, which may have only begun to serve.
 pub(super) fn connect(to: &[String]) -> Result<ClusterConnection, RedisError> {
+    connect_within(to, ANSWER_MAX, STARTS)
+}
+
+fn connect_within(
+    to: &[String],
+    answer_max: Duration,
+    patience: Duration,
+) -> Result<ClusterConnection, RedisError> {
     let nodes = to.iter().map(|endpoint| format!("redis://{endpoint}"));
-    let client = ClusterClient::new(nodes.collect::<Vec<_>>())?;
-    patiently(STARTS, || client.get_connection())
+    let client = ClusterClient::builder(nodes.collect::<Vec<_>>())
+        .connection_timeout(CONNECT_MAX)
+        .response_timeout(answer_max)
+        .build()?;
+    patiently(patience, || client.get_connection())
 }
 
 pub(super) fn restore(
@@ -188,5 +203,48 @@ impl<'a> Batch<'a> {
         self.pipe = cluster_pipe();
         (self.keys, self.bytes) = (0, 0);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who answers nothing is a thread of the test"
+)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Answers what is asked before the first command, and nothing after that.
+    fn stops(listener: TcpListener) {
+        let port = listener.local_addr().unwrap().port();
+        let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n");
+        for stream in listener.incoming() {
+            let (mut stream, slots) = (stream.unwrap(), slots.clone());
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(end @ 1..) = stream.read(&mut bytes) {
+                    let asked = String::from_utf8_lossy(&bytes[..end]).into_owned();
+                    let mut answers = "+OK\r\n".repeat(asked.matches("SETINFO").count());
+                    answers += &slots.repeat(asked.matches("SLOTS").count());
+                    answers += &"+PONG\r\n".repeat(asked.matches("PING").count());
+                    drop(stream.write_all(answers.as_bytes()));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_node_that_stops_is_not_waited_for_without_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        thread::spawn(|| stops(listener));
+        let short = Duration::from_millis(50);
+        let mut connection = connect_within(&[endpoint], short, WRITES).unwrap();
+        let counted = redis::cmd("DBSIZE").query::<u64>(&mut connection);
+        assert!(counted.is_err());
     }
 }

@@ -232,7 +232,12 @@ impl<'a> Ship<'a> {
                     differing += history.compare(standby)?;
                     history.send(standby)?;
                 }
-                println!("{differing} keys of the standby differed, and were written again");
+                match differing {
+                    0 => println!("all keys of the standby are as they were left"),
+                    _ => {
+                        println!("{differing} keys of the standby differed, and were written again")
+                    }
+                }
             }
             standby.check(&mut self.histories)?;
         }
