@@ -28,7 +28,7 @@ pub(crate) const HEADER: usize = 64;
 const CRC_AT: usize = 60;
 const SECTORS_PER_BLOCK: usize = BLOCK / SECTOR;
 /// Fills a flush up to its block: padding that was written is told from zeroes that were not.
-const PADDING: u8 = 0xa5;
+pub(crate) const PADDING: u8 = 0xa5;
 
 /// How many sectors the header and the table take in a flush of so many blocks.
 pub(crate) const fn head_sectors(blocks: usize) -> usize {
@@ -97,18 +97,8 @@ pub(crate) enum Body {
 }
 
 impl FlushHeader {
-    /// Writes header, table and padding around a body that lies in its place already. Before it are
-    /// zeroes, but for checksums of the table that are known.
-    pub(crate) fn seal(&self, flush: &mut [u8]) {
-        let head = head_sectors(self.blocks as usize) * SECTOR;
-        assert_eq!(
-            flush.len(),
-            self.blocks as usize * BLOCK,
-            "a flush is whole blocks"
-        );
-        flush[head + self.body_bytes as usize..].fill(PADDING);
-        let (start, body) = flush.split_at_mut(head);
-        checksum::complete(body, &mut start[HEADER..]);
+    /// Writes the header before a table that is whole.
+    pub(crate) fn write(&self, start: &mut [u8]) {
         write(start, 0, &MAGIC.to_le_bytes());
         write(start, 4, &FORMAT.to_le_bytes());
         let names = if self.names { NAMES } else { 0 };
@@ -229,10 +219,10 @@ pub(crate) fn records_of<'a>(
     })
 }
 
-/// The checksum of each sector of the body of a flush that was sealed.
-pub(crate) fn table(flush: &[u8]) -> impl Iterator<Item = u32> {
-    let sectors = flush.len() / SECTOR - head_sectors(flush.len() / BLOCK);
-    (0..sectors).map(|sector| read_u32(flush, HEADER + 4 * sector))
+/// The checksum of each sector of the body of a flush of so many blocks, by its header and table.
+pub(crate) fn table(head: &[u8], blocks: usize) -> impl Iterator<Item = u32> {
+    let sectors = blocks * SECTORS_PER_BLOCK - head_sectors(blocks);
+    (0..sectors).map(|sector| read_u32(head, HEADER + 4 * sector))
 }
 
 /// Where the copies of hard states start in a body: in another block than the originals, which come
@@ -266,7 +256,7 @@ mod tests {
     /// What its bytes are taken for.
     fn sealed(header: &FlushHeader) -> Option<FlushHeader> {
         let mut flush = [0; BLOCK];
-        header.seal(&mut flush);
+        header.write(&mut flush[..SECTOR]);
         FlushHeader::decode(&flush)
     }
 

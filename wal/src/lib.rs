@@ -15,6 +15,7 @@ mod history;
 mod index;
 #[cfg(feature = "io")]
 pub mod io;
+mod layout;
 mod positions;
 mod record;
 mod recovered;

@@ -18,7 +18,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::bytes::{read_u32, write};
-use crate::flush::{Body, FlushHeader, Start, head_sectors, table};
+use crate::flush::{Body, FlushHeader, Start, table};
 use crate::segment::{BLOCK, SECTOR, SegmentId, UNREADABLE};
 
 /// Checksums that one sector of the table holds.
@@ -201,16 +201,15 @@ impl Residues {
         sum_up(sums.or_insert_with(|| vec![0; sectors]), header);
     }
 
-    /// A flush that was sealed is about to be written.
-    pub(crate) fn flush(&mut self, segment: SegmentId, offset: u64, flush: &[u8]) {
+    /// A flush of so many blocks is about to be written, with this header and table.
+    pub(crate) fn flush(&mut self, segment: SegmentId, offset: u64, head: &[u8], blocks: usize) {
         let Some(sums) = self.sums.get_mut(&segment) else {
             return;
         };
         let first = usize::try_from(offset / SECTOR as u64).expect("a segment fits memory");
-        let head = head_sectors(flush.len() / BLOCK);
-        sum_up(&mut sums[first..], &flush[..head * SECTOR]);
-        let body = sums[first + head..].iter_mut();
-        for (sum, known) in body.zip(table(flush)) {
+        sum_up(&mut sums[first..], head);
+        let body = sums[first + head.len() / SECTOR..].iter_mut();
+        for (sum, known) in body.zip(table(head, blocks)) {
             *sum = known;
         }
     }

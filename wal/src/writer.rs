@@ -2,11 +2,11 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use core::slice;
 
-use crate::codec::{Role, Stamp, encode_unit, record_bytes};
-use crate::flush::{FlushHeader, HEADER, blocks_for, copies_at, head_sectors};
+use crate::codec::{Role, record_bytes};
+use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
+use crate::layout::{Layout, Shape};
 use crate::residue::{Residues, room};
 use crate::run::{Unit, units};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
@@ -69,6 +69,8 @@ pub struct Writer {
     added: BTreeMap<FlushNumber, Added>,
     standings: Standings,
     residues: Residues,
+    /// For the flush that is made.
+    memory: Vec<u8>,
 }
 
 /// What the writer makes of a flush.
@@ -128,6 +130,7 @@ impl Writer {
             added: BTreeMap::new(),
             standings: left.standings,
             residues: Residues::new(options.segment_bytes),
+            memory: Vec::new(),
         }
     }
 
@@ -306,25 +309,34 @@ impl Writer {
 
     /// Writes the flush's bytes to `to`, which is as large as the placement says.
     pub fn encode(&mut self, placement: &Placement, records: &[Record], to: &mut [u8]) {
-        self.encode_parts(placement, records, to, usize::MAX, |_, _| ());
-    }
-
-    /// The same in parts of at least so many bytes: `done` is given each, and where it begins, once its
-    /// bytes are final, so that it can be written while the next one is made. Parts are whole blocks, and
-    /// together they are the flush. The start of a flush comes last, with its end.
-    pub fn encode_parts(
-        &mut self,
-        placement: &Placement,
-        records: &[Record],
-        to: &mut [u8],
-        part_bytes_min: usize,
-        mut done: impl FnMut(usize, &[u8]),
-    ) {
         assert_eq!(
             to.len(),
             placement.bytes,
             "the buffer is as large as the flush"
         );
+        self.encode_pieces(placement, records, usize::MAX, |at, bytes| {
+            to[at..at + bytes.len()].copy_from_slice(bytes);
+        });
+    }
+
+    /// The same in pieces of at least so many bytes, but for the last two: `done` is given each, and where
+    /// it begins, once its bytes are final. Pieces are whole blocks, one behind the other, and together they
+    /// are the flush. Its start comes last.
+    pub fn encode_pieces(
+        &mut self,
+        placement: &Placement,
+        records: &[Record],
+        piece_bytes_min: usize,
+        done: impl FnMut(usize, &[u8]),
+    ) {
+        let flush_at = placement.bytes - placement.blocks * BLOCK;
+        let shape = Shape {
+            flush_at,
+            body_at: flush_at + head_sectors(placement.blocks) * SECTOR,
+            bytes: placement.bytes,
+        };
+        let mut memory = core::mem::take(&mut self.memory);
+        let mut layout = Layout::new(&mut memory, shape, self.losses, piece_bytes_min, done);
         if placement.opens_segment {
             let header = SegmentHeader {
                 id: placement.segment,
@@ -333,31 +345,14 @@ impl Writer {
                 instance: self.options.instance,
                 bytes: u32::try_from(self.options.segment_bytes).expect("as asserted"),
             };
-            header.encode(&mut to[..BLOCK]);
-            self.residues.begin(placement.segment, &to[..BLOCK]);
+            let to = layout.before_flush();
+            header.encode(to);
+            self.residues.begin(placement.segment, to);
         }
-        let flush_at = placement.bytes - placement.blocks * BLOCK;
-        let body_at = flush_at + head_sectors(placement.blocks) * SECTOR;
-        let (start, body) = to.split_at_mut(body_at);
-        let start = &mut start[flush_at..];
-        start.fill(0);
-        let mut layout = Layout {
-            body,
-            table: &mut start[HEADER..],
-            at: 0,
-            losses: self.losses,
-        };
-        let first = body_at.next_multiple_of(BLOCK);
-        let mut parted = first;
         let added = self.added.get(&placement.number);
         let added = added.expect("a flush is encoded before it is written");
         for unit in in_layout(records, &added.units) {
             layout.put(unit.of(records), unit, Role::Own);
-            let made = (body_at + layout.at) / BLOCK * BLOCK;
-            if made.saturating_sub(parted) >= part_bytes_min {
-                done(parted, &layout.body[parted - body_at..made - body_at]);
-                parted = made;
-            }
         }
         for record in &added.echo {
             layout.put_one(record, Role::Echo);
@@ -392,16 +387,11 @@ impl Writer {
             names: placement.names,
             opens: placement.opens_segment,
         };
-        let flush = &mut to[flush_at..];
-        header.seal(flush);
+        let head = layout.seal(&header);
         let start = placement.offset + flush_at as u64;
-        self.residues.flush(placement.segment, start, flush);
-        if parted == first {
-            done(0, to);
-        } else {
-            done(parted, &to[parted..]);
-            done(0, &to[..first]);
-        }
+        self.residues
+            .flush(placement.segment, start, head, placement.blocks);
+        self.memory = memory;
     }
 
     /// The write of one flush is durable. Returns the newest flush such that it and all before it
@@ -498,39 +488,6 @@ impl Writer {
     /// Where the record of an entry lies.
     pub fn locate(&self, group: GroupId, index: LogIndex) -> Option<Location> {
         self.index.get(group, index)
-    }
-}
-
-/// The body of a flush while records are put in it.
-struct Layout<'a> {
-    body: &'a mut [u8],
-    /// Checksums of its sectors, as far as they are known.
-    table: &'a mut [u8],
-    /// Bytes that are final.
-    at: usize,
-    losses: u64,
-}
-
-impl Layout<'_> {
-    fn put_one(&mut self, record: &Record, role: Role) {
-        self.put(slice::from_ref(record), &Unit::alone(record), role);
-    }
-
-    /// Puts records that are one on the disk.
-    fn put(&mut self, records: &[Record], unit: &Unit, role: Role) {
-        let stamp = Stamp {
-            role,
-            losses: self.losses,
-        };
-        let place = (&mut *self.body, self.at);
-        encode_unit(records, unit, stamp, place, self.table);
-        self.at += unit.bytes;
-    }
-
-    /// Leaves zeroes up to here.
-    fn skip_to(&mut self, at: usize) {
-        self.body[self.at..at].fill(0);
-        self.at = at;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Flushes that are made in parts: what is given away early is what the flush holds in the end.
+//! Flushes that are made in pieces: what is given away early is what the flush holds in the end.
 
 #![allow(
     clippy::unwrap_used,
@@ -58,44 +58,37 @@ fn records(flush: u64) -> Vec<Record> {
 }
 
 #[test]
-fn parts_are_final_when_they_are_given_and_together_they_are_the_flush() {
-    let mut in_parts = 0;
-    for part_bytes_min in [BLOCK, 10_000, 100_000] {
-        let (mut whole, mut parted) = (writer(), writer());
+fn pieces_are_final_when_they_are_given_and_together_they_are_the_flush() {
+    let mut in_pieces = 0;
+    for piece_bytes_min in [BLOCK, 10_000, 100_000] {
+        let (mut whole, mut pieced) = (writer(), writer());
         for number in 1..60 {
             let records = records(number);
             let number = FlushNumber::from_raw(number);
             let place = whole.place(number, &records);
-            assert_eq!(parted.place(number, &records), place);
+            assert_eq!(pieced.place(number, &records), place);
             let mut expected = vec![0; place.bytes];
             whole.encode(&place, &records, &mut expected);
 
-            let mut buffer = vec![0; place.bytes];
             let mut given = vec![0; place.bytes];
             let mut pieces = Vec::new();
-            parted.encode_parts(
-                &place,
-                &records,
-                &mut buffer,
-                part_bytes_min,
-                |at, bytes| {
-                    given[at..at + bytes.len()].copy_from_slice(bytes);
-                    pieces.push((at, bytes.len()));
-                },
-            );
-            assert!(given == expected, "flush {number} by {part_bytes_min}");
+            pieced.encode_pieces(&place, &records, piece_bytes_min, |at, bytes| {
+                given[at..at + bytes.len()].copy_from_slice(bytes);
+                pieces.push((at, bytes.len()));
+            });
+            assert!(given == expected, "flush {number} by {piece_bytes_min}");
 
-            in_parts += usize::from(pieces.len() > 1);
+            in_pieces += usize::from(pieces.len() > 1);
             pieces.sort_unstable();
             let end = pieces.iter().fold(0, |end, &(at, bytes)| {
-                assert_eq!(at, end, "flush {number} by {part_bytes_min}: {pieces:?}");
+                assert_eq!(at, end, "flush {number} by {piece_bytes_min}: {pieces:?}");
                 assert!(bytes > 0 && bytes.is_multiple_of(BLOCK), "{pieces:?}");
                 end + bytes
             });
             assert_eq!(end, place.bytes);
             whole.written(number);
-            parted.written(number);
+            pieced.written(number);
         }
     }
-    assert!(in_parts > 60, "{in_parts} flushes were made in parts");
+    assert!(in_pieces > 60, "{in_pieces} flushes were made in pieces");
 }

@@ -193,11 +193,9 @@ impl Log {
         let prepared = (!self.failed.get()).then(|| {
             let mut writer = self.writer.borrow_mut();
             let placement = writer.place(number, records);
-            let writing = self
-                .segments
-                .append(&placement, |buffer, part_bytes_min, done| {
-                    writer.encode_parts(&placement, records, buffer, part_bytes_min, done);
-                });
+            let writing = self.segments.append(&placement, |piece_bytes_min, done| {
+                writer.encode_pieces(&placement, records, piece_bytes_min, done);
+            });
             if placement.opens_segment {
                 let wanted = (number, writer.next_segment());
                 self.wanted.borrow_mut().push_back(wanted);

@@ -9,6 +9,7 @@ mod file_system;
 mod log;
 mod ring;
 mod segments;
+mod stream;
 mod view;
 mod writing;
 

@@ -399,12 +399,12 @@ impl Segments {
         self.state.borrow().full
     }
 
-    /// Begins to write a flush of so many bytes, which `encode` makes in parts: durable once it is
+    /// Begins to write a flush of so many bytes, which `encode` makes in pieces: durable once it is
     /// written, unless [`Durability::Async`].
     pub(super) fn append(
         &self,
         placement: &Placement,
-        encode: impl FnOnce(&mut [u8], usize, &mut dyn FnMut(usize, &[u8])),
+        encode: impl FnOnce(usize, &mut dyn FnMut(usize, &[u8])),
     ) -> Writing {
         self.blanks.appended(placement.bytes);
         let buffer = self.buffer(placement.bytes);

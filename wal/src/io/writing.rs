@@ -8,9 +8,12 @@ use std::rc::Rc;
 use glommio::io::{DmaBuffer, DmaFile};
 
 use super::ring::{Operation, Ring};
+use super::stream::stream;
 
 /// Bytes of a part, at least. Fewer cost the device more than they gain.
 const PART_BYTES_MIN: usize = 512 << 10;
+/// Bytes that are made at once, at least: few enough to stay in the processor's caches until they are copied.
+const PIECE_BYTES_MIN: usize = 32 << 10;
 
 /// A flush, and the writes that were begun for it.
 pub(super) struct Writing {
@@ -24,32 +27,56 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// Makes the bytes of a flush with `encode`, which is given the buffer, how small a part may be, and
-    /// what takes the parts and where in the buffer they begin. Writes them as they come if `file` is
-    /// there.
+    /// Makes the bytes of a flush with `encode`, which is given how small a piece may be, and what takes
+    /// the pieces and where in the flush they begin, the start last. Writes parts of the flush as they come
+    /// if `file` is there.
     pub(super) fn begin(
         ring: &Rc<Ring>,
         file: Option<Rc<DmaFile>>,
-        buffer: DmaBuffer,
+        mut buffer: DmaBuffer,
         at: u64,
-        encode: impl FnOnce(&mut [u8], usize, &mut dyn FnMut(usize, &[u8])),
+        encode: impl FnOnce(usize, &mut dyn FnMut(usize, &[u8])),
     ) -> Self {
-        let mut writing = Self {
-            parts: Vec::new(),
+        let mut parts = Vec::new();
+        let mut begin = |part: &[u8], from: usize| {
+            let file = file.as_deref();
+            parts.extend(file.map(|file| write(ring, file, part, at + from as u64)));
+        };
+        let to = buffer.as_bytes_mut();
+        // What was not given to the kernel yet, but for the start.
+        let mut part = 0..0;
+        let mut start = to.len();
+        encode(PIECE_BYTES_MIN, &mut |from, bytes| {
+            let end = from + bytes.len();
+            stream(&mut to[from..end], bytes);
+            if from == 0 {
+                return;
+            }
+            if part.is_empty() {
+                part.start = from;
+                start = start.min(from);
+            }
+            part.end = end;
+            if part.len() >= PART_BYTES_MIN {
+                begin(&to[part.clone()], part.start);
+                part.start = end;
+            }
+        });
+        if part.start > start {
+            if !part.is_empty() {
+                begin(&to[part.clone()], part.start);
+            }
+            begin(&to[..start], 0);
+        } else {
+            begin(to, 0);
+        }
+        Self {
+            parts,
             buffer,
             file,
             ring: ring.clone(),
             at,
-        };
-        let (parts, file) = (&mut writing.parts, writing.file.as_deref());
-        encode(
-            writing.buffer.as_bytes_mut(),
-            PART_BYTES_MIN,
-            &mut |from, bytes| {
-                parts.extend(file.map(|file| write(ring, file, bytes, at + from as u64)));
-            },
-        );
-        writing
+        }
     }
 
     /// Whether it waits for its segment.
