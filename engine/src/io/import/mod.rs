@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::snapshot::Header;
 pub use file::{Flaw, verify};
 pub use listed::{Listed, write_manifest};
+pub use placing::place;
 pub use shipment::{Shipment, snapshots_in};
 use shipment::{check_roles, fingerprint};
 
@@ -231,7 +232,7 @@ pub fn import(order: &Import<'_>) -> Result<Imported, ImportError> {
     placing::put_aside(path, before)?;
     for (file, header) in shipment.files.iter().zip(&headers) {
         let shard = config.shard_of_group(header.group);
-        placing::place(&order.from.join(&file.name), &directory.shard(shard))?;
+        place(&order.from.join(&file.name), &directory.shard(shard))?;
     }
     placing::sync(path)?;
     record.condition = Condition::New;

@@ -38,8 +38,16 @@ pub(super) fn put_aside(directory: &Path, epoch: u64) -> Result<(), ImportError>
     sync(directory)
 }
 
-/// Copies a snapshot to a shard, durably.
-pub(super) fn place(snapshot: &Path, shard: &Path) -> Result<(), ImportError> {
+/// Copies the file of a snapshot to the directory of a shard, durably.
+///
+/// # Errors
+///
+/// [`ImportError::Io`].
+///
+/// # Panics
+///
+/// If the path does not end in a name.
+pub fn place(snapshot: &Path, shard: &Path) -> Result<(), ImportError> {
     let directory = shard.join("snapshots");
     fs::create_dir_all(&directory).map_err(failed("make", &directory))?;
     let name = snapshot.file_name().expect("a file's path ends in a name");

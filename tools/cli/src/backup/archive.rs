@@ -91,10 +91,10 @@ fn append(
 
 /// Where the files of a backup are: in its directory, or unpacked from its archive for as long as this
 /// lives.
-pub(super) struct Files(PathBuf, Option<Spool>);
+pub(crate) struct Files(PathBuf, Option<Spool>);
 
 impl Files {
-    pub(super) fn of(from: &Path) -> Result<Self, BackupError> {
+    pub(crate) fn of(from: &Path) -> Result<Self, BackupError> {
         if from.is_dir() {
             return Ok(Self(from.to_owned(), None));
         }
@@ -113,7 +113,7 @@ impl Files {
         Ok(Self(spool.0.clone(), Some(spool)))
     }
 
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         debug_assert!(self.1.as_ref().is_none_or(|spool| spool.0 == self.0));
         &self.0
     }

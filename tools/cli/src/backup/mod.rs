@@ -1,13 +1,13 @@
 //! `drakkar backup`: the snapshots of a cluster in a directory, with their logs if wanted, checked, and back
 //! into a cluster of any size, as of the end or any moment before.
 
-mod archive;
+pub(crate) mod archive;
 pub(crate) mod create;
 pub(crate) mod drill;
 mod entries;
 mod lag;
 mod log;
-mod manifest;
+pub(crate) mod manifest;
 mod point;
 mod restore;
 mod ship;

@@ -7,6 +7,7 @@ mod moved;
 mod newest;
 mod plan;
 mod rejoin;
+mod seed;
 mod shrink;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use engine::io::identity::{Answered, IdentityError, LiveQuorum, Running, ask};
 use engine::io::import::ImportError;
 use wal::io::DirectoryError;
 
+use crate::backup::BackupError;
 use crate::snapshot::import;
 use crate::{exit, serve};
 
@@ -26,7 +28,7 @@ use crate::{exit, serve};
 pub(crate) enum Verb {
     /// Makes a data directory for a node whose old one is lost: it comes back under its id, without a
     /// vote until all others have told what it may have forgotten, and is filled by them.
-    Rejoin(Node),
+    Rejoin(rejoin::Options),
     /// Says that a data directory was moved, or that its node has another address now. The node was
     /// stopped before, and the original is gone.
     Moved(Node),
@@ -80,6 +82,16 @@ pub(crate) enum RepairError {
         "no other node knows node {node}, and all of them answered: nothing was lost, so just start it"
     )]
     Unknown { node: u32 },
+    #[error(
+        "none of the other nodes answers at its admin port ({addresses}): whether the backup is of their history cannot be told. Mend that, or leave --from out"
+    )]
+    Silent { addresses: String },
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(
+        "{path} cannot be what the node begins with: {why}. Take a newer backup, or leave --from out"
+    )]
+    Seed { path: PathBuf, why: String },
     #[error(transparent)]
     Running(#[from] Running),
     #[error(transparent)]
@@ -132,9 +144,10 @@ impl RepairError {
             Self::Open(OpenError::DataDirectory(DirectoryError::Locked { .. })) => exit::REFUSED,
             Self::Open(error) => serve::code_of(error),
             Self::Import(error) => import::status_of(error),
+            Self::Backup(error) => error.code(),
             Self::Io { .. } | Self::NoPlan { .. } => exit::ERROR,
             Self::Host(failed) | Self::Step { failed, .. } => exit::handed_on(failed.code),
-            Self::NoAnswer { .. } => exit::NOT_FOUND,
+            Self::NoAnswer { .. } | Self::Silent { .. } => exit::NOT_FOUND,
             Self::Holds { .. }
             | Self::Removed { .. }
             | Self::Unknown { .. }
@@ -142,6 +155,7 @@ impl RepairError {
             | Self::OtherRepair { .. }
             | Self::DamagedAlone { .. }
             | Self::PlansMissing
+            | Self::Seed { .. }
             | Self::Running(_) => exit::REFUSED,
             Self::InvalidMembers { .. } | Self::Plan { .. } => exit::USAGE,
             Self::Log { .. } => exit::CORRUPT,
@@ -158,7 +172,9 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Err(code) => Err(code),
     };
     let done = match verb {
-        Verb::Rejoin(node) => with_config(&node.config, &rejoin::rejoin),
+        Verb::Rejoin(options) => {
+            with_config(&options.config, &|config| rejoin::rejoin(config, options))
+        }
         Verb::Moved(node) => with_config(&node.config, &moved::moved),
         Verb::Shrink(options) => {
             with_config(&options.config, &|config| shrink::shrink(config, options))

@@ -1,14 +1,27 @@
 //! A node whose data are lost comes back as one that knows that.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use engine::config::Config;
 use engine::io::identity::{Condition, Holding, Member, Record, check_stopped, hold};
 
+use super::seed::Seed;
 use super::{RepairError, ask_others};
 
-pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The node's configuration (TOML).
+    #[arg(long)]
+    pub(super) config: PathBuf,
+    /// A backup of this cluster (directory, archive, or - for the standard input): the node begins with its
+    /// snapshots, and its peers send only what is newer.
+    #[arg(long)]
+    from: Option<PathBuf>,
+}
+
+pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, RepairError> {
     check_stopped(config)?;
     let (node, path) = (config.node_id, Path::new(&config.data_dir));
     check_empty(path)?;
@@ -32,6 +45,11 @@ pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
     if known.is_none() && answers.len() == asked.len() {
         return Err(RepairError::Unknown { node });
     }
+    let seed = options.from.as_deref().map(|from| {
+        let known = known.unwrap_or_default();
+        Seed::read(config, from, standing.epoch, known)
+    });
+    let seed = seed.transpose()?;
     let Holding {
         directory,
         mut record,
@@ -50,6 +68,8 @@ pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
     record.condition = Condition::Rejoined;
     record.formed = false;
     record.write(directory.path())?;
+    let begins = seed.map(|seed| seed.place(config, directory.path()));
+    let begins = begins.transpose()?.unwrap_or_default();
     let silent = asked.iter().filter(|(_, _, answered)| answered.is_none());
     let silent: Vec<String> = silent.map(|(node, ..)| node.to_string()).collect();
     let wait = if silent.is_empty() {
@@ -63,7 +83,7 @@ pub(super) fn rejoin(config: &Config) -> Result<String, RepairError> {
     let replaced = known.map_or_else(String::new, |it| format!(" in place of {it:016x}"));
     Ok(format!(
         "node {node} comes back with instance {:016x}{replaced}, epoch {}: start it. It votes for nobody until all \
-         others have told it what it may have forgotten ({wait}), and is filled by their logs and snapshots",
+         others have told it what it may have forgotten ({wait}), and is filled by their logs and snapshots{begins}",
         record.instance, record.epoch
     ))
 }
@@ -97,7 +117,7 @@ fn clear(path: &Path) -> Result<(), RepairError> {
     Ok(())
 }
 
-fn shards(path: &Path) -> Result<Vec<std::path::PathBuf>, RepairError> {
+fn shards(path: &Path) -> Result<Vec<PathBuf>, RepairError> {
     let failed = |error| RepairError::Io {
         what: "list",
         path: path.to_owned(),

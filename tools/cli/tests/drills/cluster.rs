@@ -172,6 +172,10 @@ impl Cluster {
         admin::status(self.addresses.admin(node))
     }
 
+    pub(crate) fn metrics(&self, node: u16) -> String {
+        admin::get(self.addresses.admin(node), "/metrics").unwrap_or_default()
+    }
+
     /// How many peers a node is connected to.
     pub(crate) fn connected(&self, node: u16) -> usize {
         let status = self.status(node).unwrap_or_default();
