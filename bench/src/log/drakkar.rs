@@ -78,8 +78,11 @@ impl Load {
         append
     }
 
-    /// Writes segments, and has no need of them any more.
+    /// Writes segments, and has no need of them any more. The one that is next by then is ready as well:
+    /// one that is zeroed during the turn would be measured.
     async fn prepare(&mut self) -> Result<(), LogError> {
+        let ready = SEGMENTS_BEFORE as u64 * OPTIONS.segment_bytes;
+        self.log.make_ready(ready).await?;
         let group = GroupId::from_raw(u32::MAX);
         let payload = Payload::from(noise(FILLER_BYTES));
         let mut last = LogIndex::ZERO;
