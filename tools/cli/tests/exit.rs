@@ -161,3 +161,20 @@ fn words_that_are_not_understood_end_with_64() {
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
 }
+
+#[test]
+fn a_repair_of_what_is_not_there_says_so_and_leaves_nothing() {
+    let place = Place::new();
+    let config = place.config("alone.toml", 1, 2);
+    for (verb, code, words) in [
+        ("rejoin", 4, "is the only one of its cluster"),
+        ("moved", 66, "holds no data of a node"),
+    ] {
+        let words_given = ["repair", verb, "--config", config.to_str().unwrap()];
+        let output = program().args(words_given).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{verb}: {said}");
+        assert!(said.contains(words), "{verb}: {said}");
+        assert!(!place.data().exists(), "{verb} made a directory");
+    }
+}

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
 use super::archive::Files;
@@ -19,12 +19,13 @@ use crate::status::columns;
 use crate::timestamp::Timestamp;
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("copy").required(true)))]
 pub(crate) struct Options {
     /// The directory of the newest backup, or its archive: reads all of it.
-    #[arg(long, required_unless_present = "state")]
+    #[arg(long, group = "copy")]
     from: Option<PathBuf>,
     /// The --state of the `drakkar dr ship` that keeps a standby.
-    #[arg(long, conflicts_with = "from")]
+    #[arg(long, group = "copy")]
     state: Option<PathBuf>,
     #[command(flatten)]
     endpoints: Endpoints,

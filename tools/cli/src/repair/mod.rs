@@ -66,6 +66,12 @@ pub(crate) enum RepairError {
         "{path} holds data of a node that its peers have let in. If it can be read, start the node: nothing is lost. If not, move the directory away and run this again"
     )]
     Holds { path: PathBuf },
+    #[error("{path} holds no data of a node: let node.data_dir be the directory that was moved")]
+    Nothing { path: PathBuf },
+    #[error(
+        "node {node} is the only one of its cluster, so nobody else has its data: start it with an empty directory, and restore a backup (drakkar backup restore)"
+    )]
+    Alone { node: u32 },
     #[error(
         "none of the other nodes answers at its peer port ({addresses}): start them first. A node that lost its data needs all of them"
     )]
@@ -148,7 +154,9 @@ impl RepairError {
             Self::Io { .. } | Self::NoPlan { .. } => exit::ERROR,
             Self::Host(failed) | Self::Step { failed, .. } => exit::handed_on(failed.code),
             Self::NoAnswer { .. } | Self::Silent { .. } => exit::NOT_FOUND,
+            Self::Nothing { .. } => exit::NO_INPUT,
             Self::Holds { .. }
+            | Self::Alone { .. }
             | Self::Removed { .. }
             | Self::Unknown { .. }
             | Self::LiveQuorum(_)

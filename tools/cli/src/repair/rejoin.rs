@@ -26,6 +26,9 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
     let (node, path) = (config.node_id, Path::new(&config.data_dir));
     check_empty(path)?;
     let asked = ask_others(config);
+    if asked.is_empty() {
+        return Err(RepairError::Alone { node });
+    }
     let answers: Vec<_> = asked.iter().filter_map(|(_, _, it)| it.as_ref()).collect();
     let Some(newest) = answers.iter().max_by_key(|it| it.standing.epoch) else {
         let addresses: Vec<&str> = asked.iter().map(|(_, it, _)| it.as_str()).collect();
