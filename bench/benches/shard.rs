@@ -10,8 +10,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use engine::shard::Token;
 use engine::shard::{GroupOptions, Input, Member, Options, Outcome, Output, Shard, SnapshotPolicy};
 use engine::{Clock, Time};
-use net::Command;
 use net::command::{Condition, Expiry};
+use net::{Command, SLOTS, Slot};
 use rustix::time::{ClockId, clock_gettime};
 use wal::{FlushNumber, GroupId, NodeId, RecoveredLog, ReplicaId};
 
@@ -66,17 +66,25 @@ fn options(node: u32) -> Options {
     }
 }
 
-fn group(id: u64) -> GroupOptions {
+/// The slots of a group: each has as many as it can.
+fn slots(id: u64, groups: u64) -> (u16, u16) {
+    let first = |id: u64| (id * u64::from(SLOTS)).div_ceil(groups);
+    let slot = |slot: u64| u16::try_from(slot).expect("few slots");
+    (slot(first(id)), slot(first(id + 1) - 1))
+}
+
+fn group(id: u64, groups: u64) -> GroupOptions {
     let member = |node| Member {
         replica: ReplicaId::from_raw(node),
         node: NodeId::from_raw(node),
         voter: true,
     };
+    let slots = slots(id, groups);
     let id = u32::try_from(id).expect("few groups");
     GroupOptions {
         group: GroupId::from_raw(id),
         members: (1..=NODES).map(member).collect(),
-        slots: (0, 16_383),
+        slots,
         preferred: Some(NodeId::from_raw(leader(id))),
         recovered: RecoveredLog::default(),
         snapshot: None,
@@ -93,7 +101,7 @@ impl Cluster {
         let now = Time::default();
         let clock = clock(now);
         let shard = |node| {
-            let groups = (0..groups).map(group).collect();
+            let groups = (0..groups).map(|id| group(id, groups)).collect();
             Shard::new(options(node), clock, groups, FlushNumber::ZERO.next())
         };
         let mut cluster = Self {
@@ -142,8 +150,9 @@ impl Cluster {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
         let key = (self.random >> 33) % KEYS;
-        let group = u32::try_from(key % self.groups).expect("few groups");
         let name = format!("key:{key:012}");
+        let slot = u64::from(Slot::of(name.as_bytes()).number());
+        let group = u32::try_from(slot * self.groups / u64::from(SLOTS)).expect("few groups");
         let command = Command::Set {
             key: name.as_bytes(),
             value: &VALUE,
