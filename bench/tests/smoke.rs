@@ -165,6 +165,13 @@ fn an_option_of_the_nodes_is_measured_beside_its_default() {
 
 #[test]
 fn nodes_sample_themselves_where_there_is_no_perf() {
+    // A machine that is busy gives them few samples.
+    let seen = (0..4).any(|_| samples_show_turns_of_shards());
+    assert!(seen, "no turn of a shard in any sample");
+}
+
+/// Has nodes sample themselves. Whether they were seen at work.
+fn samples_show_turns_of_shards() -> bool {
     let directory = directory("samples");
     let svg = directory.join("writes.svg");
     let output = Command::new(env!("CARGO_BIN_EXE_drakkar-bench"))
@@ -180,14 +187,12 @@ fn nodes_sample_themselves_where_there_is_no_perf() {
         complaints.contains("nodes sample themselves"),
         "{complaints}"
     );
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("<svg"));
     let folded = std::fs::read_to_string(svg.with_extension("folded")).unwrap();
-    // A machine that is busy gives them few samples.
-    let turns = folded.lines().filter(|line| {
+    folded.lines().any(|line| {
         let shard = line.starts_with('n') && line.contains("s0-1;");
         shard && line.contains("Executor::settle_shard")
-    });
-    assert!(turns.count() > 0, "no turn of a shard in {folded}");
-    assert!(std::fs::read_to_string(&svg).unwrap().contains("<svg"));
+    })
 }
 
 #[test]
