@@ -1,4 +1,4 @@
-//! An allocator that counts what threads ask of it, and on demand remembers from where.
+//! An allocator that counts, on demand, what threads ask of it, and from where.
 
 #![expect(
     unsafe_code,
@@ -8,15 +8,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Return addresses, the innermost first.
 pub(crate) type Stack = [usize; 40];
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
-static REMEMBERS: AtomicBool = AtomicBool::new(false);
-static COUNT: AtomicU64 = AtomicU64::new(0);
 static STACKS: Mutex<Option<BTreeMap<Stack, u64>>> = Mutex::new(None);
 
 thread_local! {
@@ -58,21 +56,12 @@ pub(crate) fn stand_apart() {
     APART.set(true);
 }
 
-/// What other threads asked for while `work` ran.
-pub(crate) fn counted(work: impl FnOnce()) -> u64 {
-    let before = COUNT.load(Ordering::Relaxed);
-    COUNTS.store(true, Ordering::SeqCst);
-    work();
-    COUNTS.store(false, Ordering::SeqCst);
-    COUNT.load(Ordering::Relaxed) - before
-}
-
 /// From where other threads asked while `work` ran, and how often.
 pub(crate) fn remembered(work: impl FnOnce()) -> BTreeMap<Stack, u64> {
     *lock() = Some(BTreeMap::new());
-    REMEMBERS.store(true, Ordering::SeqCst);
-    counted(work);
-    REMEMBERS.store(false, Ordering::SeqCst);
+    COUNTS.store(true, Ordering::SeqCst);
+    work();
+    COUNTS.store(false, Ordering::SeqCst);
     lock().take().unwrap_or_default()
 }
 
@@ -88,10 +77,7 @@ fn count() {
     let Ok(false) = APART.try_with(|apart| apart.replace(true)) else {
         return;
     };
-    COUNT.fetch_add(1, Ordering::Relaxed);
-    if REMEMBERS.load(Ordering::Relaxed) {
-        remember();
-    }
+    remember();
     APART.set(false);
 }
 
