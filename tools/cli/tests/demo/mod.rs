@@ -17,7 +17,10 @@ pub(crate) struct Demo {
 impl Demo {
     /// Three nodes, with these arguments besides.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let ports = Ports::reserve_at(3, &[0, 2000, 10_000]).unwrap();
+        // Each shard of a node has ports of its own.
+        let mut options = arguments.iter().skip_while(|it| **it != "--shards");
+        let shards: u16 = options.nth(1).map_or(1, |it| it.parse().unwrap());
+        let ports = Ports::reserve_at(3 * shards, &[0, 2000, 10_000]).unwrap();
         let port = ports.first();
         let directory = Scratch::new("demo");
         let output = directory.join("demo.out");
