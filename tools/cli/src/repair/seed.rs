@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use engine::config::Config;
 use engine::epoch;
-use engine::io::import::{Listed, place};
+use engine::io::import::place;
 use engine::snapshot::Header;
 use serde_json::Value;
 
@@ -48,7 +48,12 @@ impl Seed {
         instances.push(known);
         let mut snapshots = Vec::new();
         for file in &manifest.files {
-            let header = read(files.directory(), &file.snapshot, &manifest.cluster)?;
+            let listed = &file.snapshot;
+            let header = listed.verify(files.directory(), &config.cluster.id);
+            let header = header.map_err(|what| BackupError::Damaged {
+                path: files.directory().join(&listed.name),
+                what,
+            })?;
             let (group, made_in) = (header.group, epoch::of(header.term));
             if made_in != epoch {
                 return Err(no(format!(
@@ -62,7 +67,7 @@ impl Seed {
                      the nodes that answer has, so it may be of another history"
                 )));
             }
-            snapshots.push((header, file.snapshot.name.clone()));
+            snapshots.push((header, listed.name.clone()));
         }
         Ok(Self {
             from: from.to_owned(),
@@ -83,21 +88,6 @@ impl Seed {
             ". It begins with the snapshots of {count} groups in {from}: they send what is newer"
         ))
     }
-}
-
-fn read(directory: &Path, listed: &Listed, cluster: &str) -> Result<Header, RepairError> {
-    let path = directory.join(&listed.name);
-    let damaged = |what: String| BackupError::Damaged {
-        path: path.clone(),
-        what,
-    };
-    let header = listed.verify(directory, cluster).map_err(damaged)?;
-    let (group, index, term) = (header.group, header.index.to_raw(), header.term.to_raw());
-    // What has another name than this is refused at the start.
-    if listed.name != format!("{group}-{index:016x}-{term:016x}.snap") {
-        return Err(damaged(format!("it is group {group} up to entry {index}")).into());
-    }
-    Ok(header)
 }
 
 /// The data directories of the nodes that answer.
