@@ -589,8 +589,8 @@ impl Raft {
 /// What a damaged replica writes to its log about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepairNote {
-    /// It started like this. Written before anything else: another start in the middle of the
-    /// repair would otherwise take a log that is half repaired for a whole one.
+    /// It stands like this. Written before anything else, and again with all that it writes: another start in the
+    /// middle of the repair would otherwise take a log that is half repaired for a whole one.
     Begun {
         claim: Option<Claim>,
         promises_lost: bool,
