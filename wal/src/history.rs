@@ -82,9 +82,10 @@ impl History {
         self.positions.name_last(term);
     }
 
-    /// A lost flush held entries that were put back, up to `last`. What they were to replace is as it
-    /// was; behind the end they were new.
-    pub(crate) fn lose_patches(&mut self, last: LogIndex, term: Term) {
+    /// A lost flush held entries that were put back, from `first` to `last`. What they were to replace is
+    /// as it was; behind the end they were new.
+    pub(crate) fn lose_patches(&mut self, first: LogIndex, last: LogIndex, term: Term) {
+        self.put_back_from(first);
         if self.positions.last() < last {
             self.lose(self.positions.last().next(), last, term);
         }
@@ -143,12 +144,7 @@ impl History {
         cache_max: usize,
     ) -> Result<(), Gap> {
         let index = entry.index;
-        if index <= self.start() {
-            if !self.beheaded {
-                return Ok(());
-            }
-            self.reach_back(index.previous());
-        }
+        self.put_back_from(index);
         if index > self.positions.last() {
             // Those before it were lost, and so was the gap that they had filled.
             self.resolve(index, None);
@@ -200,7 +196,9 @@ impl History {
     fn lower_floor(&mut self, index: LogIndex, term: Term) {
         let (before, before_term) = (self.start(), self.floor_term);
         self.positions.set_floor(index);
-        self.positions.name(before, before_term);
+        if before_term > Term::ZERO {
+            self.positions.name(before, before_term);
+        }
         self.floor_term = term;
     }
 
@@ -221,12 +219,17 @@ impl History {
         self.promises_owed = false;
     }
 
+    /// Nobody puts back what is below the floor: if it was, a flush that was lost had lowered it.
+    fn put_back_from(&mut self, first: LogIndex) {
+        if first <= self.start() {
+            self.reach_back(first.previous());
+        }
+    }
+
     /// What was found starts at a later position than the log: the positions between are lost.
     fn reach_back(&mut self, floor: LogIndex) {
         if self.start() > floor {
-            self.positions.set_floor(floor);
-            // What was known is the term of a position that is inside the log now.
-            self.floor_term = Term::ZERO;
+            self.lower_floor(floor, Term::ZERO);
         }
         self.beheaded = self.start() > LogIndex::ZERO;
     }

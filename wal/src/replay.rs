@@ -509,7 +509,7 @@ impl Replay {
             } if stamp.role == Role::Echo => {
                 let history = self.history(group);
                 if patched {
-                    history.lose_patches(last, term);
+                    history.lose_patches(first, last, term);
                 } else {
                     history.lose(first, last, term);
                 }

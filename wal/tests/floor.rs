@@ -35,7 +35,7 @@ impl Log {
         self.replay().groups.remove(&GROUP).unwrap()
     }
 
-    fn flush(&mut self, records: &[Record]) {
+    fn flush(&mut self, records: &[Record]) -> (SegmentId, usize) {
         let place = self.writer.place(self.writer.next_flush(), records);
         let mut bytes = vec![0; place.bytes];
         self.writer.encode(&place, records, &mut bytes);
@@ -44,6 +44,7 @@ impl Log {
         let at = usize::try_from(place.offset).unwrap();
         file[at..at + bytes.len()].copy_from_slice(&bytes);
         self.writer.written(place.number);
+        (place.segment, at)
     }
 
     fn write(&mut self, indexes: RangeInclusive<u64>) {
@@ -56,8 +57,12 @@ impl Log {
     /// The flush with an entry cannot be read any more.
     fn lose(&mut self, index: u64) {
         let place = self.writer.locate(GROUP, entry(index).index).unwrap();
-        let block = place.offset as usize / BLOCK * BLOCK;
-        self.disk.get_mut(&place.segment).unwrap()[block..block + BLOCK].fill(UNREADABLE);
+        self.forget((place.segment, place.offset as usize / BLOCK * BLOCK));
+    }
+
+    /// The flush that begins there, of one block, cannot be read any more.
+    fn forget(&mut self, (segment, at): (SegmentId, usize)) {
+        self.disk.get_mut(&segment).unwrap()[at..at + BLOCK].fill(UNREADABLE);
     }
 
     /// Moves the floor, and gives the segments that leave the log then.
@@ -135,6 +140,29 @@ fn what_lies_between_an_older_floor_and_the_newer_is_missing_until_it_is_put_bac
         assert_eq!((found.damage, found.last.to_raw()), (None, 9));
         let there = (first + 1..=9).map(entry);
         assert_eq!(found.tail, there.collect::<Vec<_>>());
+    }
+}
+
+/// A flush that lowered the floor is lost together with the first that put something back. The next one
+/// names what that was, so what was found between the floors is missed again, and nothing else.
+#[test]
+fn a_floor_that_was_lowered_in_a_lost_flush_is_known_by_what_was_put_back() {
+    for named in [false, true] {
+        let mut log = log();
+        let lowered = log.flush(&[floor(0)]);
+        for index in 1..=6 {
+            let (group, entry) = (GROUP, entry(index));
+            let put_back = log.flush(&[Record::Patch { group, entry }]);
+            if index == 1 && named {
+                log.forget(put_back);
+            }
+        }
+        log.forget(lowered);
+        let found = log.found();
+        assert_eq!(found.floor.0.to_raw(), 0, "named: {named}");
+        assert_eq!(found.last.to_raw(), if named { 0 } else { 9 });
+        let spares = found.damage.map(|damage| damage.spares);
+        assert_eq!(spares, named.then(|| (2..=9).map(entry).collect()));
     }
 }
 
