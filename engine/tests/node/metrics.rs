@@ -163,13 +163,18 @@ fn the_stages_of_a_write_are_shown_for_every_shard() {
     let shown: Vec<serde_json::Value> = (1..=3)
         .map(|id| serde_json::from_str(&get(&cluster, id, "/v1/stages")).unwrap())
         .collect();
-    let leads = |node: &&serde_json::Value| node["shards"][0]["commands"] == 1000;
-    let leader = shown
-        .iter()
-        .find(leads)
-        .unwrap_or_else(|| panic!("{shown:#?}"));
-    let stages = leader["shards"][0]["stages"].as_array().unwrap();
-    assert_eq!(stages.len(), 8);
+    let commands = |node: &serde_json::Value| node["shards"][0]["commands"].as_u64().unwrap();
+    let all: u64 = shown.iter().map(commands).sum();
+    assert!(all >= 1000, "{shown:#?}");
+    // More than one, if a busy machine changes leaders meanwhile.
+    let leaders = shown.iter().filter(|node| commands(node) > 0);
+    let stages: Vec<_> = leaders
+        .flat_map(|leader| {
+            let stages = leader["shards"][0]["stages"].as_array().unwrap();
+            assert_eq!(stages.len(), 8);
+            stages
+        })
+        .collect();
     for stage in stages {
         let figure = |name: &str| stage[name].as_u64().unwrap();
         let quantiles = ["p50_ns", "p99_ns", "p999_ns", "max_ns"].map(figure);

@@ -10,7 +10,7 @@ use engine::io::Commands;
 use engine::shard::Outcome;
 use engine::snapshot::Compression;
 use net::Reply;
-use wal::{GroupId, LogIndex};
+use wal::{GroupId, LogIndex, NodeId};
 
 use crate::cluster::{Client, Cluster, set};
 use crate::metrics::get;
@@ -478,9 +478,16 @@ fn a_snapshot_that_rotted_is_not_sent_and_another_is_taken_in_its_place() {
     expect_filled(&mut cluster.connect(3), 4);
 }
 
-/// Sets so many keys of a group to values of 30 kB, all at once.
+/// Sets so many keys of a group to values of 30 kB, all at once; again, if that is too much for a machine
+/// to keep its leader.
 fn set_many(cluster: &Cluster, group: GroupId, keys: usize, byte: u8) {
-    let leader = cluster.node(1).handle().leader(group).unwrap();
+    cluster.wait_until("writes are refused", |cluster| {
+        let leader = cluster.node(1).handle().leader(group);
+        leader.is_some_and(|leader| try_set_many(cluster, leader, group, keys, byte))
+    });
+}
+
+fn try_set_many(cluster: &Cluster, leader: NodeId, group: GroupId, keys: usize, byte: u8) -> bool {
     let handle = cluster.node(leader.to_raw() as usize).handle();
     let names = (0_u64..).map(|number| format!("many{number}").into_bytes());
     let names = names.filter(|key| handle.group_of(key) == group).take(keys);
@@ -491,8 +498,14 @@ fn set_many(cluster: &Cluster, group: GroupId, keys: usize, byte: u8) {
     let completion = move |outcomes: Vec<Outcome>| sender.send(outcomes).unwrap();
     handle.submit(group, commands, completion).unwrap();
     let outcomes = receiver.recv().unwrap();
-    let other = outcomes.iter().find(|it| **it != Outcome::Reply(Reply::Ok));
-    assert_eq!(other, None);
+    let mut refused = outcomes
+        .iter()
+        .filter(|it| **it != Outcome::Reply(Reply::Ok));
+    let Some(one) = refused.next() else {
+        return true;
+    };
+    assert!(!matches!(one, Outcome::Reply(_)), "{one:?}");
+    false
 }
 
 #[test]
@@ -505,18 +518,23 @@ fn a_snapshot_that_would_take_too_much_memory_is_given_up_and_tried_again() {
     let group = groups().next().unwrap();
     set_many(&cluster, group, 1000, 1);
     cluster.await_equal_states();
-    let leader = cluster.status(1, group).0.leader.unwrap().to_raw() as usize;
-    let counts = |cluster: &Cluster| {
+    let accounts = |cluster: &Cluster, id: usize| {
         // A shard that is busy with what is set may answer too late.
-        let statuses = (0..60).map(|_| cluster.node(leader).handle().status());
+        let statuses = (0..60).map(|_| cluster.node(id).handle().status());
         let mut shards = statuses.flatten();
         let accounts = shards.next().expect("the shard answers").accounts;
         (accounts.snapshots_taken, accounts.snapshots_failed)
     };
-    let handle = cluster.node(leader).handle();
+    // Whoever leads is asked for one, and a busy machine may not keep its leader.
+    let counts = |cluster: &Cluster| {
+        let nodes = (1..=3).map(|id| accounts(cluster, id));
+        nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1))
+    };
     let mut rounds = 2..200;
     // A snapshot may be done before the first write comes: then it was one too few.
     let outcome = (0..10).find_map(|_| {
+        let leader = cluster.status(1, group).0.leader?.to_raw() as usize;
+        let handle = cluster.node(leader).handle();
         let outcome = std::thread::scope(|scope| {
             let taking = scope.spawn(|| handle.take_snapshot(group, PATIENCE));
             // What was not walked yet is kept for the snapshot: 30 times as much as may be.
@@ -540,7 +558,8 @@ fn a_snapshot_that_would_take_too_much_memory_is_given_up_and_tried_again() {
     );
     // Tried again by itself, with less to keep; nobody was refused meanwhile.
     cluster.wait_until("no other is taken", |cluster| counts(cluster).0 > taken);
-    assert!(cluster.status(leader, group).0.snapshot > LogIndex::ZERO);
+    let has_one = |id| cluster.status(id, group).0.snapshot > LogIndex::ZERO;
+    assert!((1..=3).any(has_one));
     cluster.await_equal_states();
 }
 
