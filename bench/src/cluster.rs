@@ -1,4 +1,4 @@
-//! A cluster of three processes on this machine, for one run.
+//! A cluster of processes on this machine, for one run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,6 @@ use ports::Ports;
 use crate::load::Topology;
 use crate::load::now;
 
-const NODES: u16 = 3;
 /// What a node's logs make ready before it serves, in MiB: more than they are long before snapshots let
 /// them use their files again.
 const READY_MIB: u32 = 768;
@@ -20,6 +19,7 @@ const LEADERS_MOVE: Duration = Duration::from_secs(10);
 /// What cluster to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    pub(crate) nodes: u16,
     pub(crate) groups: u32,
     /// Threads of each node.
     pub(crate) shards: u16,
@@ -32,7 +32,7 @@ pub(crate) struct Shape {
     pub(crate) ready: bool,
 }
 
-/// Three nodes; they end, and their data goes away, when this is dropped.
+/// Its nodes; they end, and their data goes away, when this is dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     _ports: Ports,
@@ -66,7 +66,7 @@ impl Cluster {
             .join(format!("drakkar-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory)
             .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
-        let ports = Ports::reserve(NODES * (2 * shape.shards + 1));
+        let ports = Ports::reserve(shape.nodes * (2 * shape.shards + 1));
         let ports = ports.map_err(|refusal| refusal.to_string())?;
         let first = ports.first();
         let mut cluster = Self {
@@ -76,7 +76,7 @@ impl Cluster {
             endpoints: Vec::new(),
             admin_endpoints: Vec::new(),
         };
-        for id in 1..=NODES {
+        for id in 1..=shape.nodes {
             let config = cluster.directory.join(format!("n{id}.toml"));
             let text = config_text(shape, &cluster.directory, id, first);
             std::fs::write(&config, text + settings)
@@ -107,7 +107,7 @@ impl Cluster {
                 && topology.is_complete()
             {
                 let group_slots = net::SLOTS / u16::try_from(shape.groups).unwrap_or(1).max(1);
-                let balanced = topology.leaders().len() == usize::from(NODES)
+                let balanced = topology.leaders().len() == usize::from(shape.nodes)
                     && topology.imbalance() <= group_slots + group_slots / 2;
                 let by = *balance_by.get_or_insert_with(|| now() + LEADERS_MOVE);
                 if balanced || now() > by {
@@ -135,7 +135,7 @@ impl Cluster {
 
     /// Where the nodes keep their data.
     pub(crate) fn data(&self) -> Vec<PathBuf> {
-        (1..=NODES)
+        (1..=self.nodes.len())
             .map(|id| self.directory.join(format!("n{id}")))
             .collect()
     }
@@ -216,7 +216,7 @@ fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
         shape.shards,
         shape.groups,
     );
-    for node in 1..=NODES {
+    for node in 1..=shape.nodes {
         let client = client_port(shape, node, first);
         text.push_str(&format!(
             "\n[[cluster.nodes]]\nid = {node}\nhost = \"127.0.0.1\"\nclient_port = {client}\n\

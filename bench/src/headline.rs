@@ -19,6 +19,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         return sockets(options, &options.endpoints);
     }
     let mut cluster = Cluster::start(&Shape {
+        nodes: 3,
         groups: options.groups,
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),

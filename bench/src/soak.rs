@@ -90,6 +90,7 @@ pub(crate) fn run(options: &SoakOptions) -> Result<(), String> {
         options.snapshot_seconds, options.log_size
     );
     let shape = Shape {
+        nodes: 3,
         groups: options.groups,
         shards: options.shards,
         dir: options.dir.clone().unwrap_or_else(default_directory),

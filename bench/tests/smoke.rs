@@ -129,9 +129,12 @@ fn workloads_of_several_loads_measure_all_of_them() {
         "W6/6 groups",
         "W6/50 groups",
         "W6/100 idle",
-        "W7/1 shards",
-        "W7/2 shards",
-        "W7/3 shards",
+        "W7/1 x 1 shards",
+        "W7/1 x 2 shards",
+        "W7/1 x 3 shards",
+        "W7/3 x 1 shards",
+        "W7/3 x 2 shards",
+        "W7/3 x 3 shards",
     ];
     assert_eq!(names(&measurements), expected);
     let (idle, loads): (Vec<_>, Vec<_>) = measurements

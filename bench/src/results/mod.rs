@@ -31,7 +31,7 @@ pub(crate) struct Results {
 /// One load on one system, measured several times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// The workload, and behind a slash what is varied: `W7/2 shards`.
+    /// The workload, and behind a slash what is varied: `W7/3 x 2 shards`.
     pub(crate) name: String,
     /// `drakkar`, or what it is compared with.
     pub(crate) system: String,

@@ -238,6 +238,7 @@ fn describe(spec: &Spec, plan: &Plan) -> Measurement {
     let mut load = BTreeMap::new();
     let mut fact = |name: &str, value: String| load.insert(name.to_owned(), value);
     fact("groups", spec.groups.to_string());
+    fact("nodes", spec.nodes.to_string());
     fact("shards on each node", spec.shards.to_string());
     fact("measured seconds", plan.seconds.to_string());
     fact("warm-up seconds", plan.warm_up.to_string());

@@ -69,6 +69,7 @@ pub(crate) fn drakkar(
 ) -> Result<(Turn, Recorded), String> {
     let directory = plan.directory()?;
     let shape = Shape {
+        nodes: spec.nodes,
         groups: spec.groups,
         shards: spec.shards,
         dir: directory.clone(),
@@ -384,7 +385,7 @@ fn beside(
             };
             #[expect(clippy::cast_possible_truncation, reason = "flushes are below 4 GiB")]
             let bytes = bytes as usize;
-            let logs = 3 * usize::from(spec.shards);
+            let logs = usize::from(spec.nodes * spec.shards);
             let limit = yardstick::disk_limit(directory, logs, FLUSHES_IN_FLIGHT, bytes, length)?;
             figures.insert("limit_disk_bytes_per_second".to_owned(), limit);
             figures.insert(

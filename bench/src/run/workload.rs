@@ -25,7 +25,7 @@ pub(crate) enum Workload {
     /// W2 over 1,000 groups; and 10,000 groups without load.
     #[value(name = "W6")]
     ManyGroups,
-    /// W2 with 1, 2 and 3 shards on each node, the same load on each shard.
+    /// W2 with 1, 2 and 3 shards on each node, the same load on each shard: of one node, and of three.
     #[value(name = "W7")]
     Shards,
     /// YCSB A: half reads, half updates.
@@ -99,12 +99,13 @@ pub(crate) struct Spec {
     pub(crate) load: Load,
     pub(crate) rate: Rate,
     pub(crate) groups: u32,
+    pub(crate) nodes: u16,
     pub(crate) shards: u16,
     pub(crate) beside: Beside,
 }
 
 impl Spec {
-    /// The workload, and behind a slash what is varied: `W7/2 shards`.
+    /// The workload, and behind a slash what is varied: `W7/3 x 2 shards`.
     pub(crate) fn name(&self) -> String {
         let workload = self.workload;
         match self.part {
@@ -112,7 +113,7 @@ impl Spec {
             Part::Closed => format!("{workload}/closed loop"),
             Part::Singly => format!("{workload}/one by one"),
             Part::Groups => format!("{workload}/{} groups", self.groups),
-            Part::Shards => format!("{workload}/{} shards", self.shards),
+            Part::Shards => format!("{workload}/{} x {} shards", self.nodes, self.shards),
             Part::Idle => format!("{workload}/{} idle", self.groups),
         }
     }
@@ -150,6 +151,7 @@ fn sockets(workload: &'static str, title: &str, load: Load) -> Spec {
         load,
         rate: Rate::Closed,
         groups: 6,
+        nodes: 3,
         shards: 1,
         beside: Beside::Nothing,
     }
@@ -252,7 +254,10 @@ impl Workload {
                 },
             ],
             Self::ManyGroups => many_groups(short),
-            Self::Shards => (1..=3).map(with_shards).collect(),
+            Self::Shards => [1, 3]
+                .into_iter()
+                .flat_map(|nodes| (1..=3).map(move |shards| with_shards(nodes, shards)))
+                .collect(),
             Self::YcsbA => vec![ycsb("ycsb-a", "YCSB A", zipfian([0.5, 0.5, 0.0, 0.0]))],
             Self::YcsbB => vec![ycsb("ycsb-b", "YCSB B", zipfian([0.95, 0.05, 0.0, 0.0]))],
             Self::YcsbC => vec![ycsb("ycsb-c", "YCSB C", zipfian([1.0, 0.0, 0.0, 0.0]))],
@@ -294,7 +299,7 @@ fn many_groups(short: bool) -> Vec<Spec> {
     ]
 }
 
-fn with_shards(shards: u16) -> Spec {
+fn with_shards(nodes: u16, shards: u16) -> Spec {
     Spec {
         workload: "W7",
         part: Part::Shards,
@@ -304,6 +309,7 @@ fn with_shards(shards: u16) -> Spec {
             ..deep()
         },
         groups: writes().groups * u32::from(shards),
+        nodes,
         shards,
         beside: Beside::Nothing,
         ..writes()
