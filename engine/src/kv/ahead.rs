@@ -4,13 +4,13 @@
 //! One command after the other waits for all of them. Commands looked at together wait only for the
 //! slowest at each step. Nothing is decided here: state is read and dropped.
 
-use core::array;
 use core::hint::black_box;
 
+use net::command::CommandError;
 use net::{Command, Slot};
 
 use super::Kv;
-use super::slot::hash_key;
+use super::slot::{Table, hash_key};
 use crate::state_machine::WINDOW;
 
 /// Bytes of memory that a processor fetches at once.
@@ -18,16 +18,54 @@ const LINE: usize = 64;
 /// So much of a value is brought; the rest follows in order, which processors foresee.
 const VALUE_BYTES_MAX: usize = 512;
 
+/// The next commands of a batch, up to [`WINDOW`] of them.
+pub(super) struct Window<'a> {
+    commands: [Option<Result<Command<'a>, CommandError>>; WINDOW],
+    count: usize,
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn next(batch: &mut impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut window = Self {
+            commands: [const { None }; WINDOW],
+            count: 0,
+        };
+        while window.count < WINDOW
+            && let Some(bytes) = batch.next()
+        {
+            window.commands[window.count] = Some(Command::decode(bytes));
+            window.count += 1;
+        }
+        window
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether there is only one: nothing to wait for together with.
+    pub(super) fn is_single(&self) -> bool {
+        self.count == 1
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Result<Command<'a>, CommandError>> {
+        self.commands[..self.count].iter().flatten()
+    }
+}
+
 impl Kv {
-    /// Looks at what these commands will touch.
+    /// Looks at what these commands will touch, [`WINDOW`] of them at most.
     pub(super) fn touch<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>) {
-        let mut commands = commands.filter_map(key);
-        let places: [_; WINDOW] = array::from_fn(|_| {
-            let key = commands.next()?;
-            let at = Slot::of(key).number().checked_sub(self.first_slot)?;
-            Some((self.slots.get(usize::from(at))?, hash_key(key)))
-        });
-        let places = || places.iter().flatten();
+        let mut places: [Option<(&Table, u64)>; WINDOW] = [None; WINDOW];
+        let mut count = 0;
+        for key in commands.filter_map(key).take(WINDOW) {
+            let at = Slot::of(key).number().checked_sub(self.first_slot);
+            if let Some(table) = at.and_then(|at| self.slots.get(usize::from(at))) {
+                places[count] = Some((table, hash_key(key)));
+                count += 1;
+            }
+        }
+        let places = || places[..count].iter().flatten();
         for (table, _) in places() {
             black_box(table.places());
         }

@@ -13,13 +13,14 @@ mod walk;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::{array, mem};
+use core::mem;
 
 use net::command::{Condition, Expiry, List, Unit};
 use net::{Command, ErrorReply, Reply, Slot};
 
 use crate::batch::Batch;
-use crate::state_machine::{BATCH_ANSWERS_BYTES, RestoreError, StateMachine, WINDOW};
+use crate::state_machine::{BATCH_ANSWERS_BYTES, RestoreError, StateMachine};
+use ahead::Window;
 pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
@@ -319,15 +320,17 @@ impl StateMachine for Kv {
             "a state half restored is no state"
         );
         self.advance(batch.stamp_ms());
-        let mut commands = batch.commands().map(Command::decode);
+        let mut commands = batch.commands();
         let mut answered = 0;
         loop {
-            let window: [_; WINDOW] = array::from_fn(|_| commands.next());
-            if window[0].is_none() {
+            let window = Window::next(&mut commands);
+            if window.is_empty() {
                 break;
             }
-            self.touch(window.iter().flatten().flatten());
-            for command in window.iter().flatten() {
+            if !window.is_single() {
+                self.touch(window.iter().flatten());
+            }
+            for command in window.iter() {
                 let reply = match command {
                     Ok(command) if answered > BATCH_ANSWERS_BYTES && self.only_answers(command) => {
                         ErrorReply::Busy.into()
