@@ -28,6 +28,8 @@ pub struct Log {
     /// The newest entries, contiguous, ending at `last`.
     cache: VecDeque<Entry>,
     cache_payload_bytes: usize,
+    /// Payload of those that wait to be handed to the disk.
+    unsubmitted_bytes: usize,
     /// Handed to the disk.
     submitted: LogIndex,
     /// Durable, and equal to what this log holds now.
@@ -60,6 +62,7 @@ impl Log {
             last,
             cache: tail.into(),
             cache_payload_bytes,
+            unsubmitted_bytes: 0,
             submitted: last,
             persisted: last,
             under_way: VecDeque::new(),
@@ -103,10 +106,7 @@ impl Log {
 
     /// Payload of the entries that wait to be handed to the disk.
     pub fn unsubmitted_bytes(&self) -> usize {
-        let count = self.submitted.entries_until(self.last);
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let newest = self.cache.iter().rev().take(count);
-        newest.map(|entry| entry.payload.len()).sum()
+        self.unsubmitted_bytes
     }
 
     /// The term at `index`; `None` below the floor and behind the end.
@@ -163,6 +163,7 @@ impl Log {
         }
         self.last = entry.index;
         self.cache_payload_bytes += entry.payload.len();
+        self.unsubmitted_bytes += entry.payload.len();
         self.cache.push_back(entry);
     }
 
@@ -175,6 +176,9 @@ impl Log {
         while self.cache.back().is_some_and(|entry| entry.index >= from) {
             let entry = self.cache.pop_back().expect("just seen");
             self.cache_payload_bytes -= entry.payload.len();
+            if entry.index > self.submitted {
+                self.unsubmitted_bytes -= entry.payload.len();
+            }
         }
         while self.runs.back().is_some_and(|&(first, _)| first >= from) {
             self.runs.pop_back();
@@ -222,6 +226,7 @@ impl Log {
         self.runs.clear();
         self.cache.clear();
         self.cache_payload_bytes = 0;
+        self.unsubmitted_bytes = 0;
         self.floor = (index, term);
         self.floor_owed = Some(NewFloor::Begun { index, term });
         self.last = index;
@@ -287,8 +292,10 @@ impl Log {
             let entry = self
                 .cached(index)
                 .expect("entries stay in memory until they are durable");
-            bytes += entry.payload.len().max(1);
+            let payload_bytes = entry.payload.len();
+            bytes += payload_bytes.max(1);
             each(entry);
+            self.unsubmitted_bytes -= payload_bytes;
             self.submitted = index;
         }
         self.under_way.push_back((flush, self.submitted));

@@ -20,6 +20,7 @@ mod read_index;
 mod repair;
 mod replication;
 mod snapshot;
+mod standing;
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -36,6 +37,7 @@ use read_index::ReadRounds;
 pub use repair::RepairNote;
 use repair::{Answer, Question, Repair};
 pub use snapshot::Offer;
+pub use standing::Standing;
 
 use crate::time::Time;
 

@@ -17,24 +17,20 @@ impl Shard {
         if under_way == 0 || under_way >= self.options.flushes_in_flight_max {
             return under_way == 0;
         }
-        let dirty = self.dirty.iter().map(|at| &self.groups[at]);
-        let waiting = dirty.fold(self.unflushed_bytes, |waiting, group| {
-            waiting + group.waiting_bytes() - group.waiting_bytes_counted
-        });
-        waiting >= self.options.flush_beside_bytes_min
+        self.unflushed_bytes >= self.options.flush_beside_bytes_min
     }
 
-    /// Notes what a group has for a flush.
+    /// Notes what a group has for a flush, and in memory.
     pub(super) fn count_unflushed(&mut self, at: usize) {
         let group = &mut self.groups[at];
         let waiting = group.waiting_bytes();
         self.unflushed_bytes = self.unflushed_bytes + waiting - group.waiting_bytes_counted;
         group.waiting_bytes_counted = waiting;
-        if group.wants_flush(self.clock) {
-            self.unflushed.insert(at);
-        } else {
-            self.unflushed.remove(at);
-        }
+        let cached = group.raft.log().cached_bytes();
+        self.cached_bytes = self.cached_bytes + cached - group.cached_bytes_counted;
+        group.cached_bytes_counted = cached;
+        self.unsealed.set(at, group.has_unsealed(self.clock));
+        self.unflushed.set(at, group.has_unsubmitted());
     }
 
     /// Begins a flush with what the groups have for it.
@@ -84,7 +80,7 @@ impl Shard {
             }
             for at in holds {
                 self.groups[at].written(self.clock.now, number, out);
-                self.dirty.insert(at);
+                self.touched(at);
             }
         }
     }
@@ -151,10 +147,9 @@ impl Group {
         self.raft.has_unsubmitted() || self.has_carried()
     }
 
-    /// Whether it has something to persist, or to seal and persist.
-    pub(super) fn wants_flush(&self, clock: Clock) -> bool {
-        let to_seal = self.writes.is_open() || self.expiry_due(clock);
-        self.has_unsubmitted() || (self.leads() && to_seal)
+    /// Whether it has a batch to seal.
+    pub(super) fn has_unsealed(&self, clock: Clock) -> bool {
+        self.leads() && (self.writes.is_open() || self.expiry_due(clock))
     }
 
     /// Payload that waits for a flush.

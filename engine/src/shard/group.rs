@@ -17,7 +17,7 @@ use super::writes::Writes;
 use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
 use crate::kv::Kv;
-use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Window};
+use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Standing, Window};
 use crate::state_machine::{StateMachine, TURN_ANSWERS_BYTES};
 use crate::time::{Clock, Time};
 
@@ -67,6 +67,8 @@ pub(super) struct Group {
     pub(super) duty: Duty,
     /// Commands of the batches that were sealed, and how long each was open; not yet in the accounts.
     sealed: Vec<(usize, Duration)>,
+    /// How the replica stood when the group was last looked at.
+    pub(super) settled: Option<Standing>,
 }
 
 impl Group {
@@ -162,6 +164,7 @@ impl Group {
             draining: false,
             duty: Duty::default(),
             sealed: Vec::new(),
+            settled: None,
         }
     }
 
@@ -209,6 +212,11 @@ impl Group {
             }
             _ => self.wait(options, clock, token, bytes),
         }
+    }
+
+    /// Whether requests wait for a leader or for a majority, or a batch was sealed before its time.
+    pub(super) fn has_requests_waiting(&self) -> bool {
+        !self.waiting.is_empty() || !self.reads.is_empty() || !self.sealed.is_empty()
     }
 
     /// Whether so much waits that a request is refused.
@@ -304,10 +312,11 @@ impl Group {
 
     /// How it takes part in the peace.
     pub(super) fn peace(&self) -> Peace {
-        match (self.raft.is_quiet(), self.leader()) {
-            (true, Some(leader)) if leader == self.node => Peace::Leads,
-            (true, Some(leader)) => Peace::Follows(leader),
-            _ => Peace::Awake,
+        let leader = self.raft.is_quiet().then(|| self.leader());
+        match leader.flatten() {
+            Some(leader) if leader == self.node => Peace::Leads,
+            Some(leader) => Peace::Follows(leader),
+            None => Peace::Awake,
         }
     }
 

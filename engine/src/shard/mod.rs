@@ -13,6 +13,7 @@ mod pulse;
 mod reads;
 mod set;
 mod snapshots;
+mod unsettled;
 mod writes;
 
 use alloc::collections::{BTreeSet, VecDeque};
@@ -55,9 +56,11 @@ pub struct Shard {
     under_way: VecDeque<(FlushNumber, Vec<usize>)>,
     /// Groups to look at when the burst ends.
     dirty: GroupSet,
-    /// Groups that have something for a flush. They are looked at when there is one, not before.
+    /// Groups that have a batch to seal. They are looked at when there is a flush, not before.
+    unsealed: GroupSet,
+    /// Groups that have something for a flush.
     unflushed: GroupSet,
-    /// Payload that waits for a flush, as counted when its groups were last looked at.
+    /// Payload that waits for a flush, as counted when something last happened to its groups.
     unflushed_bytes: usize,
     /// Groups whose followers are not told of a commit.
     untold: GroupSet,
@@ -104,6 +107,7 @@ impl Shard {
             .collect();
         let mut shard = Self {
             dirty: GroupSet::new(groups.len()),
+            unsealed: GroupSet::new(groups.len()),
             unflushed: GroupSet::new(groups.len()),
             unflushed_bytes: 0,
             untold: GroupSet::new(groups.len()),
@@ -150,7 +154,7 @@ impl Shard {
                         return out.replies.push((token, refusal));
                     }
                     self.groups[at].request(&self.options, clock, token, &command, out);
-                    self.dirty.insert(at);
+                    self.touched(at);
                 }
                 None => out.replies.push((token, Outcome::NoLeader)),
             },
@@ -164,10 +168,12 @@ impl Shard {
                     let disproved = self.pulse.disproved(from, groups);
                     self.wake(disproved);
                 } else if let Some(at) = self.position(group) {
-                    self.tell_disk(at);
+                    if let Message::Heartbeat { .. } = message {
+                        self.tell_disk(at);
+                    }
                     self.tell_heard(at);
                     self.groups[at].message(clock, from, message, out);
-                    self.dirty.insert(at);
+                    self.touched(at);
                 }
             }
             Input::Written { flush } => self.written(flush, out),
@@ -269,7 +275,7 @@ impl Shard {
         self.advance(clock);
         let may_flush = !self.disk.has_failed() && self.is_flush_worth_it();
         if may_flush {
-            self.dirty.unite(&self.unflushed);
+            self.dirty.unite(&self.unsealed);
         }
         let (mut from, mut goes_on) = (0, None);
         while let Some(at) = self.dirty.next(from) {
@@ -316,19 +322,8 @@ impl Shard {
         }
         self.data_bytes = self.data_bytes + group.data_bytes() - group.data_bytes_counted;
         group.data_bytes_counted = group.data_bytes();
-        let cached = group.raft.log().cached_bytes();
-        self.cached_bytes = self.cached_bytes + cached - group.cached_bytes_counted;
-        group.cached_bytes_counted = cached;
-        let news = (group.leader(), group.raft.is_damaged());
-        if core::mem::replace(&mut self.told[at], news) != news {
-            out.news.push(GroupNews {
-                group: group.id,
-                leader: news.0,
-                damaged: news.1,
-            });
-        }
-        self.pulse
-            .note(at, group.peace(), &group.members, clock.now);
+        self.note_standing(at, &mut out.news);
+        let group = &mut self.groups[at];
         // Deadlines mostly move on: the timer that is set rings too early, and finds the later one.
         let deadline = group.deadline(&self.options, clock);
         if deadline < group.timer.unwrap_or(Time::NEVER) {
@@ -338,15 +333,11 @@ impl Shard {
             self.timers.insert((deadline, at));
         }
         self.count_unflushed(at);
-        if self.groups[at].owes_commit() {
-            self.untold.insert(at);
-        } else {
-            self.untold.remove(at);
-        }
+        self.note_untold(at);
     }
 
     /// Payload that one group may keep in memory: all there is room for, until it becomes short.
-    fn cache_max(&self) -> usize {
+    pub(super) fn cache_max(&self) -> usize {
         let max = self.options.cache_bytes;
         if self.cached_bytes > max {
             max / self.groups.len()

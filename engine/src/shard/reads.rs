@@ -58,6 +58,10 @@ impl Reads {
             .is_some_and(|round| round.term < term)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.ends.is_empty() && self.under_way.is_empty()
+    }
+
     /// Bytes of reads that wait.
     pub(super) fn pending_bytes(&self) -> usize {
         let under_way: usize = self

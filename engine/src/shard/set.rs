@@ -20,6 +20,14 @@ impl GroupSet {
         self.words[at / 64] |= 1 << (at % 64);
     }
 
+    pub(super) fn set(&mut self, at: usize, within: bool) {
+        if within {
+            self.insert(at);
+        } else {
+            self.remove(at);
+        }
+    }
+
     pub(super) fn remove(&mut self, at: usize) {
         self.words[at / 64] &= !(1 << (at % 64));
     }
