@@ -9,6 +9,7 @@ mod shipment;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use net::peer::Standing;
 use wal::io::DirectoryError;
 
 use super::OpenError;
@@ -48,7 +49,10 @@ pub enum ImportError {
     GroupsChanged { found: u64, asked: u32 },
     #[error("data dir is locked by pid {pid}: stop the node first")]
     Locked { pid: String },
-    #[error("node {node} is of epoch {found} already: give --epoch {} on all members", found + 1)]
+    #[error(
+        "node {node} is of epoch {found} already, by another repair: run that one here, or give --epoch {} on all members",
+        found + 1
+    )]
     Epoch { node: u32, found: u64 },
     #[error("epoch {found} is too high: there are {EPOCH_MAX}")]
     EpochMax { found: u64 },
@@ -210,13 +214,10 @@ pub fn import(order: &Import<'_>) -> Result<Imported, ImportError> {
         let (node, found) = (config.node_id, record.epoch);
         return Err(ImportError::Epoch { node, found });
     }
-    check_quorum(order, &shipment, &record, epoch)?;
+    check_living(order, &shipment, &record, (epoch, origin))?;
 
     let old = shipment.members.iter().chain(&record.members);
-    let old = old
-        .map(|member| member.node)
-        .chain(config.cluster.nodes.iter().map(|it| it.id));
-    let mut gone: BTreeSet<u32> = old.collect();
+    let mut gone: BTreeSet<u32> = old.map(|member| member.node).collect();
     gone.extend(shipment.removed.iter().chain(&record.removed));
     gone.retain(|node| members.iter().all(|member| member.node != *node));
     let before = record.epoch;
@@ -312,7 +313,8 @@ fn sorted(members: &[Member]) -> Result<Vec<Member>, ImportError> {
     Ok(members)
 }
 
-/// The list has this node at its address, and the configuration has the list.
+/// The list has this node at its address, and the configuration has the list and nobody else: who was
+/// forgotten in one of them would be let in by some members only.
 fn check_members(config: &Config, replica: u32, members: &[Member]) -> Result<(), ImportError> {
     let invalid = |why: String| ImportError::InvalidMembers { why };
     if replica != config.node_id {
@@ -346,15 +348,23 @@ fn check_members(config: &Config, replica: u32, members: &[Member]) -> Result<()
             }
         }
     }
-    Ok(())
+    let listed = |node: u32| members.iter().any(|member| member.node == node);
+    let mut configured = config.cluster.nodes.iter();
+    match configured.find(|node| !listed(node.id)) {
+        None => Ok(()),
+        Some(node) => Err(invalid(format!(
+            "node {} is in cluster.nodes of the configuration, and not in the list",
+            node.id
+        ))),
+    }
 }
 
-/// Refuses while those that would be given up could go on.
-fn check_quorum(
+/// Refuses while those that would be given up could go on, and beside members that are of another repair.
+fn check_living(
     order: &Import<'_>,
     shipment: &Shipment,
     record: &Record,
-    epoch: u64,
+    (epoch, origin): (u64, u64),
 ) -> Result<(), ImportError> {
     let config = order.config;
     // The directory knows better if it went on after the export; a new one knows nothing.
@@ -364,16 +374,18 @@ fn check_quorum(
     } else {
         (&shipment.members, shipment.epoch)
     };
-    let census = Census::take(config, of, old);
-    if let Some((node, answered)) = &census.newer
-        && answered.standing.epoch > epoch
-    {
-        let found = answered.standing.epoch;
-        return Err(ImportError::Epoch { node: *node, found });
+    let mut census = Census::take(config, of, old);
+    census.ask_also(config, order.members);
+    let ours = |it: &Standing| (it.epoch, it.origin) == (epoch, origin);
+    let mut others = census.heard.iter().filter(|(_, it)| !ours(it));
+    if let Some((node, it)) = others.find(|(_, it)| it.epoch >= epoch) {
+        let (node, found) = (*node, it.epoch);
+        return Err(ImportError::Epoch { node, found });
     }
     if !order.ignore_live_quorum {
         let own = old.iter().any(|member| member.node == config.node_id);
         census.check(usize::from(own && record.formed))?;
+        census.check_newer(|it| !ours(it))?;
     }
     Ok(())
 }

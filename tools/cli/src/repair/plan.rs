@@ -77,6 +77,7 @@ impl<'a> Plan<'a> {
                 epoch: prospect.shipment.epoch,
                 members: old.len(),
                 answering: answering.iter().map(|member| member.node).collect(),
+                with_own: false,
             }
             .into());
         }

@@ -130,6 +130,9 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
     cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
     let wrong = Import::new(&cluster, 4, &from, &[1, 5]);
     cluster.says(&wrong.words(&[]), 2, "InvalidMembers");
+    // Who was forgotten in the list is not given up for it.
+    let wrong = Import::new(&cluster, 1, &from, &[1, 4]);
+    cluster.says(&wrong.words(&[]), 2, "node 5 is in cluster.nodes");
     let mut wrong = import(4);
     wrong.members = wrong
         .members
@@ -183,6 +186,22 @@ fn new_nodes_go_on_with_an_exported_snapshot_and_the_old_ones_never_come_back() 
     for node in [2, 3] {
         cluster.refuses(node, 78, &format!("replica {node} was removed"));
     }
+    // Nor do others take their place beside those that serve, or in place of them.
+    let others = [1, 3, 6];
+    for node in [3, 6] {
+        fs::remove_dir_all(cluster.data(node)).ok();
+        cluster.configure(node, &others);
+        let stray = Import::new(&cluster, node, &from, &others);
+        cluster.says(&stray.words(&[]), 4, "is of epoch 1 already");
+    }
+    let others = [1, 3, 4];
+    cluster.configure(3, &others);
+    let stray = Import::new(&cluster, 3, &from, &others);
+    cluster.says(
+        &stray.words(&["--epoch", "2"]),
+        4,
+        "of the 3 members of epoch 1, [1, 4] answer",
+    );
     // An epoch later they cannot be added again either.
     cluster.kill(4);
     cluster.configure(4, &[2, 4]);
