@@ -174,6 +174,14 @@ fn a_backup_comes_back_in_a_cluster_of_another_shape() {
         let code = cut.status.code().unwrap();
         assert!([65, 66].contains(&code), "{code} for {bytes} bytes of it");
     }
+    ends_with(&fed(&verify, &piped.stdout[..2000]), 65, "is cut off");
+    // Behind the first name and the header of its snapshot. Where it was unpacked is of no use to anybody.
+    let mut rotten = piped.stdout.clone();
+    rotten[2000] ^= 1;
+    let told = fed(&verify, &rotten);
+    ends_with(&told, 65, "drakkar: the standard input: 0-");
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(!told.contains("drakkar-backup-"), "{told}");
     let _: () = restored.set("key 7", "another").unwrap();
     comes_back_through_a_filter(source.directory.path(), &endpoints, &to);
     let found: Vec<u8> = restored.get("key 7").unwrap();

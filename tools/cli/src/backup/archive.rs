@@ -91,12 +91,20 @@ fn append(
 
 /// Where the files of a backup are: in its directory, or unpacked from its archive for as long as this
 /// lives.
-pub(crate) struct Files(PathBuf, Option<Spool>);
+pub(crate) struct Files {
+    directory: PathBuf,
+    /// What was unpacked there, in the words of who named it.
+    archive: Option<(String, Spool)>,
+}
 
 impl Files {
     pub(crate) fn of(from: &Path) -> Result<Self, BackupError> {
         if from.is_dir() {
-            return Ok(Self(from.to_owned(), None));
+            let directory = from.to_owned();
+            return Ok(Self {
+                directory,
+                archive: None,
+            });
         }
         let spool = Spool::new()?;
         let unpacked = match is_stream(from) {
@@ -110,19 +118,52 @@ impl Files {
                 _ => BackupError::Damaged { path, what },
             }
         })?;
-        Ok(Self(spool.0.clone(), Some(spool)))
+        let name = match is_stream(from) {
+            true => "the standard input".to_owned(),
+            false => from.display().to_string(),
+        };
+        Ok(Self {
+            directory: spool.0.clone(),
+            archive: Some((name, spool)),
+        })
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        debug_assert!(self.1.as_ref().is_none_or(|spool| spool.0 == self.0));
-        &self.0
+        &self.directory
+    }
+
+    /// A file of the backup as people can find it: where an archive was unpacked is gone when they look.
+    pub(crate) fn known_as(&self, path: PathBuf) -> PathBuf {
+        let within = path.strip_prefix(&self.directory);
+        match (&self.archive, within) {
+            (Some((name, _)), Ok(file)) if file.as_os_str().is_empty() => name.into(),
+            (Some((name, _)), Ok(file)) => format!("{name}: {}", file.display()).into(),
+            _ => path,
+        }
+    }
+
+    pub(super) fn explain(&self, error: BackupError) -> BackupError {
+        match error {
+            BackupError::Damaged { path, what } => {
+                let path = self.known_as(path);
+                BackupError::Damaged { path, what }
+            }
+            BackupError::Manifest { path, reason } => {
+                let path = self.known_as(path);
+                BackupError::Manifest { path, reason }
+            }
+            error => error,
+        }
     }
 }
 
 /// Unpacks plain files; a name from elsewhere must not lead elsewhere.
 fn unpack(from: impl Read, to: &Path) -> io::Result<()> {
     for entry in Archive::new(from).entries()? {
-        let mut entry = entry?;
+        let mut entry = entry.map_err(|error| {
+            let why = format!("the archive is cut off or damaged, or it is none: {error}");
+            io::Error::new(error.kind(), why)
+        })?;
         let name = entry.path()?.into_owned();
         let plain = name.file_name().is_some_and(|file| name == Path::new(file));
         if !plain || !entry.header().entry_type().is_file() {

@@ -14,7 +14,7 @@ use super::archive::Files;
 use super::create::{Scope, create, now_unix_ms};
 use super::manifest::Manifest;
 use super::point::{Extent, Points};
-use super::{BackupError, damaged, restore, verify};
+use super::{BackupError, damaged, restore, verify, verify_in};
 use crate::demo::Scratch;
 use crate::exit;
 
@@ -138,7 +138,7 @@ fn act(options: &Options, cluster: &Path, after: &Path) -> Result<Report, DrillE
     let mut watch = Watch::start();
     let files = Files::of(&options.from)?;
     let directory = files.directory();
-    let manifest = verify(directory)?;
+    let manifest = verify(&files)?;
     options.points.check(&Extent::all(directory, &manifest)?)?;
     watch.lap("verify");
 
@@ -159,7 +159,7 @@ fn act(options: &Options, cluster: &Path, after: &Path) -> Result<Report, DrillE
         with_log: false,
     };
     create(&started.admins(), scope, after)?;
-    let copy = verify(after)?;
+    let copy = verify_in(after)?;
     drop(started);
     // What was due by then may have gone from one of the two.
     let now = now_unix_ms();

@@ -85,7 +85,7 @@ impl Copy {
     fn backup(from: &Path) -> Result<Self, BackupError> {
         let files = Files::of(from)?;
         let directory = files.directory();
-        let manifest = verify(directory)?;
+        let manifest = verify(&files)?;
         let extents = Extent::all(directory, &manifest)?;
         let mut groups = Vec::new();
         for (extent, file) in extents.into_iter().zip(&manifest.files) {

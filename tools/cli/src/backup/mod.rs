@@ -186,7 +186,7 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Verb::Verify(source) => Files::of(&source.from).and_then(|files| describe(&files)),
         Verb::Log { source, wanted } => Files::of(&source.from).and_then(|files| {
             let directory = files.directory();
-            let manifest = verify(directory)?;
+            let manifest = verify(&files)?;
             let mut output = std::io::stdout().lock();
             let shown = entries::show(directory, &manifest, wanted, &mut output)?;
             Ok(format!("{shown} writes"))
@@ -198,7 +198,7 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
             over,
         } => Files::of(&source.from).and_then(|files| {
             let directory = files.directory();
-            let manifest = verify(directory)?;
+            let manifest = verify(&files)?;
             if points.any() {
                 points.check(&Extent::all(directory, &manifest)?)?;
             }
@@ -225,14 +225,18 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
 /// What there is to know of a backup that is sound.
 fn describe(files: &Files) -> Result<String, BackupError> {
     let directory = files.directory();
-    let manifest = verify(directory)?;
+    let manifest = verify(files)?;
     let told = manifest.told("is sound");
     let extents = Extent::all(directory, &manifest)?;
     Ok(format!("{told}\n{}", point::table(&extents).trim_end()))
 }
 
 /// Reads every byte of a backup.
-fn verify(directory: &Path) -> Result<Manifest, BackupError> {
+fn verify(files: &Files) -> Result<Manifest, BackupError> {
+    verify_in(files.directory()).map_err(|error| files.explain(error))
+}
+
+fn verify_in(directory: &Path) -> Result<Manifest, BackupError> {
     let manifest = Manifest::read(directory)?;
     for file in &manifest.files {
         for listed in [Some(&file.snapshot), file.log.as_ref()]

@@ -51,7 +51,7 @@ impl Seed {
             let listed = &file.snapshot;
             let header = listed.verify(files.directory(), &config.cluster.id);
             let header = header.map_err(|what| BackupError::Damaged {
-                path: files.directory().join(&listed.name),
+                path: files.known_as(files.directory().join(&listed.name)),
                 what,
             })?;
             let (group, made_in) = (header.group, epoch::of(header.term));
