@@ -20,8 +20,13 @@ use crate::exit;
 /// Reads a configuration, or says everything that is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Config, ExitCode> {
     let text = std::fs::read_to_string(path).map_err(|error| {
+        let code = match error.kind() {
+            // It is there, and no text.
+            std::io::ErrorKind::InvalidData => exit::CONFIG,
+            _ => exit::NO_INPUT,
+        };
         exit::complain(
-            exit::NO_INPUT,
+            code,
             &format_args!("cannot read {}: {error}", path.display()),
         )
     })?;

@@ -109,6 +109,9 @@ fn a_data_directory_may_be_named_from_where_the_node_starts() {
 fn a_configuration_that_is_not_there_ends_with_66() {
     let place = Place::new();
     place.ends_with(&place.scratch.join("toml"), 66, "cannot read");
+    let rotten = place.scratch.join("rotten.toml");
+    fs::write(&rotten, b"[node]\nid = \xff").unwrap();
+    place.ends_with(&rotten, 78, "cannot read");
 }
 
 #[test]

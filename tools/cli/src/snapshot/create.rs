@@ -73,7 +73,9 @@ pub(crate) fn take(
         }
     }
     for row in rows.iter_mut().filter(|row| is_pending(row)) {
-        row["error"] = "it is not there in time and goes on: look at drakkar snapshot list".into();
+        row["error"] = "it is not there in time and goes on: look at drakkar snapshot list, and for snapshot.failed \
+                        in the node's log"
+            .into();
     }
     Ok(rows)
 }
@@ -104,7 +106,9 @@ fn tell(endpoint: &str, rows: &[Value], under_way: &[Value]) {
         let bytes = taken.and_then(|it| it["state_bytes"].as_u64());
         let how = match bytes {
             Some(bytes) => format!("{} of its state are written", size(bytes)),
-            None => "it is not begun, or about to be there".to_owned(),
+            None => "it is not begun, or about to be there, or waits to be tried again after snapshot.failed in the \
+                     node's log"
+                .to_owned(),
         };
         eprintln!("{endpoint}: group {group}: {how}");
     }
