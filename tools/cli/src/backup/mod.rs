@@ -8,7 +8,7 @@ mod entries;
 mod lag;
 mod log;
 pub(crate) mod manifest;
-mod point;
+pub(crate) mod point;
 mod restore;
 mod ship;
 

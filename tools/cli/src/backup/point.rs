@@ -136,13 +136,7 @@ impl Extent {
     }
 
     fn of(directory: &Path, file: &File) -> Result<Self, BackupError> {
-        let mut clock = None;
-        let path = directory.join(&file.snapshot.name);
-        chunks(&path, |chunk| {
-            clock = Some(head(chunk).map_err(|it| damaged(&path, it))?.1);
-            Ok(false)
-        })?;
-        let from = Timestamp(clock.unwrap_or(0));
+        let from = clock_of(&directory.join(&file.snapshot.name))?;
         let first = index_of(&file.snapshot.name);
         Ok(Self {
             group: file.snapshot.group,
@@ -154,6 +148,16 @@ impl Extent {
                 .map_or(from, |ms| from.max(Timestamp(ms))),
         })
     }
+}
+
+/// When the leader took the newest write that a snapshot holds; zero if it holds none.
+pub(crate) fn clock_of(path: &Path) -> Result<Timestamp, BackupError> {
+    let mut clock = None;
+    chunks(path, |chunk| {
+        clock = Some(head(chunk).map_err(|it| damaged(path, it))?.1);
+        Ok(false)
+    })?;
+    Ok(Timestamp(clock.unwrap_or(0)))
 }
 
 /// The last entry that a file is of: its name was verified.

@@ -13,6 +13,7 @@ use wal::io::SegmentView;
 use wal::{EntryKind, GroupId, LogIndex, Options, RecoveredLog, Replay, Term};
 
 use super::RepairError;
+use crate::backup::point;
 use crate::snapshot_files;
 
 /// Enough payload to find the last write among entries that only begin terms.
@@ -53,8 +54,14 @@ pub(crate) fn read(
             newest.insert(group, of_log(&log));
         }
         let found = snapshot_files::find(&directory).map_err(|it| failed(it.to_string()))?;
-        for (group, index, term) in found.iter().filter_map(|it| it.sound_position()) {
+        for file in &found {
+            let Some((group, index, term)) = file.sound_position() else {
+                continue;
+            };
             let newest = newest.entry(group).or_default();
+            // A node that was stopped in order has nothing but entries without writes behind it.
+            let clock = point::clock_of(&file.path).map_err(|it| failed(it.to_string()))?;
+            newest.written_ms = newest.written_ms.max(clock.0);
             if (term, index) > (newest.term, newest.index) {
                 (newest.index, newest.term) = (index, term);
             }
