@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, until};
 use crate::import::{Import, export};
 
 /// Snapshots that a node was sent by its peers since it started.
@@ -27,9 +27,20 @@ fn back_up(cluster: &Cluster) -> [String; 6] {
 
 #[test]
 fn a_wiped_node_that_begins_with_a_backup_is_sent_only_what_is_newer() {
-    let mut cluster = Cluster::start("");
+    let mut cluster = Cluster::start("[snapshot]\nkeep = 1");
     cluster.write(1, "key", 200);
     cluster.await_equal(1, 3);
+    // Nobody's log begins where that of an empty node does.
+    cluster.says(
+        &["snapshot", "create", "--endpoint", &cluster.admins()],
+        0,
+        "SNAPSHOT",
+    );
+    let cut = |node| {
+        let groups = cluster.groups(node);
+        !groups.is_empty() && groups.iter().all(|it| it["floor"].as_u64() > Some(0))
+    };
+    until("the logs are cut", || [1, 2, 3].into_iter().all(cut));
     let rejoin = back_up(&cluster);
     let rejoin = rejoin.each_ref().map(String::as_str);
     cluster.write(1, "later", 50);
