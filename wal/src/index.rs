@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use crate::groups::Groups;
 use crate::{GroupId, LogIndex, SegmentId};
 
 /// The place of one record in its segment: of an entry, or of the run that it is part of.
@@ -16,7 +17,7 @@ pub struct Location {
 /// The places of the entries of a shard's groups: 24 bytes for each record that holds some.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    groups: BTreeMap<GroupId, Places>,
+    groups: Groups<Places>,
     /// How many places lie in each segment.
     live: BTreeMap<SegmentId, u64>,
 }
@@ -52,7 +53,7 @@ impl Index {
     /// The places of a group's entries, to lay out more of them.
     pub(crate) fn group(&mut self, group: GroupId) -> Layout<'_> {
         Layout {
-            places: self.groups.entry(group).or_default(),
+            places: self.groups.of(group),
             live: &mut self.live,
             appended: None,
         }
@@ -60,7 +61,7 @@ impl Index {
 
     /// Entries up to `index` are no longer needed.
     pub(crate) fn floor(&mut self, group: GroupId, index: LogIndex) {
-        let group = self.groups.entry(group).or_default();
+        let group = self.groups.of(group);
         let mut below = 0;
         while below < group.places.len() && group.end_of(below) <= index.next() {
             below += 1;
@@ -72,7 +73,7 @@ impl Index {
     }
 
     pub(crate) fn get(&self, group: GroupId, index: LogIndex) -> Option<Location> {
-        let group = self.groups.get(&group)?;
+        let group = self.groups.get(group)?;
         let (_, location) = group.places[group.position(index)?];
         Some(location)
     }
@@ -85,7 +86,7 @@ impl Index {
         let owners = |of: fn(&Places, SegmentId) -> bool| -> Vec<GroupId> {
             let groups = self.groups.iter();
             let owners = groups.filter(|(_, places)| of(places, oldest));
-            owners.map(|(&group, _)| group).collect()
+            owners.map(|(group, _)| group).collect()
         };
         let begins = |places: &Places, oldest| {
             let first = places.places.front();

@@ -11,6 +11,7 @@ mod coordinates;
 mod damage;
 mod flaw;
 mod flush;
+mod groups;
 mod history;
 mod index;
 #[cfg(feature = "io")]

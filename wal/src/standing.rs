@@ -4,6 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::groups::Groups;
 use crate::{Claim, GroupId, HardState, LogIndex, Record, ReplicaId, Term};
 
 /// Everything the log holds of a group but its entries.
@@ -47,7 +48,7 @@ pub(crate) struct Note {
 /// How the groups of a log stand.
 #[derive(Debug, Default)]
 pub(crate) struct Standings {
-    groups: BTreeMap<GroupId, Standing>,
+    groups: Groups<Standing>,
     damaged: usize,
     /// Groups that are not among these may be damaged as well, and nobody has said so yet.
     unnoted: bool,
@@ -58,7 +59,7 @@ impl Standings {
         let damaged = groups.values().filter(|group| group.note.is_some());
         let damaged = damaged.count();
         Self {
-            groups,
+            groups: groups.into(),
             damaged,
             unnoted,
         }
@@ -66,7 +67,7 @@ impl Standings {
 
     /// Whether a hard state holds a term or vote that this writer has not written yet.
     pub(crate) fn is_promise(&self, group: GroupId, state: HardState) -> bool {
-        let known = self.groups.get(&group);
+        let known = self.groups.get(group);
         known.and_then(|known| known.promised) != Some((state.term, state.vote))
     }
 
@@ -125,13 +126,13 @@ impl Standings {
     }
 
     fn of(&mut self, group: GroupId) -> &mut Standing {
-        self.groups.entry(group).or_default()
+        self.groups.of(group)
     }
 
     /// What a segment begins with.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
-        for (&group, standing) in &self.groups {
+        for (group, standing) in self.groups.iter() {
             let (index, term) = standing.floor;
             let last = standing.last.max((index, term));
             records.push(Record::HardState {

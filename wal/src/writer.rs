@@ -200,7 +200,7 @@ impl Writer {
             end,
         });
         self.placed = number;
-        self.remember(&placement, records, &added.units);
+        self.remember(&placement, records, &added.units, hard_states.1);
         self.added.insert(number, added);
         placement
     }
@@ -238,11 +238,17 @@ impl Writer {
         }
     }
 
-    fn remember(&mut self, placement: &Placement, records: &[Record], units: &[Unit]) {
+    fn remember(
+        &mut self,
+        placement: &Placement,
+        records: &[Record],
+        units: &[Unit],
+        promised: bool,
+    ) {
         let mut offset = placement.body_offset();
         for unit in units {
             if let [record @ Record::HardState { group, state }] = unit.of(records) {
-                if self.standings.is_promise(*group, *state) {
+                if promised && self.standings.is_promise(*group, *state) {
                     self.newest.push(record.clone());
                 }
                 offset += unit.bytes as u64;
