@@ -6,11 +6,11 @@
 
 use core::hint::black_box;
 
+use net::Command;
 use net::command::CommandError;
-use net::{Command, Slot};
 
 use super::Kv;
-use super::slot::{Table, hash_key};
+use super::slot::{Spot, Table};
 use crate::state_machine::WINDOW;
 
 /// Bytes of memory that a processor fetches at once.
@@ -18,9 +18,12 @@ const LINE: usize = 64;
 /// So much of a value is brought; the rest follows in order, which processors foresee.
 const VALUE_BYTES_MAX: usize = 512;
 
+/// A command of a batch, and where its key is looked for.
+type Placed<'a> = (Result<Command<'a>, CommandError>, Option<Spot>);
+
 /// The next commands of a batch, up to [`WINDOW`] of them.
 pub(super) struct Window<'a> {
-    commands: [Option<Result<Command<'a>, CommandError>>; WINDOW],
+    commands: [Option<Placed<'a>>; WINDOW],
     count: usize,
 }
 
@@ -33,7 +36,9 @@ impl<'a> Window<'a> {
         while window.count < WINDOW
             && let Some(bytes) = batch.next()
         {
-            window.commands[window.count] = Some(Command::decode(bytes));
+            let command = Command::decode(bytes);
+            let spot = command.as_ref().ok().and_then(spot);
+            window.commands[window.count] = Some((command, spot));
             window.count += 1;
         }
         window
@@ -48,20 +53,20 @@ impl<'a> Window<'a> {
         self.count == 1
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Result<Command<'a>, CommandError>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Placed<'a>> {
         self.commands[..self.count].iter().flatten()
     }
 }
 
 impl Kv {
-    /// Looks at what these commands will touch, [`WINDOW`] of them at most.
-    pub(super) fn touch<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>) {
+    /// Looks at what is in these places, [`WINDOW`] of them at most.
+    pub(super) fn touch(&self, spots: impl Iterator<Item = Spot>) {
         let mut places: [Option<(&Table, u64)>; WINDOW] = [None; WINDOW];
         let mut count = 0;
-        for key in commands.filter_map(key).take(WINDOW) {
-            let at = Slot::of(key).number().checked_sub(self.first_slot);
+        for Spot { slot, hash } in spots.take(WINDOW) {
+            let at = slot.checked_sub(self.first_slot);
             if let Some(table) = at.and_then(|at| self.slots.get(usize::from(at))) {
-                places[count] = Some((table, hash_key(key)));
+                places[count] = Some((table, hash));
                 count += 1;
             }
         }
@@ -84,8 +89,8 @@ impl Kv {
     }
 }
 
-/// The key of a command that has one; those of many are looked up as they come.
-fn key<'a>(command: &Command<'a>) -> Option<&'a [u8]> {
+/// Where the key of a command is that has one; those of many are looked up as they come.
+pub(super) fn spot(command: &Command<'_>) -> Option<Spot> {
     match *command {
         Command::Get { key }
         | Command::Set { key, .. }
@@ -95,7 +100,7 @@ fn key<'a>(command: &Command<'a>) -> Option<&'a [u8]> {
         | Command::Expire { key, .. }
         | Command::TimeToLive { key, .. }
         | Command::Persist { key }
-        | Command::Type { key } => Some(key),
+        | Command::Type { key } => Some(Spot::of(key)),
         Command::Delete { .. }
         | Command::Exists { .. }
         | Command::MultiGet { .. }

@@ -25,7 +25,7 @@ pub use chunk::{Item, Items};
 use expiry::Expiries;
 use restore::Restoring;
 pub use slot::fingerprint_of;
-use slot::{Entry, Table};
+use slot::{Entry, Spot, Table};
 use walk::{Change, Walk};
 
 /// The data of one group: the slots it owns.
@@ -88,7 +88,7 @@ impl Kv {
     }
 
     /// Executes a command that was taken into the log.
-    fn execute(&mut self, command: &Command<'_>) -> Reply {
+    fn execute(&mut self, command: &Command<'_>, spot: Option<Spot>) -> Reply {
         match *command {
             Command::Set {
                 key,
@@ -96,7 +96,10 @@ impl Kv {
                 expiry,
                 condition,
                 get,
-            } => self.set(key, value, expiry, condition, get),
+            } => {
+                let spot = spot.unwrap_or_else(|| Spot::of(key));
+                self.set((key, spot), value, expiry, condition, get)
+            }
             Command::Delete { keys } => {
                 count(keys.iter().filter(|key| self.remove(key).is_some()).count())
             }
@@ -175,7 +178,7 @@ impl Kv {
 
     fn set(
         &mut self,
-        key: &[u8],
+        (key, spot): (&[u8], Spot),
         value: &[u8],
         expiry: Expiry,
         condition: Condition,
@@ -198,7 +201,7 @@ impl Kv {
             Expiry::After(ms) => Some(self.clock.saturating_add(ms)),
             Expiry::At(due) => Some(due),
         };
-        self.put(key, value, due);
+        self.put_at(spot, key, value, due);
         answer
     }
 
@@ -278,13 +281,18 @@ impl Kv {
     }
 
     fn put(&mut self, key: &[u8], bytes: &[u8], due: Option<u64>) {
+        self.put_at(Spot::of(key), key, bytes, due);
+    }
+
+    fn put_at(&mut self, spot: Spot, key: &[u8], bytes: &[u8], due: Option<u64>) {
         // Time that has passed already: the key is gone at once.
         if due.is_some_and(|due| due <= self.clock) {
             self.remove(key);
             return;
         }
-        let (slot, table) = self.table_of(key, Change::Put);
-        let replaced = table.put(key, bytes, due);
+        let Spot { slot, hash } = spot;
+        let table = self.table_at(slot, key, Change::Put);
+        let replaced = table.put(hash, key, bytes, due);
         self.bytes += (key.len() + bytes.len()) as u64;
         match replaced {
             None => self.keys += 1,
@@ -328,14 +336,14 @@ impl StateMachine for Kv {
                 break;
             }
             if !window.is_single() {
-                self.touch(window.iter().flatten());
+                self.touch(window.iter().filter_map(|&(_, spot)| spot));
             }
-            for command in window.iter() {
+            for (command, spot) in window.iter() {
                 let reply = match command {
                     Ok(command) if answered > BATCH_ANSWERS_BYTES && self.only_answers(command) => {
                         ErrorReply::Busy.into()
                     }
-                    Ok(command) => self.execute(command),
+                    Ok(command) => self.execute(command, *spot),
                     // Every replica sees the same bytes and refuses them alike.
                     Err(error) => ErrorReply::Other(alloc::format!("ERR {error}")).into(),
                 };
@@ -382,7 +390,7 @@ impl StateMachine for Kv {
     }
 
     fn look_ahead<'a>(&self, commands: impl Iterator<Item = &'a Command<'a>>) {
-        self.touch(commands);
+        self.touch(commands.filter_map(ahead::spot));
     }
 
     fn next_expiry(&self) -> Option<u64> {

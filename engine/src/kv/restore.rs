@@ -4,7 +4,7 @@ use net::Slot;
 
 use super::Kv;
 use super::chunk::{ENTRY_BYTES_MIN, Item, Items};
-use super::slot::{fingerprint_of, mix};
+use super::slot::{fingerprint_of, hash_key, mix};
 use crate::state_machine::RestoreError;
 
 /// How far a restore has come.
@@ -122,7 +122,7 @@ impl Kv {
             return Err(RestoreError::Expired { offset, due, clock });
         }
         let table = &mut self.slots[usize::from(slot - self.first_slot)];
-        if table.put(key, value, due).is_some() {
+        if table.put(hash_key(key), key, value, due).is_some() {
             return Err(RestoreError::Twice { offset, slot });
         }
         self.keys += 1;

@@ -9,6 +9,7 @@ use core::num::NonZero;
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
+use net::Slot;
 
 /// The seed is fixed: every run of a history does the same work.
 const HASHER: FixedState = FixedState::with_seed(0x6472_616b);
@@ -99,6 +100,22 @@ fn joined(key: &[u8], value: &[u8]) -> Box<[u8]> {
     bytes.into_boxed_slice()
 }
 
+/// Where a key is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) slot: u16,
+    pub(super) hash: u64,
+}
+
+impl Spot {
+    pub(super) fn of(key: &[u8]) -> Self {
+        Self {
+            slot: Slot::of(key).number(),
+            hash: hash_key(key),
+        }
+    }
+}
+
 /// A value that another took the place of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replaced {
@@ -128,10 +145,16 @@ impl Table {
         self.0.find_mut(hash_key(key), |entry| entry.key() == key)
     }
 
-    /// Writes a value. Says what it replaces, if there was one.
-    pub(super) fn put(&mut self, key: &[u8], value: &[u8], due: Option<u64>) -> Option<Replaced> {
+    /// Writes the value of a key of this hash. Says what it replaces, if there was one.
+    pub(super) fn put(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        due: Option<u64>,
+    ) -> Option<Replaced> {
         let same = |entry: &Entry| entry.key() == key;
-        match self.0.entry(hash_key(key), same, rehash) {
+        match self.0.entry(hash, same, rehash) {
             Place::Occupied(mut place) => {
                 let entry = place.get_mut();
                 let bytes = entry.bytes.len();
@@ -258,11 +281,15 @@ pub(super) fn mix(hash: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn put(table: &mut Table, key: &[u8], value: &[u8], due: Option<u64>) -> Option<Replaced> {
+        table.put(hash_key(key), key, value, due)
+    }
+
     #[test]
     fn a_table_that_empties_gives_its_memory_back() {
         let mut table = Table::default();
         for number in 0..10_000u32 {
-            table.put(&number.to_le_bytes(), b"value", None);
+            put(&mut table, &number.to_le_bytes(), b"value", None);
         }
         let full = table.0.capacity();
         for number in 0..10_000u32 {
@@ -276,13 +303,13 @@ mod tests {
     #[test]
     fn a_value_of_the_same_length_is_replaced_in_place() {
         let mut table = Table::default();
-        table.put(b"key", b"before", None);
+        put(&mut table, b"key", b"before", None);
         let place = table.get(b"key").unwrap().value().as_ptr();
         let replaced = Replaced {
             due: None,
             bytes: 9,
         };
-        assert_eq!(table.put(b"key", b"behind", Some(7)), Some(replaced));
+        assert_eq!(put(&mut table, b"key", b"behind", Some(7)), Some(replaced));
         let entry = table.get(b"key").unwrap();
         assert_eq!(
             (entry.value(), entry.due()),
@@ -296,7 +323,7 @@ mod tests {
         let of = |entries: &[(&[u8], &[u8], Option<u64>)]| {
             let mut table = Table::default();
             for &(key, value, due) in entries {
-                table.put(key, value, due);
+                put(&mut table, key, value, due);
             }
             table.hash()
         };
