@@ -632,15 +632,14 @@ impl Raft {
     /// all before. Counting proves nothing about an older term's entry (Raft §5.4.2, figure 8).
     fn commit_what_a_majority_holds(&mut self) {
         assert_eq!(self.role, Role::Leader);
-        let mut held: Vec<LogIndex> = Vec::with_capacity(self.members.voters.len());
-        for &voter in &self.members.voters {
-            held.push(if voter == self.id {
+        let held = |&voter: &ReplicaId| {
+            if voter == self.id {
                 self.log.persisted()
             } else {
                 self.peer(voter).matched
-            });
-        }
-        let index = quorum_index(&mut held);
+            }
+        };
+        let index = quorum_index(self.members.voters.iter().map(held));
         if index > self.commit && self.log.term(index) == Some(self.term) {
             self.advance_commit(index);
         }

@@ -7,11 +7,12 @@ pub(super) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The newest position that a majority holds, given what each voter holds (Raft §5.3). Sorts.
-pub(super) fn quorum_index(matched: &mut [LogIndex]) -> LogIndex {
-    assert!(!matched.is_empty(), "a group has at least one voter");
-    matched.sort_unstable_by(|a, b| b.cmp(a));
-    matched[majority(matched.len()) - 1]
+/// The newest position that a majority holds, given what each voter holds (Raft §5.3).
+pub(super) fn quorum_index(matched: impl Iterator<Item = LogIndex> + Clone) -> LogIndex {
+    let needed = majority(matched.clone().count());
+    let holders = |index| matched.clone().filter(|&held| held >= index).count();
+    let held = matched.clone().filter(|&index| holders(index) >= needed);
+    held.max().expect("a group has at least one voter")
 }
 
 #[cfg(test)]
@@ -34,14 +35,14 @@ mod tests {
             (&[1, 2, 3, 4, 5],  3),
         ];
         for &(matched, committed) in table {
-            let mut held: Vec<_> = matched
+            let held: Vec<_> = matched
                 .iter()
                 .rev()
                 .copied()
                 .map(LogIndex::from_raw)
                 .collect();
             assert_eq!(
-                quorum_index(&mut held).to_raw(),
+                quorum_index(held.into_iter()).to_raw(),
                 committed,
                 "matched {matched:?}"
             );

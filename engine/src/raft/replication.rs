@@ -246,7 +246,9 @@ impl Raft {
         };
         progress.acknowledge(matched);
         let caught_up = progress.matched == last;
-        self.commit_what_a_majority_holds();
+        if matched > self.commit {
+            self.commit_what_a_majority_holds();
+        }
         if caught_up && self.transferring() == Some(from) {
             out.push((from, Message::TimeoutNow { term: self.term }));
         }

@@ -104,7 +104,6 @@ impl Group {
         let group = self.id;
         let first = records.len();
         let mut bytes = 0;
-        let mut entries = Vec::new();
         let mut hard_state = None;
         let note = self.raft.take_note();
         let new_floor = self.raft.take_floor();
@@ -112,23 +111,30 @@ impl Group {
             flush,
             bytes_max,
             |state| hard_state = Some(Record::HardState { group, state }),
-            |entry| entries.push(entry.clone()),
+            |entry| {
+                let entry = entry.clone();
+                records.push(Record::Entry { group, entry });
+            },
         );
-        records.extend(hard_state);
-        records.extend(
-            new_floor
-                .into_iter()
-                .flat_map(|floor| floor_records(group, floor)),
-        );
-        records.extend(self.take_carried(bytes_max));
-        let raft = &self.raft;
-        records.extend(entries.into_iter().map(|entry| {
-            if raft.is_put_back(entry.index) {
-                Record::Patch { group, entry }
-            } else {
-                Record::Entry { group, entry }
+        for record in &mut records[first..] {
+            if let Record::Entry { entry, .. } = record
+                && self.raft.is_put_back(entry.index)
+            {
+                let entry = entry.clone();
+                *record = Record::Patch { group, entry };
             }
-        }));
+        }
+        // All else comes before them.
+        let carried = self.take_carried(bytes_max);
+        if !carried.is_empty() {
+            records.splice(first..first, carried);
+        }
+        if let Some(floor) = new_floor {
+            records.splice(first..first, floor_records(group, floor));
+        }
+        if let Some(hard_state) = hard_state {
+            records.insert(first, hard_state);
+        }
         let says = records.len() > first;
         let note = note.or_else(|| self.raft.standing_note().filter(|_| says));
         if let Some(note) = note {
