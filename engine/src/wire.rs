@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use net::peer::{EntryHead, Envelope, MessageBody, Payloads};
-use wal::{Entry, EntryKind, GroupId, LogIndex, Term};
+use wal::{Entry, EntryKind, GroupId, LogIndex, Payload, Term};
 
 use crate::raft::{Message, Pace};
 
@@ -142,12 +142,12 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
 }
 
 /// The payloads of a message's entries.
-pub fn payloads(message: &Message) -> impl Iterator<Item = &[u8]> {
+pub fn payloads(message: &Message) -> impl Iterator<Item = &Payload> {
     let entries: &[Entry] = match message {
         Message::Append { entries, .. } | Message::Repaired { entries, .. } => entries,
         _ => &[],
     };
-    entries.iter().map(|entry| &*entry.payload)
+    entries.iter().map(|entry| &entry.payload)
 }
 
 /// The message an envelope holds; `None` if it is none that this build knows.

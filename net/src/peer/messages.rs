@@ -1,5 +1,6 @@
 //! Messages of consensus: a list archived with rkyv, behind it the entries' payloads as they are.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use rkyv::rancor;
@@ -120,17 +121,23 @@ pub enum MessagesError {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     envelopes: Vec<Envelope>,
-    payloads: Vec<u8>,
+    /// Copied once, to where they leave from.
+    payloads: Vec<Rc<[u8]>>,
+    /// Theirs, each rounded up.
+    payloads_bytes: usize,
 }
 
 impl Outgoing {
     /// Adds a message. `payloads` are those of its entries, in order and as long as the heads say.
-    pub fn push<'a>(&mut self, envelope: Envelope, payloads: impl IntoIterator<Item = &'a [u8]>) {
+    pub fn push<'a>(
+        &mut self,
+        envelope: Envelope,
+        payloads: impl IntoIterator<Item = &'a Rc<[u8]>>,
+    ) {
         self.envelopes.push(envelope);
         for payload in payloads {
-            self.payloads.extend_from_slice(payload);
-            self.payloads
-                .resize(self.payloads.len().next_multiple_of(8), 0);
+            self.payloads_bytes += payload.len().next_multiple_of(8);
+            self.payloads.push(payload.clone());
         }
     }
 
@@ -142,7 +149,7 @@ impl Outgoing {
     /// The bytes of the body so far, nearly.
     pub fn weight(&self) -> usize {
         const ENVELOPE_BYTES: usize = 64;
-        self.payloads.len() + self.envelopes.len() * ENVELOPE_BYTES
+        self.payloads_bytes + self.envelopes.len() * ENVELOPE_BYTES
     }
 
     /// Appends the body of a frame and forgets the messages.
@@ -150,6 +157,7 @@ impl Outgoing {
         let archive = rkyv::to_bytes::<rancor::Error>(&self.envelopes)
             .expect("a list of numbers is archived in memory, which cannot fail");
         let length = u32::try_from(archive.len()).expect("frames are bounded far below 4 GiB");
+        to.reserve(16 + archive.len() + self.payloads_bytes);
         to.extend_from_slice(&length.to_le_bytes());
         to.extend_from_slice(&[0; 4]);
         to.extend_from_slice(&archive);
@@ -157,9 +165,13 @@ impl Outgoing {
             to.len() + archive.len().next_multiple_of(8) - archive.len(),
             0,
         );
-        to.extend_from_slice(&self.payloads);
+        for payload in self.payloads.drain(..) {
+            to.extend_from_slice(&payload);
+            let padding = payload.len().next_multiple_of(8) - payload.len();
+            to.extend_from_slice(&[0; 8][..padding]);
+        }
         self.envelopes.clear();
-        self.payloads.clear();
+        self.payloads_bytes = 0;
     }
 }
 
@@ -287,7 +299,8 @@ mod tests {
     fn written() -> AlignedVec<16> {
         let mut outgoing = Outgoing::default();
         for (envelope, payloads) in sample() {
-            outgoing.push(envelope, payloads);
+            let payloads: Vec<Rc<[u8]>> = payloads.into_iter().map(Rc::from).collect();
+            outgoing.push(envelope, &payloads);
         }
         let mut bytes = Vec::new();
         outgoing.write(&mut bytes);
