@@ -67,6 +67,8 @@ pub(crate) struct LogOptions {
 pub(crate) enum System {
     /// A file written before, io_uring, `O_DIRECT` and `O_DSYNC`: no headers, no checksums.
     Limit,
+    /// The same, but each write's bytes are copied and summed once before: what no log can leave out.
+    LimitFilled,
     /// A shard's log.
     Drakkar,
     /// raft-engine as it comes.
@@ -78,8 +80,9 @@ pub(crate) enum System {
 }
 
 impl System {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Limit,
+        Self::LimitFilled,
         Self::Drakkar,
         Self::RaftEngine,
         Self::RaftEngineRecycled,
@@ -269,7 +272,8 @@ fn measure(
         measured: Duration::from_secs_f64(options.seconds),
     };
     let result = match system {
-        System::Limit => io::ring::measure(cell, &plan),
+        System::Limit => io::ring::measure(cell, &plan, false),
+        System::LimitFilled => io::ring::measure(cell, &plan, true),
         System::Drakkar => drakkar::measure(cell, &plan),
         System::RaftEngine => raft_engine::measure(cell, &plan, false),
         System::RaftEngineRecycled => raft_engine::measure(cell, &plan, true),

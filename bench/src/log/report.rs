@@ -55,8 +55,11 @@ impl Report {
                 megabytes_per_second: entries_per_second * cell.entry_bytes as f64 / 1e6,
                 cpu_micros_per_flush: of(at, Measured::cpu_micros_per_flush),
                 cpu_micros_per_batch: of(at, Measured::cpu_micros_per_batch),
-                written: matches!(system, System::Limit | System::Drakkar)
-                    .then(|| of(at, Measured::written_bytes_per_batch) / cell.batch_bytes() as f64),
+                written: matches!(
+                    system,
+                    System::Limit | System::LimitFilled | System::Drakkar
+                )
+                .then(|| of(at, Measured::written_bytes_per_batch) / cell.batch_bytes() as f64),
                 of_limit: ratio(at, limit),
             }
         });
@@ -145,6 +148,7 @@ impl Report {
 fn name(system: System) -> &'static str {
     match system {
         System::Limit => "limit",
+        System::LimitFilled => "limit, filled",
         System::Drakkar => "drakkar",
         System::RaftEngine => "raft-engine",
         System::RaftEngineRecycled => "raft-engine-recycled",
