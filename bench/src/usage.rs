@@ -66,6 +66,28 @@ fn cpu_seconds(stat: &str) -> Option<(f64, f64)> {
     Some((user as f64 / ticks, system as f64 / ticks))
 }
 
+/// Seconds that all processors together were at work since the machine started; waiting for a disk is none,
+/// and neither is what another machine of the same host took.
+pub(crate) fn busy_seconds() -> Result<f64, String> {
+    let path = "/proc/stat";
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    busy(&text).ok_or_else(|| format!("{path} is not what Linux writes"))
+}
+
+/// User, nice, system, interrupts and soft interrupts in the first line of `/proc/stat` (proc(5)).
+fn busy(stat: &str) -> Option<f64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = fields
+        .split_ascii_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [user, nice, system, _idle, _disk, interrupts, soft, ..] = ticks[..] else {
+        return None;
+    };
+    let busy = user + nice + system + interrupts + soft;
+    Some(busy as f64 / clock_ticks_per_second() as f64)
+}
+
 fn written(io: &str) -> Option<u64> {
     let line = io
         .lines()
@@ -92,6 +114,15 @@ mod tests {
         assert_eq!(cpu_seconds("77 (a"), None);
         let io = "rchar: 1\nwchar: 2\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n";
         assert_eq!(written(io), Some(4096));
+    }
+
+    #[test]
+    fn a_machine_is_busy_when_it_neither_idles_nor_waits() {
+        let ticks = clock_ticks_per_second() as f64;
+        let stat = "cpu  100 20 3 5000 600 7 8 900 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(busy(stat), Some(138.0 / ticks));
+        assert_eq!(busy("cpu  100 20 3 5000"), None);
+        assert!(busy_seconds().unwrap() > 0.0);
     }
 
     #[test]

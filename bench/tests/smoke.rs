@@ -143,6 +143,7 @@ fn workloads_of_several_loads_measure_all_of_them() {
     loads.into_iter().for_each(check_load);
     assert!(median(idle[0], "idle_cores_of_one_node") >= 0.0);
     assert!(median(&measurements[1], "offered_late_p99_micros") > 0.0);
+    assert!(median(&measurements[1], "cpu_others_cores") >= 0.0);
     let half = median(&measurements[0], "operations_per_second") / 2.0;
     assert!((median(&measurements[1], "offered_per_second") - half).abs() < 1.0);
 }

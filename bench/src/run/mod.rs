@@ -277,12 +277,13 @@ fn describe(spec: &Spec, plan: &Plan) -> Measurement {
 fn say(label: &str, turn: &Turn) {
     let figure = |name: &str| turn.figures.get(name).copied().unwrap_or(0.0);
     eprintln!(
-        "{label}: {:.0} op/s, p50 {:.0} us, p99 {:.0} us, {:.2} + {:.2} cores",
+        "{label}: {:.0} op/s, p50 {:.0} us, p99 {:.0} us, {:.2} + {:.2} cores, others {:.2}",
         figure("operations_per_second"),
         figure("latency_p50_micros"),
         figure("latency_p99_micros"),
         figure("cpu_servers_user_cores") + figure("cpu_servers_system_cores"),
         figure("cpu_load_cores"),
+        figure("cpu_others_cores"),
     );
 }
 

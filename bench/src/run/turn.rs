@@ -16,7 +16,7 @@ use crate::histogram::{Recorded, Window};
 use crate::load::{self, Crew, Keys, Topology, now};
 use crate::peers::Peer;
 use crate::results::Turn;
-use crate::usage::{Usage, free_bytes};
+use crate::usage::{Usage, busy_seconds, free_bytes};
 use crate::yardstick;
 
 /// Below this the load is broken off: a full disk would hurt others.
@@ -43,6 +43,8 @@ const CURVE: &[f64] = &[
 struct Used {
     servers: Usage,
     load: Usage,
+    /// Seconds of processor that the machine had for something else.
+    others_seconds: f64,
 }
 
 /// A moment of a turn.
@@ -219,11 +221,16 @@ fn watch(pids: &[u32], window: Window, directory: &Path, begun: Begun<'_>) -> Re
     let result = (|| {
         sleep_until(window.start, directory)?;
         begun(window)?;
+        let busy = busy_seconds()?;
         let (servers, load) = (Usage::of_all(pids)?, Usage::of(own)?);
         sleep_until(window.end(), directory)?;
+        let servers = Usage::of_all(pids)?.since(&servers);
+        let load = Usage::of(own)?.since(&load);
+        let own_seconds = servers.cpu_seconds() + load.cpu_seconds();
         Ok(Used {
-            servers: Usage::of_all(pids)?.since(&servers),
-            load: Usage::of(own)?.since(&load),
+            servers,
+            load,
+            others_seconds: (busy_seconds()? - busy - own_seconds).max(0.0),
         })
     })();
     if result.is_err() {
@@ -285,6 +292,7 @@ fn turn(recorded: &Recorded, used: &Used, window: Window) -> Turn {
         used.servers.system_seconds / seconds,
     );
     figure("cpu_load_cores", used.load.cpu_seconds() / seconds);
+    figure("cpu_others_cores", used.others_seconds / seconds);
     figure(
         "disk_bytes_per_second",
         used.servers.written_bytes as f64 / seconds,
