@@ -13,6 +13,8 @@ use crate::load::now;
 /// What a node's logs make ready before it serves, in MiB: more than they are long before snapshots let
 /// them use their files again.
 const READY_MIB: u32 = 768;
+/// The same of its memory: the host of a virtual machine may take milliseconds to find each new piece.
+const READY_MEMORY: &str = "ready_memory = \"384MB\"";
 /// Leaders move to where they should be within this time after all groups have one.
 const LEADERS_MOVE: Duration = Duration::from_secs(10);
 
@@ -204,8 +206,9 @@ fn client_port(shape: &Shape, id: u16, first: u16) -> u16 {
 fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
     // Nodes share cores when there are more shards than those.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = if shape.ready { READY_MEMORY } else { "" };
     let mut text = format!(
-        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n{}\n\n\
+        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n{memory}\n{}\n\n\
          [cluster]\nid = \"bench\"\nshards = {}\ngroups = {}\n\n[client]\nproxy = false\n",
         directory.join(format!("n{id}")).display(),
         (0..shape.shards)

@@ -8,6 +8,7 @@ mod headline;
 mod histogram;
 mod load;
 mod log;
+mod memory;
 mod options;
 mod peers;
 mod report;

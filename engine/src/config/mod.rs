@@ -65,6 +65,8 @@ pub struct Options {
     pub listen: Option<IpAddr>,
     /// Cores the shards are pinned to, in turn. Empty: all there are.
     pub cores: Vec<u32>,
+    /// Memory that the node touches before it serves, and keeps if its allocator keeps what it was given.
+    pub memory_bytes_ready: u64,
     /// Whether it is counted how long each stage of a write takes.
     pub stages: bool,
     /// Size of a segment of the log. Space is reclaimed a whole segment at a time.
@@ -216,6 +218,7 @@ impl Default for Options {
             any_file_system: false,
             listen: None,
             cores: Vec::new(),
+            memory_bytes_ready: 0,
             stages: true,
             segment_bytes: 64 * MIB as u64,
             cache_bytes: 64 * MIB,
@@ -257,7 +260,7 @@ impl Options {
 
     fn check_sizes(&self, errors: &mut Vec<ConfigError>) {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 12] = [
+        let ranges: [(&'static str, u64, u64, u64); 13] = [
             (
                 "limits.pending_tasks",
                 1,
@@ -266,6 +269,7 @@ impl Options {
             ),
             ("log.size_target", 1, 1 << 50, self.log_bytes_target),
             ("log.ready_size", 0, 1 << 40, self.log_bytes_ready),
+            ("node.ready_memory", 0, 1 << 40, self.memory_bytes_ready),
             (
                 "log.segment_size",
                 MIB as u64,

@@ -71,6 +71,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "any_file_system",
             "listen",
             "cores",
+            "ready_memory",
             "stages",
         ],
     ),
@@ -323,6 +324,8 @@ impl Fields<'_> {
         self.put("data_dir", "a path", &mut options.data_dir, text);
         let any = &mut options.any_file_system;
         self.put("any_file_system", "true or false", any, Value::as_bool);
+        let ready = &mut options.memory_bytes_ready;
+        self.put("ready_memory", SIZE, ready, size);
         let stages = &mut options.stages;
         self.put("stages", "true or false", stages, Value::as_bool);
         self.put("listen", "an IP address", &mut options.listen, |value| {
@@ -555,6 +558,7 @@ mod tests {
         data_dir = "/var/lib/drakkar"
         any_file_system = true
         cores = [0, 1]
+        ready_memory = "512MB"
         stages = false
 
         [log]
@@ -570,6 +574,7 @@ mod tests {
         assert_eq!(config.cluster.shards, 2);
         assert!(config.any_file_system);
         assert!(!config.stages);
+        assert_eq!(config.memory_bytes_ready, 512 << 20);
         assert_eq!(config.segment_bytes, 64 << 20);
         assert_eq!(
             config.route_wait,

@@ -19,6 +19,7 @@ mod inbound;
 mod letters;
 mod log_admin;
 mod mailbox;
+mod memory;
 mod metrics;
 mod node;
 mod outcomes;

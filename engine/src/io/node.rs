@@ -21,7 +21,7 @@ use super::preflight::{self, PreflightError};
 use super::routes::Routes;
 use super::snapshots::SnapshotFileError;
 use super::start::open_shard;
-use super::{admin, client, inbound, socket};
+use super::{admin, client, inbound, memory, socket};
 
 /// How often a busy thread returns to glommio's reactor: its timers and files wait so long.
 const RING_DEPTH: usize = 512;
@@ -152,6 +152,15 @@ impl Node {
                 node = config.node_id,
                 "the data directory is empty: waiting until all other nodes have let this one in, once"
             );
+        }
+
+        let bytes = config.memory_bytes_ready;
+        if bytes > 0 {
+            let origin = Origin::now();
+            let begun = origin.time();
+            memory::make_ready(bytes);
+            let ms = origin.millis_since(begun);
+            tracing::info!(event = "memory.ready", bytes, ms);
         }
 
         let limits = &config.limits;

@@ -8,6 +8,7 @@ mod endpoints;
 mod exit;
 mod http;
 mod inspect;
+mod memory;
 mod repair;
 mod serve;
 mod snapshot;

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use wal::ReplayError;
 use wal::io::{DirectoryError, LogError};
 
-use crate::exit;
+use crate::{exit, memory};
 
 /// Reads a configuration, or says everything that is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Config, ExitCode> {
@@ -73,6 +73,10 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    if config.memory_bytes_ready > 0 {
+        // Or it would be given back a second later.
+        memory::keep_all();
+    }
     // Before the node runs, so that no signal is lost.
     let mut signals = match Signals::new([SIGTERM, SIGINT]) {
         Ok(signals) => signals,
