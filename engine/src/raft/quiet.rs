@@ -79,6 +79,7 @@ impl Raft {
             && self.commit == last
             && self.log.persisted() == last
             && self.promise_is_durable()
+            && self.rounds.confirmed() == self.rounds.started()
             && self.transfer.is_none()
             && self.repair.is_none()
             && self.questions.is_empty()

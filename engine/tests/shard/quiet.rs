@@ -1,8 +1,8 @@
 //! Groups in which nothing happens.
 
 use engine::shard::Outcome;
-use net::Reply;
 use net::command::Expiry;
+use net::{Command, Reply};
 
 use crate::cluster::{Cluster, node, set};
 
@@ -49,6 +49,23 @@ fn the_followers_of_a_node_that_is_gone_elect_another() {
     cluster.cut_off.clear();
     cluster.run(3000);
     assert_eq!(cluster.keys_on(1), 1, "it learns what it missed");
+}
+
+/// The leader knows that its followers hold everything, but not any more whether they live.
+#[test]
+fn a_read_that_a_lost_majority_leaves_unanswered_is_given_back() {
+    let mut cluster = quiet();
+    cluster.cut_off = vec![2, 3];
+    cluster.run(5000);
+    cluster.ask(1, 1, Command::Get { key: b"a" });
+    cluster.run(5000);
+    assert_eq!(cluster.answer(1), Some(Outcome::NoLeader));
+    assert_eq!(cluster.leader_as_seen_by(1), None);
+    cluster.cut_off.clear();
+    cluster.run(5000);
+    let leader = cluster.leader_as_seen_by(1).expect("all are there again");
+    cluster.ask(leader.to_raw(), 2, Command::Get { key: b"a" });
+    assert_eq!(cluster.answer(2), Some(Outcome::Reply(Reply::Nil)));
 }
 
 #[test]
