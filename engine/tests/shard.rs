@@ -246,3 +246,24 @@ fn data_beyond_its_limit_is_refused_until_some_is_deleted() {
     cluster.ask(1, 13, set(b"e", b"1", Expiry::Never));
     assert_eq!(cluster.answer(13), Some(Outcome::Reply(Reply::Ok)));
 }
+
+/// Two rounds may be under way. Here the answer to a heartbeat confirms both, and nothing else happens.
+#[test]
+fn reads_that_wait_for_a_round_begin_one_as_soon_as_there_is_room() {
+    let mut cluster = Cluster::new();
+    cluster.cut_off = vec![2, 3];
+    for token in 1..=3 {
+        cluster.ask(1, token, Command::Get { key: b"a" });
+    }
+    cluster.cut_off = vec![3];
+    let nil = Some(Outcome::Reply(Reply::Nil));
+    let answered = (0..200).any(|_| {
+        cluster.run(1);
+        cluster.answer(1) == nil
+    });
+    assert!(answered);
+    assert_eq!(
+        [2, 3].map(|token| cluster.answer(token)),
+        [nil.clone(), nil]
+    );
+}

@@ -422,6 +422,22 @@ impl Group {
             }
         }
         self.raft.replicate(false, &mut self.outbox);
+        self.start_round();
+        if self.applied < self.raft.commit() {
+            lap(None);
+            self.apply_committed(out);
+            lap(Some(Stage::Apply));
+        }
+        self.serve_reads(options, clock, out);
+        // What was answered may have made room for those that waited.
+        self.start_round();
+        self.fetch(out);
+        self.fetch_snapshot(out);
+        self.address(out);
+    }
+
+    /// Starts a round for the reads that wait, if there is room for one.
+    fn start_round(&mut self) {
         if self.reads.wants_round()
             && let Some((round, index)) = self.raft.start_read(&mut self.outbox)
         {
@@ -430,15 +446,6 @@ impl Group {
                 .map_or(index, |expiry| index.max(expiry));
             self.reads.started(round, self.raft.term(), index);
         }
-        if self.applied < self.raft.commit() {
-            lap(None);
-            self.apply_committed(out);
-            lap(Some(Stage::Apply));
-        }
-        self.serve_reads(options, clock, out);
-        self.fetch(out);
-        self.fetch_snapshot(out);
-        self.address(out);
     }
 
     /// Whether followers do not know of a commit, and nothing is about to be sent that it rides along with.
