@@ -16,7 +16,6 @@ use wal::GroupId;
 use crate::flamegraph;
 use crate::histogram::{INTERVALS, Recorded, Window};
 use crate::load::now;
-use crate::memory;
 
 /// Commands given to a group at once.
 const BATCH: usize = 128;
@@ -29,9 +28,6 @@ pub(crate) fn serve(config: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(config).map_err(|error| error.to_string())?;
     let config = config_file::parse(&text)
         .map_err(|errors| errors.iter().map(|e| format!("{e}\n")).collect::<String>())?;
-    if config.memory_bytes_ready > 0 {
-        memory::keep_all();
-    }
     let node = Node::open(config).map_err(|error| error.to_string())?;
     println!("ready");
     std::thread::scope(|scope| obey(&node.handle(), scope))?;

@@ -83,7 +83,7 @@ impl Cluster {
             let text = config_text(shape, &cluster.directory, id, first);
             std::fs::write(&config, text + settings)
                 .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
-            cluster.nodes.push(Node::start(&config)?);
+            cluster.nodes.push(Node::start(&config, shape.ready)?);
             let client = client_port(shape, id, first);
             let admin = client + 2 * shape.shards;
             cluster.endpoints.push(format!("127.0.0.1:{client}"));
@@ -154,7 +154,8 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(config: &Path) -> Result<Self, String> {
+    /// `keeps`: its allocator gives no memory back, as that of `serve` where memory is made ready.
+    fn start(config: &Path, keeps: bool) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
         command
@@ -162,6 +163,9 @@ impl Node {
             .arg(config)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
+        if keeps {
+            command.env("MIMALLOC_PURGE_DELAY", "-1");
+        }
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let input = child.stdin.take().ok_or("a node has no input")?;
         let output = child.stdout.take().ok_or("a node has no output")?;

@@ -8,7 +8,6 @@ mod headline;
 mod histogram;
 mod load;
 mod log;
-mod memory;
 mod options;
 mod peers;
 mod report;

@@ -72,11 +72,17 @@ impl Node {
         let mut found = Vec::new();
         for file in fs::read_dir(process.join("fd")).unwrap() {
             let file = file.unwrap();
-            let segment = fs::read_link(file.path())
-                .is_ok_and(|path| path.extension().is_some_and(|it| it == "seg"));
+            let segment = || {
+                let path = fs::read_link(file.path()).ok();
+                path.filter(|path| path.extension().is_some_and(|it| it == "seg"))
+            };
+            let before = segment();
             let info = fs::read_to_string(process.join("fdinfo").join(file.file_name()));
-            // Files are closed meanwhile.
-            let Some(info) = info.ok().filter(|_| segment) else {
+            // Files are closed meanwhile, and others get their numbers.
+            let Some(info) = info
+                .ok()
+                .filter(|_| before.is_some() && segment() == before)
+            else {
                 continue;
             };
             let line = info.lines().find_map(|line| line.strip_prefix("flags:"));
