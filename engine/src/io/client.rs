@@ -30,6 +30,9 @@ use super::view;
 
 const BUFFER_BYTES_MIN: usize = Options::CLIENT_BYTES_MIN;
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// The most that one look at a connection takes of requests that wait there: what is taken together shares
+/// batches and flushes, and keeps the thread from others meanwhile.
+const BURST_BYTES_MAX: usize = 128 * 1024;
 /// Longest line without a length in front of it.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How old the figures and the topology that clients are shown may be.
@@ -483,6 +486,7 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
             executor.clients.relieve(limits.clients_bytes_max);
         }
         let bytes = connection.socket.read(&mut buffer[end..]).await?;
+        let more_waits = end + bytes == buffer.len();
         if bytes == 0 || executor.stopping.get() || connection.closing.get() {
             return Ok(());
         }
@@ -501,10 +505,12 @@ async fn read(executor: &Rc<Executor>, connection: &Rc<Connection>) -> std::io::
         }
         buffer.copy_within(start..end, 0);
         end -= start;
-        if end == buffer.len() {
+        let kept_bytes = executor.clients.kept_bytes(&executor.config);
+        let burst = more_waits && buffer.len() * 2 <= kept_bytes.min(BURST_BYTES_MAX);
+        if end == buffer.len() || burst {
             // Doubles only as the client really sends; the parser's limits bound it.
             buffer.resize(buffer.len() * 2, 0);
-        } else if end == 0 && buffer.len() > executor.clients.kept_bytes(&executor.config) {
+        } else if end == 0 && buffer.len() > kept_bytes {
             buffer.truncate(BUFFER_BYTES_MIN);
             buffer.shrink_to_fit();
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nodes::{Addresses, PATIENCE, PAUSE, Process, admin};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -71,10 +71,23 @@ impl Volume {
         command.is_ok_and(|output| output.status.success())
     }
 
+    /// Nobody may use it. A kernel may need a moment to let go of the files of a node that has ended.
+    fn unmount(&self) {
+        let mut said = None;
+        for _ in 0..100 {
+            let output = Command::new("umount").arg(&self.path).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            said = Some(output);
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{said:?}");
+    }
+
     /// Puts it in order after a failure. Nobody may use it.
     fn repair(&self) {
-        let unmounted = Command::new("umount").arg(&self.path).output().unwrap();
-        assert!(unmounted.status.success(), "{unmounted:?}");
+        self.unmount();
         let checked = Command::new("e2fsck")
             .args(["-f", "-y"])
             .arg(&self.image)
@@ -93,8 +106,7 @@ impl Volume {
             path: std::env::temp_dir().join(name),
         };
         fs::create_dir_all(&copy.path).unwrap();
-        let unmounted = Command::new("umount").arg(&self.path).output().unwrap();
-        assert!(unmounted.status.success(), "{unmounted:?}");
+        self.unmount();
         let mut command = Command::new("cp");
         let command = command
             .arg("--sparse=always")
