@@ -32,7 +32,7 @@ const BUFFER_BYTES_MIN: usize = Options::CLIENT_BYTES_MIN;
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// The most that one look at a connection takes of requests that wait there: what is taken together shares
 /// batches and flushes, and keeps the thread from others meanwhile.
-const BURST_BYTES_MAX: usize = 128 * 1024;
+const BURST_BYTES_MAX: usize = 256 * 1024;
 /// Longest line without a length in front of it.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How old the figures and the topology that clients are shown may be.
