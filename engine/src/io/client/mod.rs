@@ -2,23 +2,20 @@
 //! What it is owed is in [`super::answers`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::Task;
 use glommio::net::TcpListener;
 use glommio::timer::sleep;
-use net::resp::{
-    Action, Counters, Form, Limits, Parser, RaftFacts, ServerView, Session, Topology, Version,
-    encode,
-};
+use net::resp::{Action, Form, Limits, Parser, ServerView, Session, Version, encode};
 use net::{Command, ErrorReply, Reply};
 
 use crate::config::{self, Config, Options};
 use crate::shard::{Outcome, Stage};
 use crate::{Clock, Time};
+
+mod clients;
 
 use super::answers::{Answers, Look, Next, State};
 use super::clock::unix_micros;
@@ -26,42 +23,16 @@ use super::executor::Executor;
 use super::requests::Asker;
 use super::signal::Signal;
 use super::socket::Socket;
-use super::view;
+pub(super) use clients::Clients;
 
 const BUFFER_BYTES_MIN: usize = Options::CLIENT_BYTES_MIN;
-const BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// The most that one look at a connection takes of requests that wait there: what is taken together shares
 /// batches and flushes, and keeps the thread from others meanwhile.
 const BURST_BYTES_MAX: usize = 256 * 1024;
 /// Longest line without a length in front of it.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
-/// How old the figures and the topology that clients are shown may be.
-const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
 /// How long a client that is owed more than it may be can go on without taking any of it.
 const TAKES_NOTHING_MAX: Duration = Duration::from_secs(10);
-/// How long a stopping node waits for clients to take their last answers.
-const FINISH_MAX: Duration = Duration::from_secs(1);
-
-/// The connections of one shard, and what their sessions know about the server.
-pub(super) struct Clients {
-    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    next_id: Cell<u64>,
-    id_step: u64,
-    acceptor: RefCell<Option<Task<()>>>,
-    /// Memory of the buffers of all connections.
-    held_bytes: Rc<Cell<usize>>,
-    pub(super) seen: RefCell<Seen>,
-}
-
-/// What sessions are shown; made anew when it is older than [`VIEW_AGE_MAX`].
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) topology: Topology,
-    pub(super) raft: RaftFacts,
-    pub(super) counters: Counters,
-    epoch: u64,
-    at: Option<Time>,
-}
 
 /// One client.
 pub(super) struct Connection {
@@ -97,104 +68,6 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("socket", &self.socket)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Clients {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Clients({})", self.len())
-    }
-}
-
-impl Clients {
-    pub(super) fn new(config: &Config, index: u16) -> Self {
-        let seen = Seen {
-            counters: view::counters(config),
-            ..Seen::default()
-        };
-        Self {
-            connections: RefCell::default(),
-            next_id: Cell::new(u64::from(index) + 1),
-            id_step: u64::from(config.cluster.shards),
-            acceptor: RefCell::new(None),
-            held_bytes: Rc::default(),
-            seen: RefCell::new(seen),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.connections.borrow().len()
-    }
-
-    /// Memory of the buffers of all connections.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.held_bytes.get()
-    }
-
-    /// Disconnects those that hold most until all together hold no more than `bytes_max`.
-    pub(super) fn relieve(&self, bytes_max: usize) {
-        while self.held_bytes.get() > bytes_max {
-            let connections = self.connections.borrow();
-            let alive = connections.values().filter(|it| !it.dead.get());
-            let Some(largest) = alive.max_by_key(|it| it.counted.get()).cloned() else {
-                return;
-            };
-            drop(connections);
-            let (from, bytes) = (largest.socket.peer(), largest.counted.get());
-            tracing::warn!(event = "client.too_large", from, bytes, bytes_max);
-            largest.die();
-        }
-    }
-
-    /// What a buffer keeps when it is not needed: less, the more clients there are.
-    fn kept_bytes(&self, config: &Config) -> usize {
-        let share = config.limits.clients_bytes_max / self.len().max(1) / 8;
-        share.clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_KEPT)
-    }
-
-    /// Keeps the fiber that accepts, so that it can be ended.
-    pub(super) fn accept_by(&self, acceptor: Task<()>) {
-        *self.acceptor.borrow_mut() = Some(acceptor);
-    }
-
-    /// Accepts nobody any more.
-    pub(super) async fn refuse(&self) {
-        let acceptor = self.acceptor.borrow_mut().take();
-        if let Some(acceptor) = acceptor {
-            acceptor.cancel().await;
-        }
-    }
-
-    /// Accepts nobody any more and lets those who are there take their last answers.
-    pub(super) async fn finish(&self) {
-        self.refuse().await;
-        let step = Duration::from_millis(5);
-        let mut waited = Duration::ZERO;
-        while waited < FINISH_MAX && self.connections.borrow().values().any(|c| c.owes()) {
-            sleep(step).await;
-            waited += step;
-        }
-    }
-
-    fn next_id(&self) -> u64 {
-        let id = self.next_id.get();
-        self.next_id.set(id + self.id_step);
-        id
-    }
-
-    /// Makes what sessions are shown young enough.
-    fn refresh(&self, executor: &Executor, now: Time) {
-        let seen = &mut *self.seen.borrow_mut();
-        let epoch = executor.routes.epoch();
-        let young = seen.at.is_some_and(|at| now.since(at) < VIEW_AGE_MAX);
-        if young && seen.epoch == epoch {
-            return;
-        }
-        seen.topology = view::topology(executor);
-        seen.raft = view::raft(executor);
-        view::refresh_counters(executor, now, self.len(), &mut seen.counters);
-        seen.epoch = epoch;
-        seen.at = Some(now);
     }
 }
 
