@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::lives::{Lives, Rest};
 use crate::recovered::ReplayError;
 use crate::segment::{FORMAT, FirstBlock, Link, SegmentHeader};
 use crate::{FlushNumber, SegmentId};
@@ -21,6 +22,10 @@ pub(crate) struct Part {
     pub(crate) bytes: Option<u32>,
     /// The flush it begins with, once that was read.
     pub(crate) opened_by: Option<FlushNumber>,
+    /// Starts that went on in it.
+    pub(crate) lives: Lives,
+    /// Where another could, whatever lies before.
+    pub(crate) rest: Option<Rest>,
 }
 
 /// What was before the oldest segment that is there.
@@ -88,6 +93,8 @@ impl Chain {
                 end,
                 bytes: None,
                 opened_by: None,
+                lives: Lives::default(),
+                rest: None,
             };
             wanted = None;
             linked = false;

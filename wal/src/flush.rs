@@ -12,7 +12,8 @@
 //!  40         48          52       56            60     64
 //!
 //!  flags: 1 if the echoes among the records name all that the flush before held,
-//!         2 if it begins its segment, so that its heads say how every group stood
+//!         2 if its heads say how every group stood: it begins its segment, or a start in the middle of it;
+//!         from bit 2 on: its life (see `lives`)
 //!  table, from 64: CRC32C of each sector of the body, u32 each; zeroes to the end of the sector
 //!  body, from the next sector: records; zeroes; copies of hard states; 0xa5 to the end of the block
 //! ```
@@ -65,12 +66,17 @@ pub(crate) struct FlushHeader {
     pub(crate) copies_at: u32,
     /// Its echoes name all that the flush before it held. The first flush of a start cannot.
     pub(crate) names: bool,
-    /// It is the first of its segment.
+    /// Its heads say how every group stood: it is the first of its segment, or of a life.
     pub(crate) opens: bool,
+    /// How many starts went on in its segment before it was written.
+    pub(crate) life: u16,
 }
 
 const NAMES: u16 = 1;
 const OPENS: u16 = 2;
+const LIFE_SHIFT: u32 = 2;
+/// So many starts can go on in one segment.
+pub(crate) const LIFE_MAX: u16 = u16::MAX >> LIFE_SHIFT;
 
 /// What the start of a flush says.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,7 +109,9 @@ impl FlushHeader {
         write(start, 4, &FORMAT.to_le_bytes());
         let names = if self.names { NAMES } else { 0 };
         let opens = if self.opens { OPENS } else { 0 };
-        write(start, 6, &(names | opens).to_le_bytes());
+        assert!(self.life <= LIFE_MAX, "life {} has its bits", self.life);
+        let life = self.life << LIFE_SHIFT;
+        write(start, 6, &(names | opens | life).to_le_bytes());
         write(start, 8, &self.generation.to_raw().to_le_bytes());
         write(start, 12, &self.records.to_le_bytes());
         write(start, 16, &self.number.to_raw().to_le_bytes());
@@ -139,6 +147,7 @@ impl FlushHeader {
             copies_at: read_u32(bytes, 56),
             names: read_u16(bytes, 6) & NAMES != 0,
             opens: read_u16(bytes, 6) & OPENS != 0,
+            life: read_u16(bytes, 6) >> LIFE_SHIFT,
         };
         let blocks = header.blocks as usize;
         let fits = (1..=usize::from(u16::MAX)).contains(&blocks)
@@ -250,6 +259,7 @@ mod tests {
             copies_at: 0,
             names: true,
             opens: false,
+            life: 0,
         }
     }
 

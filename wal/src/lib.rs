@@ -17,6 +17,7 @@ mod index;
 #[cfg(feature = "io")]
 pub mod io;
 mod layout;
+mod lives;
 mod positions;
 mod record;
 mod recovered;
@@ -33,6 +34,7 @@ pub use codec::{RecordError, decode_entries, decode_entry, encode_entry, entry_b
 pub use coordinates::{FlushNumber, GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use damage::{Claim, Damage};
 pub use index::Location;
+pub use lives::Rest;
 pub use record::{Entry, EntryKind, HardState, Payload, Record};
 pub use recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
 pub use replay::Replay;

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::codec::RecordError;
 use crate::damage::Damage;
+use crate::lives::Rest;
 use crate::writer::Writer;
 use crate::{Entry, FlushNumber, GroupId, HardState, LogIndex, SegmentId, Term};
 
@@ -68,6 +69,11 @@ pub struct Recovered {
     pub writer: Writer,
     /// Files that hold nothing of the log any more.
     pub dead: Vec<SegmentId>,
+    /// The file behind the log that was made ready, as it was made: one of the dead, but another start can
+    /// use it for its first segment ([`Writer::take_over`]).
+    pub spare: Option<Rest>,
+    /// Where the log can go on if there is no space for a segment ([`Writer::resume`]).
+    pub rest: Option<Rest>,
     /// Files behind the place where the end of the log was lost, or that tell of a loss before them. Another
     /// start may be able to read what this one could not, and miss nothing: only when a flush of
     /// `writer` is durable is the loss noted, and they are dead, too.

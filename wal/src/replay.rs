@@ -16,6 +16,7 @@ use crate::damage::{Claim, Damage};
 use crate::flush::{Body, FlushHeader, Start, records_of};
 use crate::history::{Gap, History};
 use crate::index::{Index, Location};
+use crate::lives::{Lives, Rest};
 use crate::recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
 use crate::residue::Area;
 use crate::segment::{BLOCK, Link, made_bytes};
@@ -122,6 +123,10 @@ impl Replay {
         );
         let Part { id, end, .. } = self.parts[part];
         let made = made_bytes(bytes).map_or(bytes.len() as u64, u64::from);
+        if self.parts[part].rest.is_none() {
+            self.parts[part].lives = Lives::of(id, self.options.instance, bytes);
+            self.parts[part].rest = Rest::of(id, self.options, bytes);
+        }
         let area = Area::new(id, made, bytes);
         let area = area.up_to(end.unwrap_or(u64::MAX));
         if self.parts[part].unwritten {
@@ -138,11 +143,11 @@ impl Replay {
             Stage::Follow(offset) => {
                 let offset = if offset == BLOCK {
                     match self.enter(part) {
-                        Ok(()) => self.follow(part, area, offset)?,
+                        Ok(()) => self.follow_lives(part, area, offset)?,
                         Err(stop) => Some(stop),
                     }
                 } else {
-                    self.follow(part, area, offset)?
+                    self.follow_lives(part, area, offset)?
                 };
                 match offset {
                     None => {
@@ -186,6 +191,28 @@ impl Replay {
         }
     }
 
+    /// Follows the flushes of a segment from an offset on, also over what a later start left behind it
+    /// there; says where one is not whole.
+    fn follow_lives(
+        &mut self,
+        part: usize,
+        area: Area<'_>,
+        mut from: usize,
+    ) -> Result<Option<Stop>, ReplayError> {
+        loop {
+            let Some(stop) = self.follow(part, area, from)? else {
+                return Ok(None);
+            };
+            let flushes = flushes_of(self.parts[part].id, self.options.instance, area.bytes);
+            let behind = flushes.filter(|(at, _)| *at > stop.offset);
+            let next = self.parts[part].lives.begun(self.number.next(), behind);
+            let Some(next) = next else {
+                return Ok(Some(stop));
+            };
+            from = next;
+        }
+    }
+
     /// Follows the flushes of a segment from an offset on; says where one is not whole.
     fn follow(
         &mut self,
@@ -212,6 +239,9 @@ impl Replay {
             let ours = header.generation == segment
                 && header.instance == self.options.instance
                 && header.number > self.number;
+            if ours && self.parts[part].lives.is_dead(&header) {
+                return Ok(Some(stop(false, true)));
+            }
             let flush = area.bytes.get(offset..offset + length).filter(|_| ours);
             let Some(flush) = flush else {
                 return Ok(Some(stop(true, true)));
@@ -230,7 +260,7 @@ impl Replay {
                 self.lose(part, offset, self.number.next(), Some(header.number));
             }
             self.take(&header, flush, segment, offset)?;
-            if header.opens {
+            if header.opens && offset == BLOCK {
                 self.parts[part].opened_by = Some(header.number);
             }
             self.number = header.number;
@@ -265,7 +295,9 @@ impl Replay {
 
     fn look(&mut self, part: usize, bytes: &[u8]) {
         let segment = self.parts[part].id;
+        let lives = &self.parts[part].lives;
         let found = flushes_of(segment, self.options.instance, bytes);
+        let found = found.filter(|(_, header)| !lives.is_dead(header));
         let found = found.map(|(offset, header)| Sighting {
             part,
             offset,
@@ -560,7 +592,16 @@ impl Replay {
         while let Some((segment, _)) = behind.pop_if(useless) {
             self.dead.push(segment);
         }
-        let given_up = behind.into_iter().map(|(segment, _)| segment).collect();
+        let given_up: Vec<_> = behind.into_iter().map(|(segment, _)| segment).collect();
+        // A log that misses something goes on in a segment of its own.
+        let whole = self.lost.is_empty() && given_up.is_empty();
+        let rest_of = |id: SegmentId| {
+            let part = self.parts.iter().find(|part| part.id == id);
+            part.and_then(|part| part.rest).filter(|_| whole)
+        };
+        let spare = rest_of(self.newest).filter(|rest| rest.offset == 0);
+        let rest = end.and_then(|end| rest_of(end.segment));
+        let rest = rest.filter(|rest| end.is_some_and(|end| rest.offset >= end.end));
         let mut index = Index::default();
         let mut groups = BTreeMap::new();
         let mut standings = BTreeMap::new();
@@ -614,6 +655,8 @@ impl Replay {
             groups,
             writer,
             dead: self.dead,
+            spare,
+            rest,
             given_up,
             unsynced,
             cut: self.cut.filter(|cut| cut.torn),

@@ -193,7 +193,8 @@ impl Residues {
         let sectors = self.sectors;
         let full = (self.sums.len() + 1) * sectors * size_of::<u32>() > BYTES_MAX;
         // They are there already if the file is a recycled one.
-        if full && !self.sums.contains_key(&segment) {
+        let known = self.sums.contains_key(&segment);
+        if self.unknown.contains(&segment) || full && !known {
             self.unknown.insert(segment);
             return;
         }
@@ -251,6 +252,11 @@ impl Residues {
             }
         }
         bytes
+    }
+
+    /// Nobody knows what the segment holds.
+    pub(crate) fn disregard(&mut self, segment: SegmentId) {
+        self.unknown.insert(segment);
     }
 
     pub(crate) fn forget(&mut self, segment: SegmentId) {

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use crate::codec::{Decoded, Role as Reason, decode_record, stamp};
 pub use crate::flaw::Flaw;
 use crate::flush::{Body, FlushHeader, Start};
+use crate::lives::Lives;
 use crate::residue::Area;
 use crate::segment::{BLOCK, FirstBlock, SECTOR, SegmentHeader};
 use crate::{Claim, FlushNumber, GroupId, HardState, LogIndex, Lost, Record, SegmentId, Term};
@@ -256,13 +257,19 @@ impl Survey {
         let limit = self.limit(segment);
         let area = finding.area(bytes);
         let bytes = area.bytes;
+        let lives = Lives::of(segment, self.instance, bytes);
         let mut flushes = Vec::new();
         // Where what is neither a flush nor unwritten began.
         let mut hole: Option<usize> = None;
         let mut offset = BLOCK;
         while offset < bytes.len() && !self.ended {
             let header = match self.header(segment, area, offset) {
-                Start::Header(header) if limit.is_none_or(|limit| header.number < limit) => header,
+                Start::Header(header)
+                    if limit.is_none_or(|limit| header.number < limit)
+                        && !lives.is_dead(&header) =>
+                {
+                    header
+                }
                 Start::Header(_) | Start::Unwritten | Start::Rotten => {
                     hole.get_or_insert(offset);
                     offset += BLOCK;

@@ -7,6 +7,7 @@ use crate::codec::{Role, record_bytes};
 use crate::flush::{FlushHeader, blocks_for, copies_at, head_sectors};
 use crate::index::{Index, Location};
 use crate::layout::{Layout, Shape};
+use crate::lives::Rest;
 use crate::residue::{Residues, room};
 use crate::run::{Unit, units};
 use crate::segment::{BLOCK, Link, SECTOR, SegmentHeader, SegmentId};
@@ -33,6 +34,9 @@ pub struct Placement {
     pub bytes: usize,
     /// The write is the first of its segment and starts with the segment's header.
     pub opens_segment: bool,
+    /// It is the first of its segment or of a life, and says how the groups stand.
+    begins: bool,
+    life: u16,
     previous: Option<Link>,
     durable: FlushNumber,
     blocks: usize,
@@ -49,6 +53,10 @@ pub struct Writer {
     end: Option<Link>,
     /// Nothing may follow the newest flush in its segment: a torn one may lie behind it.
     sealed: bool,
+    /// Where the next flush goes on in a segment that an earlier start has begun.
+    rest: Option<Rest>,
+    /// Of the flushes to come in the newest segment.
+    life: u16,
     next_segment: SegmentId,
     placed: FlushNumber,
     durable: FlushNumber,
@@ -117,6 +125,8 @@ impl Writer {
             options,
             end: left.end,
             sealed: true,
+            rest: None,
+            life: 0,
             next_segment: left.next_segment,
             placed: left.durable,
             durable: left.durable,
@@ -144,6 +154,35 @@ impl Writer {
         self.next_segment
     }
 
+    /// Goes on in what is left of the newest segment, which replay found, as long as that has room.
+    ///
+    /// # Panics
+    ///
+    /// If a flush was placed already, or it is not the rest of the newest segment.
+    pub fn resume(&mut self, rest: Rest) {
+        assert!(self.sealed, "only a start goes on where another stopped");
+        let end = self.end.expect("the newest segment has an end");
+        assert_eq!(rest.segment, end.segment, "only the newest goes on");
+        assert!(rest.offset >= end.end, "what is durable stays: {rest:?}");
+        self.rest = Some(rest);
+    }
+
+    /// Takes the file of a segment that was made ready before this start and never written to. What it
+    /// holds is not known, so it will not be recycled.
+    ///
+    /// # Panics
+    ///
+    /// If it is not newer than the segments of the log.
+    pub fn take_over(&mut self, spare: SegmentId) {
+        let newest = self.segments.back();
+        assert!(
+            newest.is_none_or(|&(newest, _)| newest < spare),
+            "{spare} is not behind the log"
+        );
+        self.next_segment = spare;
+        self.residues.disregard(spare);
+    }
+
     /// Reserves the place of the next flush.
     ///
     /// # Panics
@@ -161,15 +200,22 @@ impl Writer {
         let hard_states = self.hard_states(records, &added.units);
         let (mut blocks, mut copies, mut body_bytes) = self.size(hard_states, records_bytes);
         let room = room(self.options.segment_bytes);
-        let opens_segment = self.sealed
-            || self
-                .end
-                .is_none_or(|end| end.end + (blocks * BLOCK) as u64 > room);
-        if opens_segment {
+        let rest = self.rest.take();
+        let from = rest.map(|rest| rest.offset);
+        let from = from.or_else(|| self.end.map(|end| end.end).filter(|_| !self.sealed));
+        let fits = |blocks: usize| from.is_some_and(|from| from + (blocks * BLOCK) as u64 <= room);
+        let begins = rest.is_some() || !fits(blocks);
+        if begins {
             added.head = self.standings.records();
             records_bytes += added.head.iter().map(record_bytes).sum::<usize>();
             (blocks, copies, body_bytes) = self.size(hard_states, records_bytes);
+        }
+        let opens_segment = rest.is_none() && begins || !fits(blocks);
+        if opens_segment {
             self.segments.push_back((self.next_segment, Some(number)));
+            self.life = 0;
+        } else if let Some(rest) = rest {
+            self.life = rest.life;
         }
         let previous = self.end;
         let mut placement = Placement {
@@ -178,6 +224,8 @@ impl Writer {
             offset: 0,
             bytes: blocks * BLOCK,
             opens_segment,
+            begins,
+            life: self.life,
             previous,
             durable: self.durable,
             blocks,
@@ -188,11 +236,12 @@ impl Writer {
         if opens_segment {
             placement.bytes += BLOCK;
             self.next_segment = self.next_segment.next();
-            self.sealed = false;
         } else {
             let end = previous.expect("not opening a segment means that one is open");
-            (placement.segment, placement.offset) = (end.segment, end.end);
+            placement.segment = end.segment;
+            placement.offset = from.expect("it fits there");
         }
+        self.sealed = false;
         let end = placement.offset + placement.bytes as u64;
         assert!(end <= room, "{records_bytes} bytes do not fit a segment");
         self.end = Some(Link {
@@ -391,7 +440,8 @@ impl Writer {
             copies,
             copies_at: u32::try_from(placement.copies.unwrap_or(0)).expect("as above"),
             names: placement.names,
-            opens: placement.opens_segment,
+            opens: placement.begins,
+            life: placement.life,
         };
         let head = layout.seal(&header);
         let start = placement.offset + flush_at as u64;

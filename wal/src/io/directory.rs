@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -178,8 +178,12 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
             pid: pid.trim().to_owned(),
         });
     }
-    file.set_len(0).map_err(failed("truncate", &name))?;
-    writeln!(file, "{}", std::process::id()).map_err(failed("write", &name))?;
+    // Over what is there: a block that is given back may be gone when it is needed, on a full disk.
+    let pid = format!("{}\n", std::process::id());
+    let written = file.write_all_at(pid.as_bytes(), 0);
+    written.map_err(failed("write", &name))?;
+    let bytes = pid.len() as u64;
+    file.set_len(bytes).map_err(failed("truncate", &name))?;
     Ok(file)
 }
 

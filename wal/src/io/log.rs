@@ -11,8 +11,10 @@ use std::time::Duration;
 use glommio::timer::sleep;
 
 use super::durability::Durability;
+use super::outset;
+use super::reading::read_part;
 use super::ring::Ring;
-use super::segments::{Segments, read_part};
+use super::segments::Segments;
 use crate::writer::contiguous;
 use crate::{
     BLOCK, Cut, Entry, FlushNumber, GroupId, Location, LogIndex, Lost, Options, Record,
@@ -126,8 +128,7 @@ impl Log {
         let segments = Segments::new(directory, options.segment_bytes, ring, durability);
         let segments = Rc::new(segments);
         let mut firsts = Vec::new();
-        let mut found = segments.list()?;
-        for &segment in &found {
+        for segment in segments.list()? {
             firsts.push((segment, segments.read(segment, BLOCK as u64).await?));
         }
         let blocks = firsts
@@ -137,28 +138,13 @@ impl Log {
         while let Some(segment) = replay.next_segment() {
             replay.segment(&segments.read(segment, u64::from(u32::MAX)).await?)?;
         }
-        let recovered = replay.finish();
+        let mut recovered = replay.finish();
         for &segment in &recovered.unsynced {
             segments.sync_segment(segment).await?;
         }
-        for &segment in &recovered.dead {
-            segments.remove(segment)?;
-        }
-        segments.sync().await?;
-        found.retain(|segment| !recovered.dead.contains(segment));
+        let begun = outset::begin(&segments, options, &mut recovered).await;
+        let full = begun.map_err(|error| segments.take_failure().unwrap_or(error))?;
         let next = recovered.writer.next_segment();
-        let full = match (segments.prepare(next).await, found.last()) {
-            (Ok(()), _) => false,
-            (Err(LogError::Full { .. }), Some(&newest)) => {
-                // What it holds can be read; appends wait for space. Buffers come from an open file.
-                segments.existing(newest).await?;
-                true
-            }
-            (Err(error), _) => {
-                let cause = segments.take_failure();
-                return Err(cause.unwrap_or(error));
-            }
-        };
         let next_flush = recovered.writer.next_flush();
         let found = Found {
             groups: recovered.groups,

@@ -7,6 +7,8 @@ mod durability;
 pub mod executor;
 mod file_system;
 mod log;
+mod outset;
+mod reading;
 mod ring;
 mod segments;
 mod stream;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,21 +12,16 @@ use std::time::Duration;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::sleep;
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use super::blanks::{Blanks, Pace};
 use super::durability::Durability;
 use super::log::LogError;
+use super::reading::read_all;
 use super::ring::Ring;
 use super::writing::Writing;
-use crate::{BLOCK, Placement, SegmentId, UNREADABLE};
+use crate::{BLOCK, Placement, SegmentId};
 
-/// How much is read at once. glommio polls for its reads, and a kernel such as 6.1 issues a polled read
-/// that the device takes only in parts (`max_sectors_kb`) again and again, without end. With the blocks
-/// that alignment adds, this is half of what the least of devices take.
-const READ_BYTES: usize = 14 * BLOCK;
-/// So many reads are under way at once when a segment is read as a whole.
-const READS_MAX: usize = 16;
 /// A segment is only begun while there is space for so many: the rest is a reserve for what else
 /// the file system holds.
 const SEGMENTS_FREE: u64 = 2;
@@ -291,9 +287,18 @@ impl Segments {
     /// Makes a segment ready to be written: it has its size, holds zeroes, and stays after a crash.
     /// [`LogError::Full`] if there is no space, and nothing has failed then.
     pub(super) async fn prepare(&self, segment: SegmentId) -> Result<(), LogError> {
+        self.prepare_with(segment, SEGMENTS_FREE).await
+    }
+
+    /// The same if there is space for so many segments.
+    pub(super) async fn prepare_with(
+        &self,
+        segment: SegmentId,
+        free_min: u64,
+    ) -> Result<(), LogError> {
         let path = self.path(segment);
         let _making = Making::begin(self);
-        let result = self.make(&path).await;
+        let result = self.make(&path, free_min).await;
         if self.is_stopped() {
             if let Ok(file) = result {
                 drop(file.close().await);
@@ -324,7 +329,7 @@ impl Segments {
         outcome
     }
 
-    async fn make(&self, path: &Path) -> Result<DmaFile, io::Error> {
+    async fn make(&self, path: &Path, free_min: u64) -> Result<DmaFile, io::Error> {
         // Reads may have been waited for, and the files may be another log's by now.
         if self.is_stopped() {
             return Err(io::ErrorKind::Interrupted.into());
@@ -332,7 +337,7 @@ impl Segments {
         let file = match self.blanks.take(path).await? {
             Some(blank) => blank,
             None => {
-                self.check_space()?;
+                self.check_space(free_min)?;
                 self.blanks.create(path, self.pace()).await?
             }
         };
@@ -356,7 +361,7 @@ impl Segments {
     pub(super) async fn make_ready(&self, bytes: u64) -> Result<(), LogError> {
         let _making = Making::begin(self);
         while self.blanks.len() as u64 * self.segment_bytes < bytes {
-            let made = match self.check_space() {
+            let made = match self.check_space(SEGMENTS_FREE) {
                 Ok(()) => self.blanks.add().await.map_err(Into::into),
                 Err(full) => Err(full),
             };
@@ -366,6 +371,26 @@ impl Segments {
             })?;
         }
         self.sync().await
+    }
+
+    /// Whether a segment can be made once a file that is as long is gone.
+    pub(super) fn has_space_without_one(&self) -> bool {
+        self.blanks.len() > 0 || self.check_space(SEGMENTS_FREE - 1).is_ok()
+    }
+
+    /// Waits until the file system has done with whatever a process that was killed had begun to write to
+    /// a segment: it holds no file open any more, but what it gave to the kernel may still arrive.
+    pub(super) async fn drain(&self, segment: SegmentId) -> Result<(), LogError> {
+        let path = self.path(segment);
+        let of = path.clone();
+        let drained = glommio::executor().spawn_blocking(move || {
+            let file = File::options().write(true).open(of)?;
+            // The space is there already, but first the file's direct writes are waited for.
+            fallocate(file, FallocateFlags::KEEP_SIZE, 0, BLOCK as u64)?;
+            Ok(())
+        });
+        let drained: io::Result<()> = drained.await;
+        drained.map_err(|error| LogError::io("drain", &path, error))
     }
 
     /// How many bytes were appended so far.
@@ -381,10 +406,10 @@ impl Segments {
         }
     }
 
-    /// Whether there is space for a segment and for as much again, which is left to others.
-    fn check_space(&self) -> Result<(), io::Error> {
+    /// Whether there is space for so many segments.
+    fn check_space(&self, free_min: u64) -> Result<(), io::Error> {
         let free = free_bytes(&self.directory)?;
-        if free < self.segment_bytes * SEGMENTS_FREE {
+        if free < self.segment_bytes * free_min {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -529,91 +554,6 @@ fn is_full(error: &io::Error) -> bool {
 
 pub(super) fn flag(of_open: OFlags) -> i32 {
     i32::try_from(of_open.bits()).expect("a flag of open(2) is an int")
-}
-
-/// The first bytes of a file. What the device cannot read comes as [`UNREADABLE`] bytes: it is for
-/// replay to say what that means.
-async fn read_all(file: &Rc<DmaFile>, bytes: u64) -> Result<Vec<u8>, glommio::GlommioError<()>> {
-    let size = file.file_size().await?.min(bytes);
-    let size = usize::try_from(size).expect("a segment fits memory");
-    let all = Rc::new(RefCell::new(vec![0; size]));
-    let mut under_way = VecDeque::new();
-    let mut parts = (0..size).step_by(READ_BYTES);
-    loop {
-        for at in parts.by_ref().take(READS_MAX - under_way.len()) {
-            let (file, all) = (file.clone(), all.clone());
-            let read = async move { read_into(&all, &file, at).await };
-            under_way.push_back(glommio::spawn_local(read));
-        }
-        let Some(read) = under_way.pop_front() else {
-            let all = Rc::into_inner(all).expect("no read is under way");
-            return Ok(all.into_inner());
-        };
-        read.await?;
-    }
-}
-
-/// Reads a part of a file into its place, block by block if it cannot be read at once.
-async fn read_into(
-    all: &RefCell<Vec<u8>>,
-    file: &DmaFile,
-    at: usize,
-) -> Result<(), glommio::GlommioError<()>> {
-    let size = all.borrow().len();
-    let end = size.min(at + READ_BYTES);
-    let copy = |from: usize, read: &[u8]| {
-        let to = size.min(from + read.len());
-        all.borrow_mut()[from..to].copy_from_slice(&read[..to - from]);
-    };
-    // A file that was cut short may end within a block, which is asked for whole.
-    let wanted = (end - at).next_multiple_of(BLOCK);
-    match file.read_at_aligned(at as u64, wanted).await {
-        Ok(part) => {
-            copy(at, &part);
-            return Ok(());
-        }
-        Err(error) if !is_unreadable(&error) => return Err(error),
-        Err(_) => {}
-    }
-    for from in (at..end).step_by(BLOCK) {
-        match file.read_at_aligned(from as u64, BLOCK).await {
-            Ok(block) => copy(from, &block),
-            Err(error) if !is_unreadable(&error) => return Err(error),
-            Err(_) => copy(from, &[UNREADABLE; BLOCK]),
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of a segment that were written by this process or found whole; fewer at the end of the file.
-pub(super) async fn read_part(
-    file: &DmaFile,
-    offset: u64,
-    bytes: usize,
-) -> Result<Vec<u8>, glommio::GlommioError<()>> {
-    let mut all = Vec::with_capacity(bytes);
-    while all.len() < bytes {
-        let wanted = READ_BYTES.min(bytes - all.len());
-        let part = file.read_at(offset + all.len() as u64, wanted).await?;
-        if part.is_empty() {
-            break;
-        }
-        all.extend_from_slice(&part);
-    }
-    Ok(all)
-}
-
-/// Whether an error says that the device, or a file system that checks what it reads, has lost what
-/// was written.
-fn is_unreadable(error: &glommio::GlommioError<()>) -> bool {
-    use glommio::GlommioError::{EnhancedIoError, IoError};
-    use rustix::io::Errno;
-    let (IoError(error) | EnhancedIoError { source: error, .. }) = error else {
-        return false;
-    };
-    let lost = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG];
-    lost.iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+//! Starts that went on in a segment they found begun, because there was no space for another.
+//!
+//! Such a start writes behind everything that anybody wrote before it, and its flushes carry how many
+//! did so there: their *life*. What was under way when the one before stopped lies in front of them, with
+//! numbers that they take again. So in one segment a flush is dead if one of a later life has its number
+//! or a smaller one.
+
+use alloc::collections::BTreeMap;
+
+use crate::flush::FlushHeader;
+use crate::residue::Area;
+use crate::segment::{BLOCK, SECTOR, SegmentId, made_bytes};
+use crate::stop::flushes_of;
+use crate::{FlushNumber, Options};
+
+/// The lives in one segment, but for the first, and the smallest number that is seen of each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lives(BTreeMap<u16, FlushNumber>);
+
+impl Lives {
+    pub(crate) fn of(segment: SegmentId, instance: u64, bytes: &[u8]) -> Self {
+        let mut lives = BTreeMap::new();
+        let found = flushes_of(segment, instance, bytes).map(|(_, header)| header);
+        for header in found.filter(|header| header.life > 0) {
+            let least = lives.entry(header.life).or_insert(header.number);
+            *least = header.number.min(*least);
+        }
+        Self(lives)
+    }
+
+    /// Whether a later life took the flush's number again.
+    pub(crate) fn is_dead(&self, header: &FlushHeader) -> bool {
+        let mut later = self.0.range(header.life.saturating_add(1)..);
+        later.any(|(_, &least)| least <= header.number)
+    }
+
+    /// Where among these flushes a later life begins with this number.
+    pub(crate) fn begun(
+        &self,
+        number: FlushNumber,
+        mut flushes: impl Iterator<Item = (usize, FlushHeader)>,
+    ) -> Option<usize> {
+        let begins = |header: &FlushHeader| header.life > 0 && header.opens;
+        let begun = flushes
+            .find(|(_, header)| header.number == number && begins(header) && !self.is_dead(header));
+        begun.map(|(offset, _)| offset)
+    }
+
+    fn next(&self) -> u16 {
+        let last = self.0.last_key_value();
+        last.map_or(1, |(&last, _)| last.saturating_add(1))
+    }
+}
+
+/// Where a start can go on in the newest segment: behind everything that was ever written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    pub segment: SegmentId,
+    /// A multiple of [`BLOCK`].
+    pub offset: u64,
+    /// How much flushes can take from there on.
+    pub bytes: u64,
+    pub(crate) life: u16,
+}
+
+impl Rest {
+    /// Of a segment that is as long as it should be. `None` if all of it was written.
+    pub(crate) fn of(segment: SegmentId, options: Options, bytes: &[u8]) -> Option<Self> {
+        let made = made_bytes(bytes).map_or(options.segment_bytes, u64::from);
+        if [made, bytes.len() as u64] != [options.segment_bytes; 2] {
+            return None;
+        }
+        let area = Area::new(segment, options.segment_bytes, bytes);
+        let sectors = (0..area.bytes.len()).step_by(SECTOR);
+        let written = sectors.rev().find(|&sector| !area.is_unwritten(sector));
+        let offset = written.map_or(0, |sector| sector / BLOCK * BLOCK + BLOCK);
+        // A torn flush says how far it was to reach: what is written into that looks like rot of it.
+        let flushes = flushes_of(segment, options.instance, area.bytes);
+        let reach = flushes.map(|(at, header)| at + header.blocks as usize * BLOCK);
+        let offset = reach.fold(offset, usize::max);
+        let lives = Lives::of(segment, options.instance, area.bytes);
+        let rest = Self {
+            segment,
+            offset: offset as u64,
+            bytes: area.bytes.len().saturating_sub(offset) as u64,
+            life: lives.next(),
+        };
+        (rest.bytes > 0 && rest.life <= crate::flush::LIFE_MAX).then_some(rest)
+    }
+
+    /// Whether nothing was written to it since, by anyone: `bytes` are those of its segment.
+    pub fn is_untouched(&self, options: Options, bytes: &[u8]) -> bool {
+        let now = Self::of(self.segment, options, bytes);
+        now.is_some_and(|now| now.offset <= self.offset)
+    }
+}
