@@ -137,6 +137,7 @@ impl Cluster {
                 self.flush_failed(node, number);
             }
             Event::Space { node } => self.space(node),
+            Event::Restart { node } => self.restart_full(node),
             Event::Fast { node } => self.nodes[node].disk.slowness = 1,
             Event::Log {
                 node,
@@ -384,7 +385,7 @@ impl Cluster {
                 .collect::<Vec<_>>();
             format!("node {} flushes {number}: {}", node + 1, records.join(", "))
         });
-        if self.nodes[node].begin(flush) {
+        if self.nodes[node].begin(flush)? {
             self.write(node, number);
         } else {
             self.counters.stalled_flushes += 1;

@@ -100,6 +100,13 @@ impl Disk {
         self.platter.has(segment)
     }
 
+    /// How much of a segment is zeroes, but for a quarter of it: what is at its end may not be for flushes,
+    /// and torn ones may reach further than what is there of them.
+    pub(crate) fn left(&self, segment: SegmentId) -> usize {
+        let left = self.segment_bytes - self.platter.end(segment);
+        left.saturating_sub(self.segment_bytes / 4)
+    }
+
     /// Whether a flush can be put in its place.
     pub(crate) fn has(&self, placement: &Placement) -> bool {
         self.platter.has(placement.segment)

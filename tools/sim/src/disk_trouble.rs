@@ -19,11 +19,27 @@ impl Cluster {
     /// Leaves a disk without space for another segment, for a while.
     pub(crate) fn fill_disk(&mut self, node: usize) {
         self.nodes[node].disk.full = true;
-        let lasts = self.nemesis.rng.between(
+        let mut lasts = self.nemesis.rng.between(
             self.plan.outage_max,
             self.plan.outage_max + 5 * self.election(),
         );
+        // Whoever finds a full disk may well restart the node, again and again.
+        if self.plan.has(Fault::Crash) && self.nemesis.rng.chance(500_000) {
+            for _ in 0..self.nemesis.rng.between(1, 4) {
+                lasts += 2 * self.plan.outage_max;
+                let at = self.now + self.nemesis.rng.between(0, lasts);
+                self.plan_at(at, Event::Restart { node });
+            }
+        }
         self.plan_at(self.now + lasts, Event::Space { node });
+    }
+
+    /// Stops a node whose disk is full, as a crash does.
+    pub(crate) fn restart_full(&mut self, node: usize) {
+        let found = &self.nodes[node];
+        if found.disk.full && found.process.is_some() && !self.is_calm() {
+            self.crash(node, self.plan.has(Fault::TornFlush));
+        }
     }
 
     /// Makes a disk slow for a while.

@@ -44,6 +44,10 @@ pub(crate) enum Event {
     Space {
         node: usize,
     },
+    /// Somebody restarts a node because its disk is full.
+    Restart {
+        node: usize,
+    },
     /// A disk is as fast as usual again.
     Fast {
         node: usize,

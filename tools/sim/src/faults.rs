@@ -288,6 +288,9 @@ counters! {
     failed_writes,
     /// Disks that had no space for a segment when one was wanted.
     full_disks,
+    /// Starts on such disks, and those that went on in a segment that an earlier one had begun.
+    full_starts,
+    resumed_segments,
     /// Flushes that waited for space.
     stalled_flushes,
     slow_disks,

@@ -75,6 +75,9 @@ pub(crate) struct Process {
     free: VecDeque<SegmentId>,
     /// The snapshot that is being written.
     pub(crate) part: Option<Part>,
+    /// The first flush of this life, which needs no segment if it takes no more than so many bytes: there
+    /// was no space for one, and so many were left.
+    first: Option<(FlushNumber, usize)>,
     pub(crate) watch: Watch,
     /// Per group: the index after which its state was last compared with others.
     pub(crate) compared: BTreeMap<GroupId, LogIndex>,
@@ -248,6 +251,7 @@ impl Node {
         self.clocks.started = now;
         self.paused_until = 0;
         let mut recovered = self.replay(plan, &mut Rng::new(mix(seed ^ now)))?;
+        let first = self.outset(&mut recovered, counters);
         let mut found = Found::new();
         let mut damaged = Vec::new();
         let (shelf, mut refused) = (&mut self.shelf, 0);
@@ -288,6 +292,7 @@ impl Node {
             given_up: recovered.given_up,
             free: VecDeque::new(),
             part: None,
+            first,
             watch: Watch {
                 was_slow: self.disk.slowness > 1,
                 ..Watch::default()
@@ -310,7 +315,9 @@ impl Node {
             let recovered = recovered
                 .map_err(|error| format!("node {} refuses its disk: {error}", self.position + 1))?;
             let dies = plan.has(Fault::Crash) && rng.chance(100_000);
-            for &segment in &recovered.dead {
+            let spare = recovered.spare.filter(|_| self.disk.full);
+            let spare = spare.map(|spare| spare.segment);
+            for &segment in recovered.dead.iter().filter(|&&it| Some(it) != spare) {
                 if !dies || rng.chance(500_000) {
                     self.disk.delete(segment);
                 }
@@ -319,6 +326,29 @@ impl Node {
                 return Ok(recovered);
             }
         }
+    }
+
+    /// Where a log goes on for which there is no space: in what is on the disk. It must be able to, with a
+    /// flush of so many bytes, if it misses nothing.
+    fn outset(
+        &self,
+        recovered: &mut Recovered,
+        counters: &mut Counters,
+    ) -> Option<(FlushNumber, usize)> {
+        if !self.disk.full {
+            return None;
+        }
+        counters.full_starts += 1;
+        let writer = &mut recovered.writer;
+        if let Some(spare) = recovered.spare {
+            writer.take_over(spare.segment);
+        } else if let Some(rest) = recovered.rest {
+            counters.resumed_segments += 1;
+            writer.resume(rest);
+        }
+        let whole = recovered.lost.is_empty() && recovered.given_up.is_empty();
+        let newest = writer.segments().last().filter(|_| whole)?;
+        Some((writer.next_flush(), self.disk.left(newest)))
     }
 
     /// What leaders say in the inbox: up to where this node acknowledged the log to them, in which term.
@@ -419,7 +449,7 @@ impl Node {
     }
 
     /// Puts a flush on its way to the disk. Says whether there is space for it.
-    pub(crate) fn begin(&mut self, flush: &Flush) -> bool {
+    pub(crate) fn begin(&mut self, flush: &Flush) -> Result<bool, String> {
         let process = self.process.as_mut().expect("only a running node writes");
         let placement = process.writer.place(flush.number, &flush.records);
         let mut bytes = vec![0; placement.bytes];
@@ -439,8 +469,15 @@ impl Node {
                 bytes,
                 knows: process.durable,
             });
+            let must = |(number, left)| number == flush.number && placement.bytes <= left;
+            if process.first.is_some_and(must) {
+                return Err(format!(
+                    "node {} started on a full disk and waits for space, but its newest segment has room",
+                    self.position + 1
+                ));
+            }
         }
-        has_space
+        Ok(has_space)
     }
 
     /// Makes the segments that are wanted, if there is space; says whether there was not. Returns the

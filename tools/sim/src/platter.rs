@@ -138,6 +138,11 @@ impl Platter {
         true
     }
 
+    /// Behind the last byte of a segment that is not zero.
+    pub(crate) fn end(&self, segment: SegmentId) -> usize {
+        self.written(segment).map_or(0, |(_, end)| end)
+    }
+
     /// Any segment that was written, and up to where.
     fn pick(&self, rng: &mut Rng) -> Option<(SegmentId, usize)> {
         let segments = self.segments();
