@@ -24,6 +24,8 @@ static TURN: Mutex<()> = Mutex::new(());
 
 const MIB: u64 = 1 << 20;
 const SEGMENT_BYTES: u64 = 20 * MIB;
+/// How often all nodes are started on full disks.
+const FULL_STARTS: u16 = 5;
 
 /// A small ext4 in a file.
 struct Volume {
@@ -62,6 +64,13 @@ impl Volume {
         let file = File::create(self.path.join("filler")).unwrap();
         let bytes = self.free() - left;
         fallocate(&file, FallocateFlags::empty(), 0, bytes).unwrap();
+    }
+
+    /// Leaves nothing free, not even a block.
+    fn fill_up(&self) {
+        let mut file = File::create(self.path.join("rest")).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        file.sync_all().unwrap();
     }
 
     fn mount_again(&self) -> bool {
@@ -319,6 +328,33 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
     });
     cluster.client(2).verify(written);
 
+    // All of them, again and again, when not even the reserve is left.
+    volume.fill_up();
+    for start in 1..=FULL_STARTS {
+        let began = Instant::now();
+        for process in &mut cluster.processes {
+            assert!(process.kill(), "a node has ended by itself");
+        }
+        cluster.processes = cluster.directories.iter().map(|it| serve(it)).collect();
+        cluster.until("all nodes know that their disks are full", |cluster| {
+            (1..=3).all(|node| cluster.disk_is(node, "disk-full"))
+        });
+        cluster.until("a node leads", |cluster| {
+            (1..=3).any(|node| cluster.leads(node))
+        });
+        let mut client = cluster.client(1 + start % 3);
+        client.verify(written.min(3));
+        let refusal = client.ask(&["SET", "full", "no"]);
+        assert!(refusal.starts_with("-OOM "), "{refusal}");
+        println!(
+            "start {start}: {:?}, {} bytes free",
+            began.elapsed(),
+            volume.free()
+        );
+    }
+    cluster.client(2).verify(written);
+
+    fs::remove_file(volume.path.join("rest")).unwrap();
     fs::remove_file(volume.path.join("filler")).unwrap();
     cluster.until("all disks have space again", |cluster| {
         (1..=3).all(|node| cluster.disk_is(node, "ok"))
@@ -327,6 +363,7 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
     cluster.until("writes are taken again", |cluster| {
         cluster.client(1).ask(&["SET", "again", "yes"]) == "+OK"
     });
+    let mut client = cluster.client(1);
     let (written, answer) = client.write(written, 100);
     assert_eq!(answer, "+OK");
     client.verify(written);
