@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 use net::Command;
-use net::peer::{Hello, Refusal, Refused, VERSION};
+use net::peer::{Cause, Hello, Refusal, Refused, VERSION};
 use wal::io::{Log, LogError, Ring};
 use wal::{GroupId, NodeId};
 
@@ -609,8 +609,15 @@ impl Executor {
 
     /// What a caller is told that is not let in.
     pub(super) fn refuse(&self, caller: u32, refusal: &Refusal) -> Refused {
+        let cause = match refusal.cause() {
+            // As long as it may come to nothing, what this one waits for ends nobody, and is nothing to join.
+            Cause::Fenced | Cause::Removed | Cause::Asked if !self.register.speaks() => {
+                Cause::Other
+            }
+            cause => cause,
+        };
         Refused {
-            cause: refusal.cause(),
+            cause,
             standing: self.register.standing(),
             known: self.register.known(caller),
             reason: refusal.to_string(),

@@ -150,7 +150,8 @@ impl Node {
             tracing::info!(
                 event = "node.begins",
                 node = config.node_id,
-                "the data directory is empty: waiting until all other nodes have let this one in, once"
+                "{}",
+                register.waits_for()
             );
         }
 

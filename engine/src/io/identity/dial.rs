@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use net::peer::{
-    FrameKind, FrameReader, Hello, HelloReply, Manner, Refused, Standing, VERSION, frame,
+    Cause, FrameKind, FrameReader, Hello, HelloReply, Manner, Refused, Standing, VERSION, frame,
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,6 +17,8 @@ pub struct Answered {
     pub standing: Standing,
     /// The instance that the asking node's id is known with there; 0 if it is not known.
     pub known: u64,
+    /// Whether it takes part in what its epoch decides: not while it waits for others, once.
+    pub begun: bool,
     pub reason: String,
 }
 
@@ -48,10 +50,10 @@ pub fn ask(cluster: &str, from: u32, to: u32, address: &str) -> Option<Answered>
         if let Some(frame) = frames.next_frame().ok()? {
             let reply = HelloReply::decode(frame.body).ok()?;
             let HelloReply::Refused(Refused {
+                cause,
                 standing,
                 known,
                 reason,
-                ..
             }) = reply
             else {
                 return None;
@@ -59,6 +61,7 @@ pub fn ask(cluster: &str, from: u32, to: u32, address: &str) -> Option<Answered>
             return Some(Answered {
                 standing,
                 known,
+                begun: cause == Cause::Asked,
                 reason,
             });
         }

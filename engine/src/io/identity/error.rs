@@ -38,7 +38,7 @@ pub enum IdentityError {
         here: String,
     },
     #[error(
-        "data dir belongs to a cluster of {}, config lists {}: cluster.nodes cannot be changed while there is data. Restore the list; or change the membership with drakkar repair shrink or drakkar snapshot import",
+        "data dir belongs to a cluster of {}, config lists {}: cluster.nodes cannot be changed while there is data. Restore the list; or change the membership with drakkar repair members, or after a loss with drakkar repair shrink or drakkar snapshot import",
         list(recorded),
         list(asked)
     )]

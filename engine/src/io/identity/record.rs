@@ -102,6 +102,9 @@ pub struct Record {
     pub formed: bool,
     /// By their numbers.
     pub members: Vec<Member>,
+    /// Of an epoch that was made while nothing was lost: the nodes of the epoch before. Until a majority of
+    /// these is seen to have left it, this node takes part in nothing.
+    pub before: Vec<u32>,
     /// Members of earlier epochs, which never come back.
     pub removed: Vec<u32>,
     /// The instance of every node that this one has spoken to.
@@ -123,6 +126,7 @@ impl Record {
             origin: 0,
             formed: false,
             members,
+            before: Vec::new(),
             removed: Vec::new(),
             known: BTreeMap::new(),
             replaced: Vec::new(),
@@ -189,6 +193,9 @@ impl Record {
         };
         for Member { node, address } in &self.members {
             line("member", format_args!("{node} {address}"));
+        }
+        for node in &self.before {
+            line("before", format_args!("{node}"));
         }
         for node in &self.removed {
             line("removed", format_args!("{node}"));
@@ -261,6 +268,7 @@ impl Record {
                     node: pair?.0.parse().ok()?,
                     address: pair?.1.to_owned(),
                 }),
+                "before" => record.before.push(value.parse().ok()?),
                 "removed" => record.removed.push(value.parse().ok()?),
                 "known" => drop(record.known.insert(pair?.0.parse().ok()?, hex(pair?.1)?)),
                 "replaced" => {
@@ -308,6 +316,7 @@ mod tests {
             epoch: 3,
             origin: 0xabc,
             formed: true,
+            before: vec![1, 2, 3],
             removed: vec![4, 5],
             known: BTreeMap::from([(1, 11), (2, 22)]),
             replaced: vec![(1, 10)],

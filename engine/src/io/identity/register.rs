@@ -37,17 +37,34 @@ struct State {
 }
 
 impl State {
-    /// A node that begins empty waits for all others once: those of a majority that began empty with it
-    /// could otherwise decide without one that holds what they lost.
+    /// Whether enough others were met in this epoch. Until then nothing is said, so nothing is decided.
     fn may_speak(&self, node: u32) -> bool {
         let record = &self.record;
-        let begins = record.condition == Condition::New && record.epoch == 0 && !record.formed;
-        let mut others = record
-            .members
-            .iter()
-            .map(|it| it.node)
-            .filter(|&it| it != node);
-        !begins || others.all(|other| self.welcomed.contains(&other))
+        let begins = record.condition == Condition::New && record.epoch == 0;
+        if record.formed || (record.before.is_empty() && !begins) {
+            return true;
+        }
+        let came = |it: &u32| *it == node || self.welcomed.contains(it);
+        if record.before.contains(&node) {
+            // While a majority of the epoch before has not left it, that could still acknowledge something that
+            // this one does not hold.
+            let left = record.before.iter().filter(|it| came(it)).count();
+            return left > record.before.len() / 2;
+        }
+        // One that begins empty waits for all others once, or for all that hold data already: those of a majority
+        // that began empty with it could otherwise decide without one that holds what they lost.
+        let holds = |it: &u32| record.before.is_empty() || record.before.contains(it);
+        let mut others = record.members.iter().map(|it| it.node).filter(holds);
+        others.all(|other| came(&other))
+    }
+
+    /// What for, while it does not.
+    fn waits_for(&self) -> &'static str {
+        if self.record.before.is_empty() {
+            "the data directory is empty: waiting until all other nodes have let this one in, once"
+        } else {
+            "the members were changed: waiting until those that stay have let this one in, once"
+        }
     }
 }
 
@@ -101,6 +118,11 @@ impl Register {
     /// Whether this node may take part in what its groups decide.
     pub(in crate::io) fn speaks(&self) -> bool {
         self.speaks.load(Ordering::Relaxed)
+    }
+
+    /// What for, while it does not.
+    pub(in crate::io) fn waits_for(&self) -> &'static str {
+        self.state().waits_for()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -411,6 +433,50 @@ mod tests {
             ..record
         };
         assert!(Register::new(1, scratch.0.clone(), rejoined, 10).speaks());
+    }
+
+    #[test]
+    fn a_changed_membership_begins_when_a_majority_of_the_one_before_has_come_to_it() {
+        let (scratch, register) = register("changed");
+        let record = register.state().record.clone();
+        let member = |node| Member {
+            node,
+            address: format!("n{node}:7379"),
+        };
+        // Of five, 5 goes and 6 and 7 are new.
+        let changed = |condition| Record {
+            condition,
+            epoch: 1,
+            before: vec![1, 2, 3, 4, 5],
+            members: [1, 2, 3, 4, 6, 7].map(member).to_vec(),
+            ..record.clone()
+        };
+        for condition in [Condition::New, Condition::Rejoined] {
+            let register = Register::new(1, scratch.0.clone(), changed(condition), 9);
+            // New members are of no epoch before, and who is gone has left nothing.
+            let met = [6, 7, 2].map(|by| {
+                register.welcomed(by).unwrap();
+                register.speaks()
+            });
+            assert_eq!(met, [false; 3]);
+            assert!(
+                !Record::read(&scratch.0)
+                    .unwrap()
+                    .is_some_and(|it| it.formed)
+            );
+            register.welcomed(3).unwrap();
+            assert!(register.speaks());
+            let formed = Record::read(&scratch.0).unwrap().unwrap();
+            assert!(Register::new(1, scratch.0.clone(), formed, 10).speaks());
+            std::fs::remove_file(scratch.0.join("membership")).unwrap();
+        }
+        // A new one waits for all who stay: any of them may know that it was there before.
+        let register = Register::new(6, scratch.0.clone(), changed(Condition::New), 9);
+        let met = [1, 2, 3, 7, 4].map(|by| {
+            register.welcomed(by).unwrap();
+            register.speaks()
+        });
+        assert_eq!(met, [false, false, false, false, true]);
     }
 
     #[test]

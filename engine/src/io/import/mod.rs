@@ -3,6 +3,7 @@
 
 mod file;
 mod listed;
+mod members;
 mod placing;
 mod shipment;
 
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::snapshot::Header;
 pub use file::{Flaw, verify};
 pub use listed::{Listed, write_manifest};
+pub use members::{check_configured, check_removed, parse_members, sorted};
 pub use placing::place;
 pub use shipment::{Shipment, snapshots_in};
 use shipment::{check_roles, fingerprint};
@@ -191,7 +193,12 @@ pub fn import(order: &Import<'_>) -> Result<Imported, ImportError> {
         headers,
     } = prospect;
     check_shape(config, &shipment)?;
-    check_members(config, order.replica, &members)?;
+    if order.replica != config.node_id {
+        let (replica, own) = (order.replica, config.node_id);
+        let why = format!("--replica is {replica}, the configuration is of node {own}");
+        return Err(ImportError::InvalidMembers { why });
+    }
+    check_configured(config, &members, &[])?;
     let Holding {
         directory,
         mut record,
@@ -267,96 +274,6 @@ fn check_shape(config: &Config, shipment: &Shipment) -> Result<(), ImportError> 
         });
     }
     Ok(())
-}
-
-/// Reads a list of members: node ids and peer addresses, `ID=HOST:PORT`.
-///
-/// # Errors
-///
-/// If a word is something else.
-pub fn parse_members<'a>(
-    words: impl IntoIterator<Item = &'a str>,
-) -> Result<Vec<Member>, ImportError> {
-    let member = |word: &str| {
-        let (node, address) = word.split_once('=')?;
-        let (host, port) = address.rsplit_once(':')?;
-        port.parse::<u16>().ok().filter(|_| !host.is_empty())?;
-        let node = node.parse().ok()?;
-        let address = address.to_owned();
-        Some(Member { node, address })
-    };
-    let words = words.into_iter().map(|word| {
-        let why = || format!("'{word}' is not ID=HOST:PORT");
-        member(word).ok_or_else(|| ImportError::InvalidMembers { why: why() })
-    });
-    words.collect()
-}
-
-fn check_removed(members: &[Member], removed: &[u32]) -> Result<(), ImportError> {
-    let mut nodes = members.iter().map(|member| member.node);
-    match nodes.find(|node| removed.contains(node)) {
-        Some(node) => Err(ImportError::RemovedNode { node }),
-        None => Ok(()),
-    }
-}
-
-/// The list of members, by their numbers.
-fn sorted(members: &[Member]) -> Result<Vec<Member>, ImportError> {
-    let mut members = members.to_vec();
-    members.sort();
-    for pair in members.windows(2) {
-        if pair[0].node == pair[1].node {
-            let why = format!("{} is listed twice", pair[0].node);
-            return Err(ImportError::InvalidMembers { why });
-        }
-    }
-    Ok(members)
-}
-
-/// The list has this node at its address, and the configuration has the list and nobody else: who was
-/// forgotten in one of them would be let in by some members only.
-fn check_members(config: &Config, replica: u32, members: &[Member]) -> Result<(), ImportError> {
-    let invalid = |why: String| ImportError::InvalidMembers { why };
-    if replica != config.node_id {
-        let own = config.node_id;
-        return Err(invalid(format!(
-            "--replica is {replica}, the configuration is of node {own}"
-        )));
-    }
-    let address = |node: u32| {
-        let mut nodes = config.cluster.nodes.iter();
-        let node = nodes.find(|it| it.id == node)?;
-        Some(format!("{}:{}", node.host, node.peer_port))
-    };
-    if members.iter().all(|member| member.node != replica) {
-        return Err(invalid(format!("this node, {replica}, is not in the list")));
-    }
-    for member in members {
-        match address(member.node) {
-            Some(found) if found == member.address => {}
-            Some(found) => {
-                return Err(invalid(format!(
-                    "node {} is at {} in the list, at {found} in the configuration",
-                    member.node, member.address
-                )));
-            }
-            None => {
-                let node = member.node;
-                return Err(invalid(format!(
-                    "node {node} is not in cluster.nodes of the configuration"
-                )));
-            }
-        }
-    }
-    let listed = |node: u32| members.iter().any(|member| member.node == node);
-    let mut configured = config.cluster.nodes.iter();
-    match configured.find(|node| !listed(node.id)) {
-        None => Ok(()),
-        Some(node) => Err(invalid(format!(
-            "node {} is in cluster.nodes of the configuration, and not in the list",
-            node.id
-        ))),
-    }
 }
 
 /// Refuses while those that would be given up could go on, and beside members that are of another repair.

@@ -3,9 +3,11 @@
 
 mod drive;
 mod hosts;
+mod members;
 mod moved;
 mod newest;
 mod plan;
+mod plans;
 mod rejoin;
 mod seed;
 mod shrink;
@@ -35,6 +37,10 @@ pub(crate) enum Verb {
     /// Makes the survivors of a lost majority the new membership, each with its own newest log. Shows
     /// what would happen unless --apply. Run it on every survivor, with the same --survivors.
     Shrink(shrink::Options),
+    /// Changes the members of a cluster that has lost nothing: nodes go for good, and new ones come. All are stopped
+    /// meanwhile. Shows what would happen unless --apply. Run it on every member there will be, with the same
+    /// --members.
+    Members(members::Options),
     /// Reads an export and prints what its import needs on each machine. Changes nothing; asks the old members
     /// whether they live.
     Plan(plan::Options),
@@ -122,6 +128,50 @@ pub(crate) enum RepairError {
         "three and more survivors must know what each of them holds: write it on each with --write-plan FILE, and give all those files to each with --plans"
     )]
     PlansMissing,
+    #[error(
+        "of the members {before:?} of epoch {epoch} only {stay:?} stay: these must be a majority, for only that holds whatever was acknowledged. Change fewer at a time; or, if the others are lost for good, drakkar repair shrink, and then this"
+    )]
+    FewStay {
+        epoch: u64,
+        before: Vec<u32>,
+        stay: Vec<u32>,
+    },
+    #[error(
+        "the members that stay must tell what they hold: write it on each of them with --write-plan FILE, and give all those files to each member with --plans"
+    )]
+    PlansNeeded,
+    #[error(
+        "node {node} does not hold all that it acknowledged, or was told to wait for, of groups {groups:?}: start the nodes as they are until drakkar status says that it is intact, and run this again. Or leave it out, if a majority stays without it"
+    )]
+    NotWhole { node: u32, groups: Vec<u32> },
+    #[error(
+        "nodes {ahead:?} hold more than nodes {done:?} were told when they were made members: they went on in epoch {epoch}. Move the data directories of nodes {done:?} away, start the others as they are, and run drakkar repair rejoin on nodes {done:?}; then change the members again"
+    )]
+    WentOn {
+        ahead: Vec<u32>,
+        done: Vec<u32>,
+        epoch: u64,
+    },
+    #[error(
+        "node {node} is of epoch {epoch} with the members {members:?} since another change, which has not come together: run the same on those and start them, and then change the members again"
+    )]
+    NotCome {
+        node: u32,
+        epoch: u64,
+        members: Vec<u32>,
+    },
+    #[error(
+        "those of epoch {epoch} with the members {members:?} wait for a majority of the members before, and node {node} has lost what it could tell them: run drakkar repair members on more of those, or go on without this one by drakkar repair shrink"
+    )]
+    NotBegun {
+        node: u32,
+        epoch: u64,
+        members: Vec<u32>,
+    },
+    #[error(
+        "node {node} is a member of epoch {epoch}, and there are no data of it here: let node.data_dir be its directory; or, if that is lost, start the others and run drakkar repair rejoin first; or leave it out, and give its machine a new id"
+    )]
+    NoData { node: u32, epoch: u64 },
     #[error("{path} is no plan of this repair: {why}")]
     Plan { path: PathBuf, why: &'static str },
     #[error("the log of shard {shard} cannot be read: {reason}")]
@@ -163,6 +213,13 @@ impl RepairError {
             | Self::OtherRepair { .. }
             | Self::DamagedAlone { .. }
             | Self::PlansMissing
+            | Self::FewStay { .. }
+            | Self::PlansNeeded
+            | Self::NotWhole { .. }
+            | Self::WentOn { .. }
+            | Self::NotCome { .. }
+            | Self::NotBegun { .. }
+            | Self::NoData { .. }
             | Self::Seed { .. }
             | Self::Running(_) => exit::REFUSED,
             Self::InvalidMembers { .. } | Self::Plan { .. } => exit::USAGE,
@@ -186,6 +243,9 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Verb::Moved(node) => with_config(&node.config, &moved::moved),
         Verb::Shrink(options) => {
             with_config(&options.config, &|config| shrink::shrink(config, options))
+        }
+        Verb::Members(options) => {
+            with_config(&options.config, &|config| members::members(config, options))
         }
         Verb::Plan(options) => Ok(plan::plan(options)),
         Verb::Drive(verb) => Ok(drive::drive(verb)),

@@ -1,16 +1,14 @@
 //! The newest entry that a stopped node holds of each group.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use engine::batch::Batch;
 use engine::config::Config;
 use engine::epoch;
-use serde_json::{Deserializer, Value, json};
+use engine::io::identity::{Condition, Record};
 use wal::io::SegmentView;
-use wal::{EntryKind, GroupId, LogIndex, Options, RecoveredLog, Replay, Term};
+use wal::{EntryKind, GroupId, LogIndex, Options, Recovered, RecoveredLog, Replay, Term};
 
 use super::RepairError;
 use crate::backup::point;
@@ -36,21 +34,28 @@ pub(crate) struct Newest {
 pub(crate) fn read(
     config: &Config,
     path: &Path,
-    instance: u64,
+    record: &Record,
 ) -> Result<BTreeMap<GroupId, Newest>, RepairError> {
     let groups = (0..config.cluster.groups).map(GroupId::from_raw);
     let mut newest: BTreeMap<_, _> = groups.map(|group| (group, Newest::default())).collect();
     for shard in 0..config.cluster.shards {
         let directory = path.join(format!("shard-{shard}"));
+        let rejoined = record.condition == Condition::Rejoined;
         if !directory.exists() {
+            for group in config.groups_of_shard(shard) {
+                newest.entry(group).or_default().damaged = rejoined;
+            }
             continue;
         }
         let failed = |reason: String| RepairError::Log { shard, reason };
         let options = Options {
             segment_bytes: config.segment_bytes,
-            instance,
+            instance: record.instance,
         };
-        for (group, log) in replay(&directory, options).map_err(failed)? {
+        let mut found = replay(&directory, options).map_err(failed)?;
+        for group in config.groups_of_shard(shard) {
+            let log = found.groups.remove(&group);
+            let log = epoch::told_by(log, &found.unmentioned, rejoined);
             newest.insert(group, of_log(&log));
         }
         let found = snapshot_files::find(&directory).map_err(|it| failed(it.to_string()))?;
@@ -71,7 +76,7 @@ pub(crate) fn read(
     Ok(newest)
 }
 
-fn replay(directory: &Path, options: Options) -> Result<BTreeMap<GroupId, RecoveredLog>, String> {
+fn replay(directory: &Path, options: Options) -> Result<Recovered, String> {
     let segments = SegmentView::list(directory).map_err(|it| it.to_string())?;
     let mut firsts = Vec::new();
     for segment in segments {
@@ -84,7 +89,7 @@ fn replay(directory: &Path, options: Options) -> Result<BTreeMap<GroupId, Recove
         let bytes = SegmentView::open(directory, segment).map_err(|it| it.to_string())?;
         replay.segment(&bytes).map_err(|it| it.to_string())?;
     }
-    Ok(replay.finish().groups)
+    Ok(replay.finish())
 }
 
 fn of_log(log: &RecoveredLog) -> Newest {
@@ -99,86 +104,5 @@ fn of_log(log: &RecoveredLog) -> Newest {
         commit: log.hard_state.commit,
         written_ms: written.unwrap_or(0),
         damaged: log.damage.is_some(),
-    }
-}
-
-/// What the survivors of a repair hold, as one of them wrote it down.
-pub(super) struct Plan {
-    pub(super) node: u32,
-    pub(super) newest: BTreeMap<GroupId, Newest>,
-    /// It has become a member of the new epoch already, with these as the newest entries of all.
-    pub(super) done: bool,
-}
-
-/// In the place of a file: standard input or output.
-pub(super) const PIPE: &str = "-";
-
-/// Which repair a plan is of.
-pub(super) struct Purpose<'a> {
-    pub(super) cluster: &'a str,
-    pub(super) epoch: u64,
-    pub(super) survivors: &'a [u32],
-}
-
-impl Plan {
-    /// As it is written to a file, or to whoever drives the repair.
-    pub(super) fn text(&self, purpose: &Purpose<'_>) -> String {
-        let groups = self.newest.iter().map(|(group, newest)| {
-            json!({
-                "group": group.to_raw(), "index": newest.index.to_raw(), "term": newest.term.to_raw(),
-                "commit": newest.commit.to_raw(), "written_ms": newest.written_ms, "damaged": newest.damaged,
-            })
-        });
-        let value = json!({
-            "cluster": purpose.cluster, "epoch": purpose.epoch, "survivors": purpose.survivors,
-            "node": self.node, "done": self.done, "groups": groups.collect::<Vec<_>>(),
-        });
-        format!("{value:#}\n")
-    }
-
-    /// The plans in a file, or in what is piped in: one after another.
-    pub(super) fn read(path: &Path, purpose: &Purpose<'_>) -> Result<Vec<Self>, RepairError> {
-        let no = |why| RepairError::Plan {
-            path: path.to_owned(),
-            why,
-        };
-        let text = match path == Path::new(PIPE) {
-            true => io::read_to_string(io::stdin()),
-            false => fs::read_to_string(path),
-        };
-        let text = text.map_err(|_| no("it cannot be read"))?;
-        let mut plans = Vec::new();
-        for value in Deserializer::from_str(&text).into_iter::<Value>() {
-            let value = value.map_err(|_| no("it is no JSON"))?;
-            let same = value["cluster"] == purpose.cluster
-                && value["epoch"] == purpose.epoch
-                && value["survivors"] == json!(purpose.survivors);
-            if !same {
-                return Err(no("cluster, epoch or survivors are others"));
-            }
-            plans.push(Self::parse(&value).ok_or_else(|| no("fields are missing"))?);
-        }
-        Ok(plans)
-    }
-
-    /// Nothing if fields are missing.
-    pub(super) fn parse(value: &Value) -> Option<Self> {
-        let group = |value: &Value| {
-            let group = GroupId::from_raw(u32::try_from(value["group"].as_u64()?).ok()?);
-            let newest = Newest {
-                index: LogIndex::from_raw(value["index"].as_u64()?),
-                term: Term::from_raw(value["term"].as_u64()?),
-                commit: LogIndex::from_raw(value["commit"].as_u64()?),
-                written_ms: value["written_ms"].as_u64()?,
-                damaged: value["damaged"].as_bool()?,
-            };
-            Some((group, newest))
-        };
-        let groups = value["groups"].as_array()?.iter().map(group);
-        Some(Self {
-            node: u32::try_from(value["node"].as_u64()?).ok()?,
-            newest: groups.collect::<Option<_>>()?,
-            done: value["done"].as_bool().unwrap_or(false),
-        })
     }
 }

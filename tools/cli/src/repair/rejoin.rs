@@ -30,7 +30,10 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
         return Err(RepairError::Alone { node });
     }
     let answers: Vec<_> = asked.iter().filter_map(|(_, _, it)| it.as_ref()).collect();
-    let Some(newest) = answers.iter().max_by_key(|it| it.standing.epoch) else {
+    let Some(newest) = answers
+        .iter()
+        .max_by_key(|it| (it.standing.epoch, it.begun))
+    else {
         let addresses: Vec<&str> = asked.iter().map(|(_, it, _)| it.as_str()).collect();
         let addresses = addresses.join(", ");
         return Err(RepairError::NoAnswer { addresses });
@@ -39,6 +42,15 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
     if !standing.members.contains(&node) {
         let (epoch, members) = (standing.epoch, standing.members.clone());
         return Err(RepairError::Removed {
+            node,
+            epoch,
+            members,
+        });
+    }
+    if standing.epoch > 0 && !newest.begun {
+        // They wait for those who told what they hold. This node would be taken for one, and holds nothing.
+        let (epoch, members) = (standing.epoch, standing.members.clone());
+        return Err(RepairError::NotBegun {
             node,
             epoch,
             members,
@@ -92,11 +104,11 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
 }
 
 /// Refuses a directory that a node has used: but for one whose node was let in by nobody.
-fn check_empty(path: &Path) -> Result<(), RepairError> {
+pub(super) fn check_empty(path: &Path) -> Result<(), RepairError> {
     let unused = match Record::read(path)? {
         Some(record) => {
             let begins = record.epoch == 0 || record.condition == Condition::Rejoined;
-            begins && !record.formed
+            begins && !record.formed && record.before.is_empty()
         }
         None => shards(path)?.is_empty(),
     };
@@ -109,7 +121,7 @@ fn check_empty(path: &Path) -> Result<(), RepairError> {
 }
 
 /// Removes what a start left that was refused.
-fn clear(path: &Path) -> Result<(), RepairError> {
+pub(super) fn clear(path: &Path) -> Result<(), RepairError> {
     for shard in shards(path)? {
         fs::remove_dir_all(&shard).map_err(|error| RepairError::Io {
             what: "remove",

@@ -1,18 +1,17 @@
 //! The survivors of a lost majority become the membership, with what their own logs hold.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use engine::config::Config;
 use engine::io::identity::{Census, EPOCH_MAX, Holding, Member, Record, check_stopped, hold};
-use wal::{GroupId, LogIndex, Term};
+use wal::GroupId;
 
 use super::RepairError;
-use super::newest::{self, Newest, PIPE, Plan, Purpose};
+use super::newest::{self, Newest};
+use super::plans::{PIPE, Plan, Plans, Purpose, Steps, Target, hand_on, heading, list, origin};
 use crate::status::columns;
-use crate::timestamp::Timestamp;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -44,9 +43,6 @@ struct Repair {
     removed: Vec<u32>,
 }
 
-/// By the node that wrote each.
-type Plans = BTreeMap<u32, Plan>;
-
 pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, RepairError> {
     let mut survivors = options.survivors.clone();
     survivors.sort_unstable();
@@ -63,23 +59,15 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     if !options.ignore_live_quorum {
         census.check(1)?;
     }
-    let own = newest::read(config, directory.path(), record.instance)?;
+    let own = newest::read(config, directory.path(), &record)?;
     check_damage(&own, &survivors)?;
-    let purpose = Purpose {
-        cluster: &config.cluster.id,
-        epoch: repair.epoch,
-        survivors: &survivors,
-    };
+    let purpose = purpose(config, &survivors);
     let node = config.node_id;
-    let own = Plan {
-        node,
-        newest: own,
-        done: false,
-    };
+    let own = plan(node, &repair, own);
     let text = own.text(&purpose);
-    let plans = gather(own, &options.plans, &purpose)?;
+    let plans = Plans::gather(Some(own), &options.plans, &purpose)?;
     let told = tell(config, &record, &repair, &census, &plans);
-    let complete = survivors.iter().all(|it| plans.contains_key(it));
+    let complete = survivors.iter().all(|it| plans.has(*it));
     if let Some(path) = &options.write_plan
         && !hand_on(path, &text)?
     {
@@ -93,17 +81,21 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
         }
         return Ok(format!(
             "{told}\nNothing was changed. Next:\n{}",
-            steps(&options.config, &survivors, &options.plans, complete)
+            steps(&options.config, &survivors, &options.plans, complete).told()
         ));
     }
     if survivors.len() > 2 && !complete {
         return Err(RepairError::PlansMissing);
     }
-    let newest = target(&plans, complete);
-    record.origin = origin(&purpose, &newest);
+    let newest = match complete || plans.done().next().is_some() {
+        true => plans.target(),
+        false => Target::new(),
+    };
+    record.origin = origin(&purpose, repair.epoch, &newest);
     record.newest = newest;
     record.epoch = repair.epoch;
     record.members = repair.members;
+    record.before.clear();
     record.removed = repair.removed;
     record.formed = false;
     record.known.retain(|node, _| survivors.contains(node));
@@ -114,6 +106,53 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
          any more: a node that comes with one is told that it was removed, and ends",
         repair.epoch
     ))
+}
+
+fn purpose<'a>(config: &'a Config, survivors: &'a [u32]) -> Purpose<'a> {
+    Purpose {
+        verb: "shrink",
+        cluster: &config.cluster.id,
+        members: survivors,
+    }
+}
+
+fn plan(node: u32, repair: &Repair, newest: BTreeMap<GroupId, Newest>) -> Plan {
+    Plan {
+        node,
+        epoch: repair.epoch,
+        before: Vec::new(),
+        removed: repair.removed.clone(),
+        newest,
+        done: false,
+    }
+}
+
+/// What is left to be done. Two survivors must agree on everything, so neither has to know what the other holds.
+fn steps<'a>(
+    config: &Path,
+    survivors: &'a [u32],
+    plans: &'a [PathBuf],
+    complete: bool,
+) -> Steps<'a> {
+    let words: Vec<String> = survivors.iter().map(ToString::to_string).collect();
+    let file = match survivors {
+        [_] => config.display().to_string(),
+        _ => "FILE".to_owned(),
+    };
+    Steps {
+        command: format!(
+            "drakkar repair shrink --config {file} --survivors {}",
+            words.join(",")
+        ),
+        holders: match survivors.len() {
+            0..=2 => &[],
+            _ => survivors,
+        },
+        members: survivors,
+        plans,
+        complete,
+        last: "What was lost stays away from the cluster.",
+    }
 }
 
 /// What to say where the repair was done before, and to hand on to those where it was not.
@@ -139,32 +178,18 @@ fn was_done(
     });
     let plan = Plan {
         node,
+        epoch,
+        before: Vec::new(),
+        removed: record.removed.clone(),
         newest: newest.collect(),
         done: true,
     };
-    let text = plan.text(&Purpose {
-        cluster: &config.cluster.id,
-        epoch,
-        survivors,
-    });
+    let text = plan.text(&purpose(config, survivors));
     if hand_on(path, &text)? {
         return Ok(told);
     }
     eprintln!("{told}");
     Ok(text)
-}
-
-/// Writes a plan to a file; says no if it is for the standard output.
-fn hand_on(path: &Path, text: &str) -> Result<bool, RepairError> {
-    if path == Path::new(PIPE) {
-        return Ok(false);
-    }
-    let written = fs::write(path, text).map_err(|error| RepairError::Io {
-        what: "write",
-        path: path.to_owned(),
-        error,
-    });
-    written.map(|()| true)
 }
 
 impl Repair {
@@ -226,54 +251,6 @@ impl Repair {
     }
 }
 
-/// What is left to be done, to be typed as it is.
-fn steps(config: &Path, survivors: &[u32], plans: &[PathBuf], complete: bool) -> String {
-    let names = list(survivors);
-    let each = match survivors {
-        [only] => format!("On node {only}"),
-        _ => format!("On each of the nodes {names}, while all of them are stopped"),
-    };
-    let words: Vec<String> = survivors.iter().map(ToString::to_string).collect();
-    let file = match survivors {
-        [_] => config.display().to_string(),
-        _ => "FILE".to_owned(),
-    };
-    let command = format!(
-        "drakkar repair shrink --config {file} --survivors {}",
-        words.join(",")
-    );
-    let mut steps = Vec::new();
-    let mut apply = format!("{command} --apply");
-    if survivors.len() > 2 {
-        let files: Vec<String> = match complete {
-            true => plans.iter().map(|it| it.display().to_string()).collect(),
-            false => words
-                .iter()
-                .map(|node| format!("node{node}.plan"))
-                .collect(),
-        };
-        if !complete {
-            steps.push(format!("{each}:\n     {command} --write-plan nodeN.plan"));
-            steps.push(format!("Copy {} to each of them.", files.join(", ")));
-        }
-        apply.push_str(&format!(" --plans {}", files.join(",")));
-    }
-    steps.push(format!("{each}:\n     {apply}"));
-    let whom = if survivors.len() > 1 {
-        "them all"
-    } else {
-        "it"
-    };
-    steps.push(format!(
-        "Start {whom}. What was lost stays away from the cluster."
-    ));
-    let numbered = steps.iter().zip(1..);
-    let lines: Vec<String> = numbered
-        .map(|(step, number)| format!("  {number}. {step}"))
-        .collect();
-    lines.join("\n")
-}
-
 /// A lone survivor waits for ever for what its disk has lost.
 fn check_damage(own: &BTreeMap<GroupId, Newest>, survivors: &[u32]) -> Result<(), RepairError> {
     let damaged = own.iter().filter(|(_, newest)| newest.damaged);
@@ -284,77 +261,6 @@ fn check_damage(own: &BTreeMap<GroupId, Newest>, survivors: &[u32]) -> Result<()
     Ok(())
 }
 
-/// The plans by node, this one's too.
-fn gather(own: Plan, files: &[PathBuf], purpose: &Purpose<'_>) -> Result<Plans, RepairError> {
-    let mut plans = BTreeMap::new();
-    for path in files {
-        let no = |why| RepairError::Plan {
-            path: path.clone(),
-            why,
-        };
-        for plan in Plan::read(path, purpose)? {
-            if !purpose.survivors.contains(&plan.node) {
-                return Err(no("it is of a node that is no survivor"));
-            }
-            if plan.node == own.node && plan.newest != own.newest {
-                return Err(no("this node's log has changed since"));
-            }
-            plans.insert(plan.node, plan);
-        }
-    }
-    plans.insert(own.node, own);
-    Ok(plans)
-}
-
-/// The entries that all are told, and wait for. Where the repair was done before, they were told: the same
-/// must be told to the others, or they would be of another origin.
-fn target(plans: &Plans, complete: bool) -> BTreeMap<GroupId, (LogIndex, Term)> {
-    let told = plans.values().find(|plan| plan.done);
-    match told {
-        Some(plan) => {
-            let newest = plan.newest.iter();
-            newest
-                .map(|(group, it)| (*group, (it.index, it.term)))
-                .collect()
-        }
-        None if complete => most(plans),
-        None => BTreeMap::new(),
-    }
-}
-
-/// Of each group, the newest entry that any of them holds.
-fn most(plans: &Plans) -> BTreeMap<GroupId, (LogIndex, Term)> {
-    let mut most = BTreeMap::new();
-    for (group, newest) in plans.values().flat_map(|plan| &plan.newest) {
-        let known: &mut (LogIndex, Term) = most.entry(*group).or_default();
-        if (newest.term, newest.index) > (known.1, known.0) {
-            *known = (newest.index, newest.term);
-        }
-    }
-    most
-}
-
-/// The same on all survivors that were told the same (FNV-1a).
-fn origin(purpose: &Purpose<'_>, newest: &BTreeMap<GroupId, (LogIndex, Term)>) -> u64 {
-    let Purpose {
-        cluster,
-        epoch,
-        survivors,
-    } = purpose;
-    let text = format!("shrink {cluster} {epoch} {survivors:?} {newest:?}");
-    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
-}
-
-fn list(nodes: &[u32]) -> String {
-    let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-    if nodes.is_empty() {
-        "none".to_owned()
-    } else {
-        nodes.join(", ")
-    }
-}
-
 fn tell(
     config: &Config,
     record: &Record,
@@ -362,76 +268,29 @@ fn tell(
     census: &Census,
     plans: &Plans,
 ) -> String {
-    let describe = |members: &[Member]| {
-        let members: Vec<String> = members.iter().map(ToString::to_string).collect();
-        members.join(", ")
-    };
     let (before, after) = (record.members.len(), repair.members.len());
-    let mut text = format!(
-        "cluster {}, seen from node {}\n  now:  epoch {}, members {} (majority {})\n  then: epoch {}, members {} \
-         (majority {})\n  answering of the old members: {}; silent: {}\n\n",
-        config.cluster.id,
-        config.node_id,
-        record.epoch,
-        describe(&record.members),
-        before / 2 + 1,
-        repair.epoch,
-        describe(&repair.members),
-        after / 2 + 1,
-        list(&census.answering),
-        list(&census.silent),
-    );
-    let heads = [
-        "NODE",
-        "GROUP",
-        "NEWEST ENTRY",
-        "TERM",
-        "COMMITTED",
-        "LAST WRITE",
-        "DISK",
-    ];
-    let mut rows = vec![heads.map(str::to_owned).to_vec()];
-    for (node, plan) in plans.iter().filter(|(_, plan)| !plan.done) {
-        for (group, newest) in &plan.newest {
-            rows.push(vec![
-                node.to_string(),
-                group.to_string(),
-                newest.index.to_string(),
-                newest.term.to_string(),
-                newest.commit.to_string(),
-                match newest.written_ms {
-                    0 => "?".to_owned(),
-                    written => Timestamp(written).to_string(),
-                },
-                if newest.damaged {
-                    "lost entries"
-                } else {
-                    "whole"
-                }
-                .to_owned(),
-            ]);
-        }
-    }
-    text.push_str(&columns(&rows));
+    let mut text = heading(config, record, (repair.epoch, &repair.members), census);
+    text.push_str(&columns(&plans.rows()));
     text.push('\n');
-    if after > before / 2 {
+    let came_together = record.formed || record.before.is_empty();
+    if after > before / 2 && came_together {
         text.push_str("Lost: nothing. The survivors are a majority, so one of them holds whatever was acknowledged.\n");
     } else {
         text.push_str("May be lost: writes that were acknowledged and that no survivor holds. In each group these lie behind the newest entry of all survivors:\n");
-        for (group, (index, term)) in most(plans) {
+        for (group, (index, term)) in plans.most() {
             text.push_str(&format!(
                 "  group {group}: behind entry {index} of term {term}\n"
             ));
         }
     }
-    for (node, _) in plans.iter().filter(|(_, plan)| plan.done) {
+    for Plan { node, .. } in plans.done() {
         text.push_str(&format!("Done before: on node {node}.\n"));
     }
     let unseen: Vec<u32> = repair
         .members
         .iter()
         .map(|it| it.node)
-        .filter(|it| !plans.contains_key(it))
+        .filter(|it| !plans.has(*it))
         .collect();
     if !unseen.is_empty() {
         text.push_str(&format!(
@@ -450,14 +309,17 @@ mod tests {
     #[test]
     fn what_is_left_to_be_done_can_be_typed_as_it_is() {
         let file = Path::new("n.toml");
-        let two = steps(file, &[1, 2], &[], false);
+        let told = |survivors: &[u32], plans: &[PathBuf], complete| {
+            steps(file, survivors, plans, complete).told()
+        };
+        let two = told(&[1, 2], &[], false);
         assert_eq!(
             two,
             "  1. On each of the nodes 1, 2, while all of them are stopped:\n     \
              drakkar repair shrink --config FILE --survivors 1,2 --apply\n  \
              2. Start them all. What was lost stays away from the cluster."
         );
-        let three = steps(file, &[1, 2, 3], &[], false);
+        let three = told(&[1, 2, 3], &[], false);
         let lines: Vec<&str> = three.lines().map(str::trim).collect();
         assert_eq!(
             lines[1],
@@ -471,13 +333,13 @@ mod tests {
             lines[4],
             "drakkar repair shrink --config FILE --survivors 1,2,3 --apply --plans node1.plan,node2.plan,node3.plan"
         );
-        let carried = steps(file, &[1, 2, 3], &["/tmp/a".into(), "/tmp/b".into()], true);
+        let carried = told(&[1, 2, 3], &["/tmp/a".into(), "/tmp/b".into()], true);
         assert!(
             carried.contains("--apply --plans /tmp/a,/tmp/b\n"),
             "{carried}"
         );
         assert!(!carried.contains("--write-plan"), "{carried}");
-        let alone = steps(file, &[3], &[], true);
+        let alone = told(&[3], &[], true);
         let expected =
             "  1. On node 3:\n     drakkar repair shrink --config n.toml --survivors 3 --apply\n";
         assert!(alone.starts_with(expected), "{alone}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::cluster::Cluster;
 
 /// How the program reaches a host: this one, where `broken` names a node whose host fails.
-fn by_shell(broken: &Path) -> String {
+pub(crate) fn by_shell(broken: &Path) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_drakkar"));
     let place = program.parent().unwrap().display();
     let broken = broken.display();
@@ -15,13 +15,13 @@ fn by_shell(broken: &Path) -> String {
     )
 }
 
-fn hosts(cluster: &Cluster, nodes: &[u16]) -> Vec<String> {
+pub(crate) fn hosts(cluster: &Cluster, nodes: &[u16]) -> Vec<String> {
     let host = |node: &u16| format!("{node}=db{node}:{}", cluster.config(*node).display());
     let hosts = nodes.iter().map(host);
     hosts.flat_map(|host| ["--host".to_owned(), host]).collect()
 }
 
-fn words<'a>(parts: &[&'a [String]]) -> Vec<&'a str> {
+pub(crate) fn words<'a>(parts: &[&'a [String]]) -> Vec<&'a str> {
     parts
         .iter()
         .copied()
@@ -30,7 +30,7 @@ fn words<'a>(parts: &[&'a [String]]) -> Vec<&'a str> {
         .collect()
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
+pub(crate) fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 

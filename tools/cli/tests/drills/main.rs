@@ -10,6 +10,7 @@ mod damage;
 mod drive;
 mod group;
 mod import;
+mod members;
 mod seed;
 mod shrink;
 mod standby;
