@@ -73,15 +73,11 @@ pub async fn awake<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     let latency = Latency::Matters(PREEMPT);
     let queue = glommio::executor().create_task_queue(Shares::default(), latency, "work");
     let beat = async move {
-        let mut asked = ring::asked();
-        let mut next = BEAT;
+        let mut beat = Beat::new(ring::asked());
         loop {
-            sleep(next).await;
-            let before = std::mem::replace(&mut asked, ring::asked());
-            let idle = asked - before <= ASKED_MAX;
-            ring::set_calm(idle);
-            next = if idle { BEAT_MAX.min(next * 2) } else { BEAT };
-            set(&mut guards, next).await;
+            sleep(beat.every).await;
+            ring::set_calm(beat.passed(ring::asked()));
+            set(&mut guards, beat.every).await;
         }
     };
     let beat = glommio::spawn_local_into(beat, queue).expect("the queue was just made");
@@ -89,6 +85,33 @@ pub async fn awake<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     let result = work.await;
     beat.cancel().await;
     result
+}
+
+/// Beats that follow how much the thread asks its ring for.
+struct Beat {
+    every: Duration,
+    /// Operations by the last beat.
+    asked: u64,
+}
+
+impl Beat {
+    fn new(asked: u64) -> Self {
+        let every = BEAT;
+        Self { every, asked }
+    }
+
+    /// So many operations by now: whether next to nothing is asked for. The shortest beat does not tell that:
+    /// who makes one durable write at a time asks for no more in it than a heartbeat does, but in each.
+    fn passed(&mut self, asked: u64) -> bool {
+        let before = std::mem::replace(&mut self.asked, asked);
+        let little = asked - before <= ASKED_MAX;
+        let calm = little && self.every > BEAT;
+        self.every = match little {
+            true => BEAT_MAX.min(self.every * 2),
+            false => BEAT,
+        };
+        calm
+    }
 }
 
 /// Moves the guards on, behind the next beat; does not wait.
@@ -102,4 +125,33 @@ async fn set(guards: &mut [Timer], beat: Duration) {
         Poll::Ready(())
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a thread that asks for so much in each millisecond is ever taken for one with next to nothing
+    /// to do, and its beat after a second.
+    fn second_of(asked_per_ms: u64) -> (bool, Duration) {
+        let mut beat = Beat::new(0);
+        let mut elapsed = Duration::ZERO;
+        let mut ever = false;
+        while elapsed < Duration::from_secs(1) {
+            elapsed += beat.every;
+            let asked = u64::try_from(elapsed.as_millis()).unwrap() * asked_per_ms;
+            ever |= beat.passed(asked);
+        }
+        (ever, beat.every)
+    }
+
+    #[test]
+    fn a_thread_with_one_write_at_a_time_is_not_one_with_nothing_to_do() {
+        assert_eq!(second_of(0), (true, BEAT_MAX));
+        for asked_per_ms in [5, ASKED_MAX, 100] {
+            let (ever, every) = second_of(asked_per_ms);
+            assert!(!ever, "{asked_per_ms} operations a millisecond");
+            assert!(every <= BEAT * 2, "{every:?}");
+        }
+    }
 }

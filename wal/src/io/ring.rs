@@ -26,15 +26,16 @@ use rustix::io::Errno;
 const ENTRIES: u32 = 512;
 /// Completions that there is room for; the kernel keeps what is more.
 const COMPLETIONS: u32 = 4096;
-/// Longest sleep in the kernel, for which glommio's timers may be late.
-const NAP: Timespec = Timespec::new().nsec(100_000);
+/// Longest sleep in the kernel, for which glommio's timers may be late: longer than a durable write, so that
+/// the thread is not woken for nothing meanwhile.
+const NAP: Timespec = Timespec::new().nsec(250_000);
 /// So many naps in a row in which nothing happened end in glommio's own sleep.
-const NAPS_MAX: u32 = 8;
+const NAPS_MAX: u32 = 3;
 /// The same if nothing happened in a nap since the last such sleep: what woke the thread came alone.
-const NAPS_ALONE: u32 = 2;
+const NAPS_ALONE: u32 = 1;
 /// How often the other fibers run between two calls: what one asks of another is asked of the kernel by
-/// the third or fourth.
-const PASSES_MIN: u32 = 3;
+/// the third or fourth, and a thread that naps over what comes later is late with it.
+const PASSES_MIN: u32 = 4;
 const PASSES_MAX: u32 = 8;
 /// A write of so many bytes is given to the kernel at once: the device works on it while the thread makes
 /// the next one ready, and writes that came together would be merged and done together.
@@ -261,31 +262,34 @@ impl Shared {
 
     /// Drives the ring until it is dropped.
     async fn drive(self: Rc<Self>) {
-        let mut idle = false;
+        // Whether nobody wanted anything any more when the fibers ran last.
+        let mut quiet = false;
         let mut naps = 0;
         let mut naps_max = NAPS_MAX;
         loop {
-            let calm = idle && CALM.get();
+            let calm = quiet && CALM.get();
             if calm {
                 (naps, naps_max) = (0, NAPS_ALONE);
                 self.park().await;
             }
-            let woken = self.enter(idle && !calm);
-            naps = if woken > 0 { 0 } else { naps + u32::from(idle) };
-            if idle && woken > 0 {
+            let woken = self.enter(quiet && !calm);
+            naps = if woken > 0 {
+                0
+            } else {
+                naps + u32::from(quiet)
+            };
+            if quiet && woken > 0 {
                 naps_max = NAPS_MAX;
             }
             if naps > naps_max {
                 (naps, naps_max) = (0, NAPS_ALONE);
                 self.park().await;
             }
-            idle = woken == 0;
             for pass in 1..=PASSES_MAX {
                 let before = asked();
                 pass_on().await;
-                let nothing = asked() == before;
-                idle &= nothing;
-                if nothing && pass >= PASSES_MIN {
+                quiet = asked() == before;
+                if quiet && pass >= PASSES_MIN {
                     break;
                 }
             }
