@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 use glommio::Task;
 use glommio::io::BufferedFile;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, SubmissionQueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -40,6 +40,9 @@ const PASSES_MAX: u32 = 8;
 /// A write of so many bytes is given to the kernel at once: the device works on it while the thread makes
 /// the next one ready, and writes that came together would be merged and done together.
 const PROMPT_BYTES_MIN: usize = 512 << 10;
+/// A write of so few bytes goes behind all that is asked for before the same call, such as the frames that take
+/// the same entries to followers: their disks have them later than this one in any case.
+const LATE_BYTES_MAX: usize = 16 << 10;
 /// Marks the completion of a cancellation, for which nobody waits.
 const CANCELLED: u64 = u64::MAX;
 
@@ -68,6 +71,8 @@ pub struct Ring {
 
 struct Shared {
     uring: RefCell<IoUring>,
+    /// To be submitted behind the rest.
+    late: RefCell<Vec<squeue::Entry>>,
     slots: RefCell<Slots>,
     /// Memory for those who are to be told.
     woken: Cell<Vec<Waker>>,
@@ -101,6 +106,7 @@ impl Ring {
         uring.submitter().register_eventfd(bell.as_raw_fd())?;
         let shared = Rc::new(Shared {
             uring: RefCell::new(uring),
+            late: RefCell::default(),
             slots: RefCell::default(),
             woken: Cell::default(),
             sleeper: RefCell::default(),
@@ -125,7 +131,8 @@ impl Ring {
     )]
     pub(super) unsafe fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Operation {
         let entry = opcode::Write::new(raw(file), bytes.as_ptr(), length(bytes.len())).offset(at);
-        let operation = self.begin(entry.build());
+        let late = bytes.len() <= LATE_BYTES_MAX;
+        let operation = self.begin(entry.build(), late);
         if bytes.len() >= PROMPT_BYTES_MIN {
             self.shared.enter(false);
         }
@@ -162,7 +169,7 @@ impl Ring {
         to: &mut [u8],
     ) -> impl Future<Output = io::Result<usize>> {
         let entry = opcode::Recv::new(raw(socket), to.as_mut_ptr(), length(to.len()));
-        self.begin(entry.build())
+        self.begin(entry.build(), false)
     }
 
     /// Sends to a socket: how many bytes, which may be fewer than there are.
@@ -180,7 +187,7 @@ impl Ring {
         bytes: &[u8],
     ) -> impl Future<Output = io::Result<usize>> {
         let entry = opcode::Send::new(raw(socket), bytes.as_ptr(), length(bytes.len()));
-        self.begin(entry.build())
+        self.begin(entry.build(), false)
     }
 
     /// Waits until something is written to a pipe, and takes some of it: another thread has rung.
@@ -191,14 +198,21 @@ impl Ring {
         // On the heap: if this future is leaked, so is what the kernel writes to.
         let mut taken = Box::new([0u8; 8]);
         let entry = opcode::Read::new(raw(pipe), taken.as_mut_ptr(), 8);
-        let bytes = self.begin(entry.build()).await?;
+        let bytes = self.begin(entry.build(), false).await?;
         drop(taken);
         Ok(bytes)
     }
 
-    fn begin(&self, entry: squeue::Entry) -> Operation {
+    fn begin(&self, entry: squeue::Entry, late: bool) -> Operation {
         let key = self.shared.slots.borrow_mut().take();
-        self.shared.push(entry.user_data(key as u64));
+        let entry = entry.user_data(key as u64);
+        if late {
+            self.shared.late.borrow_mut().push(entry);
+        } else {
+            self.shared.push(entry);
+        }
+        ASKED.set(asked() + 1);
+        self.shared.rouse();
         Operation {
             ring: self.shared.clone(),
             key: Some(key),
@@ -213,8 +227,6 @@ impl Shared {
         while unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_err() {
             self.enter(false);
         }
-        ASKED.set(asked() + 1);
-        self.rouse();
     }
 
     fn rouse(&self) {
@@ -231,7 +243,9 @@ impl Shared {
         let mut woken = self.woken.take();
         {
             let mut uring = self.uring.borrow_mut();
-            let entered = match nap {
+            // What does not fit is submitted by the next call, which comes at once.
+            let all = push_late(&mut uring.submission(), &mut self.late.borrow_mut());
+            let entered = match nap && all {
                 true => {
                     let args = SubmitArgs::new().timespec(&NAP);
                     uring.submitter().submit_with_args(1, &args)
@@ -401,6 +415,17 @@ impl Drop for Operation {
     }
 }
 
+/// Pushes what is late, as far as there is room: whether there was.
+fn push_late(queue: &mut SubmissionQueue<'_>, late: &mut Vec<squeue::Entry>) -> bool {
+    let fits = late.len().min(queue.capacity() - queue.len());
+    for entry in late.drain(..fits) {
+        #[expect(unsafe_code, reason = "entries point to memory")]
+        // SAFETY: as for `Shared::push`.
+        unsafe { queue.push(&entry) }.expect("there is room");
+    }
+    late.is_empty()
+}
+
 /// Lets every other fiber that is ready run first.
 async fn pass_on() {
     let mut passed = false;
@@ -439,4 +464,66 @@ fn raw(descriptor: BorrowedFd<'_>) -> Fd {
 /// More than fits is left for another operation.
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(1 << 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use glommio::Placement;
+
+    use super::super::executor;
+    use super::*;
+
+    /// What comes out of a socket into which so much was written, and then one byte sent, before one call.
+    async fn written_then_sent(bytes: usize) -> Vec<u8> {
+        let (one, other) = UnixStream::pair().unwrap();
+        let ring = Ring::start().unwrap();
+        let written = vec![b'w'; bytes];
+        let mut out = vec![0; bytes + 1];
+        #[expect(unsafe_code, reason = "operations trust that they are not leaked")]
+        // SAFETY: the futures are awaited here, with their memory.
+        unsafe {
+            let write = ring.write_at(one.as_fd(), &written, 0);
+            let send = ring.send(one.as_fd(), b"s");
+            assert_eq!(write.await.unwrap(), bytes);
+            assert_eq!(send.await.unwrap(), 1);
+            let mut end = 0;
+            while end < out.len() {
+                end += ring.receive(other.as_fd(), &mut out[end..]).await.unwrap();
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_small_write_goes_behind_what_is_sent_and_a_large_one_in_its_turn() {
+        let executor = executor::builder(Placement::Unbound).make().unwrap();
+        executor.run(executor::awake(async {
+            for bytes in [1, LATE_BYTES_MAX] {
+                let out = written_then_sent(bytes).await;
+                assert_eq!(out[0], b's', "{bytes} bytes go first");
+            }
+            let out = written_then_sent(LATE_BYTES_MAX + 1).await;
+            assert_eq!(out[LATE_BYTES_MAX + 1], b's');
+        }));
+    }
+
+    #[test]
+    fn late_writes_that_do_not_fit_are_not_forgotten() {
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
+        let null = null.unwrap();
+        let executor = executor::builder(Placement::Unbound).make().unwrap();
+        executor.run(executor::awake(async move {
+            let ring = Ring::start().unwrap();
+            #[expect(unsafe_code, reason = "operations trust that they are not leaked")]
+            // SAFETY: the futures are awaited here, with their memory.
+            let writes: Vec<_> = (0..2 * ENTRIES + 1)
+                .map(|_| unsafe { ring.write_at(null.as_fd(), b"w", 0) })
+                .collect();
+            for write in writes {
+                assert_eq!(write.await.unwrap(), 1);
+            }
+        }));
+    }
 }
