@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::Time;
 use engine::raft::{Members, Message, NewFloor, Role, Settings, Window};
-use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
+use wal::{Claim, Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 
 use super::replica::{Disk, Replica};
 
@@ -19,6 +19,8 @@ struct Group {
     now: Time,
     replicas: Vec<Replica>,
     network: Vec<(ReplicaId, ReplicaId, Message)>,
+    /// Positions of replicas that hear and say nothing.
+    down: Vec<usize>,
 }
 
 impl Group {
@@ -47,6 +49,7 @@ impl Group {
             now: Time::default(),
             replicas: replicas.collect(),
             network: Vec::new(),
+            down: Vec::new(),
         }
     }
 
@@ -58,6 +61,9 @@ impl Group {
         while self.now < end {
             self.now = self.now.after(Duration::from_millis(10));
             for at in 0..self.replicas.len() {
+                if self.down.contains(&at) {
+                    continue;
+                }
                 let (raft, said) = self.replicas[at].raft();
                 if raft.deadline() <= self.now {
                     raft.tick(self.now, said);
@@ -66,13 +72,18 @@ impl Group {
             }
             for (from, to, message) in core::mem::take(&mut self.network) {
                 let at = to.to_raw() as usize - 1;
+                if self.down.contains(&at) {
+                    continue;
+                }
                 let (raft, said) = self.replicas[at].raft();
                 raft.step(self.now, from, message, said);
                 self.flush(at);
             }
             goal = goal.or_else(|| self.propose());
             let all = |index| {
-                let mut rafts = self.replicas.iter().filter_map(|r| r.raft.as_ref());
+                let up = self.replicas.iter().enumerate();
+                let up = up.filter(|(at, _)| !self.down.contains(at));
+                let mut rafts = up.filter_map(|(_, replica)| replica.raft.as_ref());
                 rafts.all(|raft| raft.commit() >= index && !raft.is_damaged())
             };
             if goal.is_some_and(all) {
@@ -238,6 +249,57 @@ fn sampled_lagging_logs_with_lost_entries_end_right() {
         recovered += u64::from(run(&log, &lengths, &lost, seed + 1));
     }
     assert!(recovered > samples / 4 && recovered < samples);
+}
+
+/// Members go, and others come that hold nothing: a majority of the old ones stays, and all are told the newest
+/// entry that one of these holds. Whatever the old ones held, and whoever of the new list is up.
+#[test]
+fn every_way_to_change_members_keeps_what_a_majority_of_the_old_ones_held() {
+    let log = [entry(1, 1), entry(2, 1), entry(3, 2)];
+    let mut served = [0, 0];
+    #[rustfmt::skip]
+    let changes = [
+        // stay, go, come
+        (2, 1, 1),
+        (2, 0, 1),
+        (1, 0, 2),
+        (3, 0, 2),
+        (3, 2, 0),
+    ];
+    for (stay, go, come) in changes {
+        let (old, all) = (stay + go, stay + come);
+        for state in 0..1_usize << (2 * old) {
+            let lengths: Vec<usize> = (0..old).map(|at| state >> (2 * at) & 3).collect();
+            let held = |position| lengths.iter().filter(|&&it| it > position).count();
+            let committed = (0..log.len()).filter(|&position| held(position) > old / 2);
+            let committed: Vec<Entry> = committed.map(|position| log[position].clone()).collect();
+            let stayed = &lengths[..stay];
+            let newest = stayed.iter().copied().max().expect("some stay");
+            let disks = stayed.iter().copied().chain(vec![0; come]).map(|length| {
+                let mut disk = disk(&log, length, |_| false);
+                disk.hard_state.term = Term::from_raw(1 << 32);
+                if let Some(last) = newest.checked_sub(1).filter(|_| length < newest) {
+                    let (index, term) = (Some(log[last].index), log[last].term);
+                    disk.owe(Claim { index, term });
+                }
+                disk
+            });
+            let disks: Vec<Disk> = disks.collect();
+            for up in (0..1_usize << all).filter(|up| up.count_ones() as usize > all / 2) {
+                let what = format!("{stay} stay with {lengths:?}, {come} come, up {up:b}");
+                let mut group = Group::new(disks.clone(), state as u64 + 1);
+                group.down = (0..all).filter(|at| up >> at & 1 == 0).collect();
+                let holds = |at: usize| {
+                    up >> at & 1 == 1 && (newest == 0 || at < stay && lengths[at] == newest)
+                };
+                let expected = (0..all).any(holds);
+                assert_eq!(group.serves(), expected, "{what}");
+                group.check(&committed, &what);
+                served[usize::from(expected)] += 1;
+            }
+        }
+    }
+    assert!(served[0] > 100 && served[1] > 1000, "{served:?}");
 }
 
 #[test]

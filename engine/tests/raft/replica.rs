@@ -74,6 +74,11 @@ impl Disk {
         }
     }
 
+    /// Makes it one that waits for what it does not hold.
+    pub(crate) fn owe(&mut self, claim: Claim) {
+        self.rot.owed = Some(claim);
+    }
+
     fn keep(&mut self, write: Write) {
         match write.note {
             Some(RepairNote::Begun {
