@@ -447,3 +447,50 @@ fn tell(
     );
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use engine::io::identity::Place;
+    use wal::{LogIndex, Term};
+
+    use super::*;
+
+    #[test]
+    fn who_lost_something_or_waits_for_it_tells_nothing() {
+        let path = std::env::temp_dir().join(format!("drakkar-whole-{}", std::process::id()));
+        fs::write(&path, "").unwrap();
+        let place = Place::of(&fs::metadata(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+        let mut record = Record::new(5, place, Vec::new());
+        let group = GroupId::from_raw(3);
+        let holds = |index, term, damaged| {
+            let newest = Newest {
+                index: LogIndex::from_raw(index),
+                term: Term::from_raw(term),
+                damaged,
+                ..Newest::default()
+            };
+            BTreeMap::from([(group, newest)])
+        };
+        let refusal = |record: &Record, newest| {
+            let checked = check_whole(1, record, &newest);
+            checked.map_err(|error| (error.code(), error.to_string()))
+        };
+        assert_eq!(refusal(&record, holds(9, 2, false)), Ok(()));
+        let (code, damaged) = refusal(&record, holds(9, 2, true)).unwrap_err();
+        assert!(
+            damaged.contains("of groups [3]: start the nodes"),
+            "{damaged}"
+        );
+        assert_eq!(code, 4);
+        // What an earlier repair told it to wait for.
+        let told = (LogIndex::from_raw(9), Term::from_raw(2));
+        record.newest = BTreeMap::from([(group, told)]);
+        assert_eq!(refusal(&record, holds(9, 2, false)), Ok(()));
+        assert_eq!(refusal(&record, holds(1, 3, false)), Ok(()));
+        assert!(refusal(&record, holds(8, 2, false)).is_err());
+        assert!(refusal(&record, BTreeMap::from([(group, Newest::default())])).is_err());
+    }
+}

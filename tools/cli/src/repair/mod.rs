@@ -20,11 +20,12 @@ use engine::config::Config;
 use engine::io::OpenError;
 use engine::io::identity::{Answered, IdentityError, LiveQuorum, Running, ask};
 use engine::io::import::ImportError;
+use serde_json::Value;
 use wal::io::DirectoryError;
 
 use crate::backup::BackupError;
 use crate::snapshot::import;
-use crate::{exit, serve};
+use crate::{exit, http, serve};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -273,4 +274,16 @@ fn ask_others(config: &Config) -> Vec<(u32, String, Option<Answered>)> {
         (node.id, address, answered)
     });
     asked.collect()
+}
+
+/// What the other nodes that run say of the membership at their admin ports.
+fn memberships(config: &Config) -> Vec<Value> {
+    let others = config.cluster.nodes.iter();
+    let others = others.filter(|node| node.id != config.node_id && node.admin_port != 0);
+    let answers = others.filter_map(|node| {
+        let endpoint = format!("{}:{}", node.host, node.admin_port);
+        let answer = http::get(&endpoint, "/v1/membership").ok()?;
+        serde_json::from_str(&answer).ok()
+    });
+    answers.collect()
 }

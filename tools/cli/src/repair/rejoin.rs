@@ -8,7 +8,7 @@ use engine::config::Config;
 use engine::io::identity::{Condition, Holding, Member, Record, check_stopped, hold};
 
 use super::seed::Seed;
-use super::{RepairError, ask_others};
+use super::{RepairError, ask_others, memberships};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -57,7 +57,8 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
         });
     }
     let known = answers.iter().map(|it| it.known).find(|&known| known > 0);
-    if known.is_none() && answers.len() == asked.len() {
+    // Later epochs are made by repairs, and a new member may have been left out there.
+    if known.is_none() && standing.epoch == 0 && answers.len() == asked.len() {
         return Err(RepairError::Unknown { node });
     }
     let seed = options.from.as_deref().map(|from| {
@@ -79,6 +80,15 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
         .map(|it| it.node)
         .collect();
     record.members.retain(is_member);
+    // What was removed before is not in every configuration any more, and never comes back all the same.
+    for told in memberships(config) {
+        let removed = told["removed"].as_array().into_iter().flatten();
+        let removed = removed.filter_map(|it| u32::try_from(it.as_u64()?).ok());
+        let removed = removed.filter(|it| !standing.members.contains(it));
+        record.removed.extend(removed);
+    }
+    record.removed.sort_unstable();
+    record.removed.dedup();
     (record.epoch, record.origin) = (standing.epoch, standing.origin);
     record.condition = Condition::Rejoined;
     record.formed = false;

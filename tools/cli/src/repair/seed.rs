@@ -6,13 +6,11 @@ use engine::config::Config;
 use engine::epoch;
 use engine::io::import::place;
 use engine::snapshot::Header;
-use serde_json::Value;
 
-use super::RepairError;
+use super::{RepairError, memberships};
 use crate::backup::BackupError;
 use crate::backup::archive::Files;
 use crate::backup::manifest::Manifest;
-use crate::http;
 
 /// Snapshots that were found to be whole, and of the history that the cluster goes on with.
 pub(super) struct Seed {
@@ -92,21 +90,17 @@ impl Seed {
 
 /// The data directories of the nodes that answer.
 fn instances(config: &Config) -> Result<Vec<u64>, RepairError> {
-    let others = config.cluster.nodes.iter();
-    let others = others.filter(|node| node.id != config.node_id);
-    let endpoints: Vec<String> = others
-        .map(|node| format!("{}:{}", node.host, node.admin_port))
-        .collect();
-    let answers = endpoints
+    let memberships = memberships(config);
+    let instances = memberships
         .iter()
-        .filter_map(|endpoint| http::get(endpoint, "/v1/membership").ok());
-    let instances = answers.filter_map(|answer| {
-        let membership: Value = serde_json::from_str(&answer).ok()?;
-        u64::from_str_radix(membership["instance"].as_str()?, 16).ok()
-    });
+        .filter_map(|it| u64::from_str_radix(it["instance"].as_str()?, 16).ok());
     let instances: Vec<u64> = instances.collect();
     if instances.is_empty() {
-        let addresses = endpoints.join(", ");
+        let others = config.cluster.nodes.iter();
+        let others = others.filter(|node| node.id != config.node_id);
+        let addresses = others.map(|node| format!("{}:{}", node.host, node.admin_port));
+        let addresses: Vec<String> = addresses.collect();
+        let addresses = addresses.join(", ");
         return Err(RepairError::Silent { addresses });
     }
     Ok(instances)

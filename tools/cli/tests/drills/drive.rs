@@ -202,7 +202,7 @@ fn exported(cluster: &Cluster) -> String {
 }
 
 /// Makes a host fail from the second command with `--apply` on.
-fn fails_when_applied(broken: &Path) -> String {
+pub(crate) fn fails_when_applied(broken: &Path) -> String {
     let broken = broken.display();
     format!("case {{command}} in *--apply) [ {{node}} = 2 ] && echo db2 > {broken};; esac")
 }

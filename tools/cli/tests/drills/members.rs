@@ -9,7 +9,7 @@ use nodes::{Answer, Client};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, ELECTION_TIMEOUT, PATIENCE, until};
-use crate::drive::{by_shell, hosts, owned, words};
+use crate::drive::{by_shell, fails_when_applied, hosts, owned, words};
 
 /// The words of a change on a node.
 struct Change {
@@ -264,6 +264,71 @@ fn three_nodes_become_five_and_two_of_these_may_fail() {
         0
     );
     println!("three became five: nothing was lost");
+}
+
+#[test]
+fn a_change_that_broke_off_goes_on_and_a_new_node_that_was_left_out_comes_later() {
+    let mut cluster = Cluster::start("");
+    cluster.write(1, "kept", 20);
+    for node in [1, 2, 3] {
+        cluster.kill(node);
+    }
+    let members = [1, 2, 4];
+    configure(&cluster, &members);
+    let broken = cluster.directory().join("broken");
+    let list = listed(&cluster, &members);
+    let verb = owned(&["repair", "drive", "members", "--yes", "--members", &list]);
+    let leaves = format!("{}; {}", fails_when_applied(&broken), by_shell(&broken));
+    let (run, hosts) = (owned(&["--run", &leaves]), hosts(&cluster, &members));
+    let few = words(&[&verb, &hosts[..4], &run]);
+    cluster.says(
+        &few,
+        2,
+        "the list has the nodes [1, 2, 4], --host has [1, 2]",
+    );
+    let told = cluster.says(&words(&[&verb, &hosts, &run]), 1, "no route");
+    assert!(told.contains("\n  1. done: node 1 (db1)"), "{told}");
+    assert!(told.contains("\n  2. failed: node 2 (db2)"), "{told}");
+    // One is of the new epoch and one of the old: neither goes on, and neither ends the other.
+    cluster.configure(2, &[1, 2, 3]);
+    cluster.run(1);
+    cluster.run(2);
+    until("both are there", || {
+        !cluster.groups(1).is_empty() && !cluster.groups(2).is_empty()
+    });
+    thread::sleep(5 * ELECTION_TIMEOUT);
+    assert_eq!((cluster.exited(1), cluster.exited(2)), (None, None));
+    let leads = |it: &Value| it["role"] == "leader";
+    let mut groups = [1, 2].into_iter().flat_map(|node| cluster.groups(node));
+    assert!(!groups.any(|it| leads(&it)), "one of two epochs leads");
+    cluster.kill(1);
+    cluster.kill(2);
+    configure(&cluster, &members);
+    fs::remove_file(&broken).unwrap();
+    let told = drive(&cluster, &members);
+    assert!(told.contains("Done before: on node 1."), "{told}");
+
+    // A majority is enough. And what the new node was told is lost, or it was never told.
+    fs::remove_dir_all(cluster.data(4)).unwrap();
+    cluster.run(1);
+    cluster.run(2);
+    cluster.await_leaders(&[1, 2]);
+    cluster.refuses(4, 78, "drakkar repair rejoin");
+    let config = cluster.config(4);
+    let rejoin = ["repair", "rejoin", "--config", config.to_str().unwrap()];
+    cluster.says(&rejoin, 0, "node 4 comes back with instance");
+    // It never heard of the one that it replaces, and will refuse it all the same.
+    let membership = fs::read_to_string(cluster.data(4).join("membership")).unwrap();
+    assert!(membership.contains("\nremoved = 3\n"), "{membership}");
+    cluster.run(4);
+    cluster.await_equal(4, 1);
+    cluster.kill(2);
+    cluster.write(1, "later", 5);
+    assert_eq!(
+        cluster.missing(4, "kept", 20) + cluster.missing(4, "later", 5),
+        0
+    );
+    println!("a change that broke off: nothing was lost");
 }
 
 /// Nodes 1 to 5 as members, stopped after some writes.
