@@ -116,10 +116,12 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
 /// Refuses a directory that a node has used: but for one whose node was let in by nobody.
 pub(super) fn check_empty(path: &Path) -> Result<(), RepairError> {
     let unused = match Record::read(path)? {
-        Some(record) => {
-            let begins = record.epoch == 0 || record.condition == Condition::Rejoined;
-            begins && !record.formed && record.before.is_empty()
-        }
+        // A lone node is let in by nobody, and one that stays in a later epoch not at once.
+        Some(record) if record.members.len() == 1 || !record.before.is_empty() => false,
+        Some(record) => match record.condition {
+            Condition::Rejoined => !record.formed && record.known.is_empty(),
+            _ => !record.formed && record.epoch == 0,
+        },
         None => shards(path)?.is_empty(),
     };
     if unused {

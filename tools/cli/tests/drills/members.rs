@@ -232,6 +232,31 @@ fn a_cluster_that_was_shrunk_gets_as_many_nodes_as_it_had() {
 }
 
 #[test]
+fn a_node_that_was_always_alone_gets_others() {
+    let mut cluster = Cluster::new("");
+    configure(&cluster, &[1]);
+    cluster.run(1);
+    cluster.await_leaders(&[1]);
+    cluster.write(1, "alone", 20);
+    cluster.kill(1);
+    let members = [1, 4, 5];
+    configure(&cluster, &members);
+    // Nobody has ever let it in, and it holds data all the same.
+    let config = cluster.config(1);
+    let rejoin = ["repair", "rejoin", "--config", config.to_str().unwrap()];
+    cluster.says(&rejoin, 4, "holds data");
+    drive(&cluster, &members);
+    for node in members {
+        cluster.run(node);
+    }
+    cluster.await_leaders(&members);
+    cluster.await_equal(4, 1);
+    cluster.await_equal(5, 1);
+    cluster.kill(1);
+    assert_eq!(cluster.missing(4, "alone", 20), 0);
+}
+
+#[test]
 fn three_nodes_become_five_and_two_of_these_may_fail() {
     let mut cluster = Cluster::start("");
     let load = Load::begin(&cluster, &[1, 2, 3]);
