@@ -2,12 +2,16 @@
 
 use std::ffi::CStr;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::machine::{persist, run};
 use crate::trouble::Trouble;
+
+/// So much is filled block by block: to allocate it at once takes space of its own.
+const SMALL_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -208,10 +212,26 @@ impl Volume {
         filled.map_err(|error| Trouble::io("fill", &path)(error.into()))
     }
 
-    /// Undoes [`Volume::fill`].
+    /// Leaves nothing free, as far as files can take it.
+    pub(crate) fn fill_up(&self) -> Result<(), Trouble> {
+        self.fill(SMALL_BYTES)?;
+        let path = self.rest();
+        let mut file = File::create(&path).map_err(Trouble::io("create", &path))?;
+        while file.write_all(&[1; 512]).is_ok() {}
+        // What it could not keep stays free.
+        drop(file.sync_all());
+        Ok(())
+    }
+
+    /// Undoes [`Volume::fill`] and [`Volume::fill_up`].
     pub(crate) fn relieve(&self) -> Result<(), Trouble> {
+        drop(std::fs::remove_file(self.rest()));
         let path = self.filler();
         std::fs::remove_file(&path).map_err(Trouble::io("remove", &path))
+    }
+
+    fn rest(&self) -> PathBuf {
+        self.mount.path.join("rest")
     }
 
     fn filler(&self) -> PathBuf {

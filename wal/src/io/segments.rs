@@ -385,8 +385,10 @@ impl Segments {
         let of = path.clone();
         let drained = glommio::executor().spawn_blocking(move || {
             let file = File::options().write(true).open(of)?;
-            // The space is there already, but first the file's direct writes are waited for.
-            fallocate(file, FallocateFlags::KEEP_SIZE, 0, BLOCK as u64)?;
+            // It has this length and this block already, but both wait for its direct writes first: the one on
+            // ext4 and xfs, the other on ext4 and btrfs; of a full disk it may be refused.
+            file.set_len(file.metadata()?.len())?;
+            let _ = fallocate(file, FallocateFlags::KEEP_SIZE, 0, BLOCK as u64);
             Ok(())
         });
         let drained: io::Result<()> = drained.await;

@@ -8,6 +8,9 @@ use crate::subject::{Heard, Subject};
 use crate::trouble::Trouble;
 use crate::volume::{Kind, Volume};
 
+/// Starts without space.
+const STARTS: u32 = 10;
+
 pub(super) fn on_ext4(stage: &Stage, tally: &mut Tally) -> Result<(), Trouble> {
     becomes_full(stage, tally, Kind::Ext4)
 }
@@ -65,10 +68,40 @@ fn fill_and_relieve(stage: &Stage, tally: &mut Tally, mut volume: Volume) -> Res
     volume.relieve()?;
     let further = ledger.acked + 100;
     writer.wait_until("it goes on", PATIENCE, |heard| heard.acked >= further)?;
-    ledger.enter(&writer.kill(), tally)?;
+    start_again_and_again(stage, tally, (&volume, writer), &mut ledger)?;
     volume.remount()?;
     ledger.verify(&log, tally)?;
     Ok(())
+}
+
+/// Nothing is left at all, which the writer has not noticed yet. It is killed and started again and again, and
+/// each time writes until it has used up what its segments had left.
+fn start_again_and_again(
+    stage: &Stage,
+    tally: &mut Tally,
+    (volume, mut writer): (&Volume, Subject),
+    ledger: &mut Ledger,
+) -> Result<(), Trouble> {
+    let log = volume.log();
+    volume.fill_up()?;
+    for start in 0..STARTS {
+        ledger.enter(&writer.kill(), tally)?;
+        ledger.verify(&log, tally)?;
+        writer = stage.hoarder(&log)?;
+        writer.wait_until("it starts on a full disk", PATIENCE, |heard| {
+            heard.found.is_some() && heard.full
+        })?;
+        if start == 0 {
+            let further = ledger.acked + 1;
+            writer.wait_until("it writes on a full disk", PATIENCE, |heard| {
+                heard.acked >= further
+            })?;
+        }
+    }
+    volume.relieve()?;
+    let further = ledger.acked + 100;
+    writer.wait_until("it goes on", PATIENCE, |heard| heard.acked >= further)?;
+    ledger.enter(&writer.kill(), tally)
 }
 
 /// Waits until a writer has filled what its segment had left.
