@@ -21,6 +21,8 @@ const OPTIONS: Options = Options {
     segment_bytes: SEGMENT_BYTES,
     instance: 7,
 };
+/// More than is left of a segment after so many starts.
+const LARGE: usize = 1800 << 10;
 const GROUP: GroupId = GroupId::from_raw(3);
 const STARTS: u64 = 50;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,17 +124,26 @@ fn a_log_starts_on_a_full_disk_as_often_as_it_must_votes_and_goes_on_once_there_
         assert_eq!(*before.get_or_insert(now.clone()), now, "start {start}");
     }
     run(async move {
-        let (log, found) = open(&path.join("shard-0")).await;
+        let shard = path.join("shard-0");
+        let (log, found) = open(&shard).await;
         let last = found.groups[&GROUP].last;
         assert_eq!(last.to_raw(), STARTS + 1);
         let mut number = found.next_flush;
         log.append(number, &[]).await.unwrap();
+        // One that needs another segment waits, and that does not count before it is there.
+        number = number.next();
+        let next = LogIndex::from_raw(last.to_raw() + 1);
+        let large = entry(STARTS + 2, next.to_raw(), LARGE);
+        let waiting = glommio::spawn_local(log.append(number, &[large]));
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(log.segments(), segments(&shard).len());
         limit(None);
+        waiting.await.unwrap();
         while log.is_full() {
             sleep(Duration::from_millis(10)).await;
         }
         // More than was left.
-        for index in 1..=60 {
+        for index in 2..=60 {
             number = number.next();
             let index = last.to_raw() + index;
             let record = entry(STARTS + 2, index, 60_000);

@@ -89,6 +89,8 @@ pub struct Log {
     writer: RefCell<Writer>,
     segments: Rc<Segments>,
     failed: Cell<bool>,
+    /// The first segment of this start.
+    first: SegmentId,
     /// Reads under way: while there are any, no file goes or becomes another segment's.
     reading: Cell<usize>,
     /// Files to be removed, in this order.
@@ -157,6 +159,7 @@ impl Log {
             writer: RefCell::new(recovered.writer),
             segments,
             failed: Cell::new(false),
+            first: next,
             reading: Cell::new(0),
             useless: RefCell::default(),
             wanted: RefCell::default(),
@@ -306,9 +309,11 @@ impl Log {
         self.segments.make_ready(bytes).await
     }
 
-    /// How many segments the log has.
+    /// How many segments the log has. One that is to be begun counts once its file is there.
     pub fn segments(&self) -> usize {
-        self.writer.borrow().segments().len()
+        let writer = self.writer.borrow();
+        let there = |&segment: &SegmentId| segment < self.first || self.segments.is_open(segment);
+        writer.segments().filter(there).count()
     }
 
     /// Bytes of all flushes that were appended since the log was opened.

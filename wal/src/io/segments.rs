@@ -492,6 +492,11 @@ impl Segments {
         Ok(file)
     }
 
+    /// Whether a segment that this start makes is there.
+    pub(super) fn is_open(&self, segment: SegmentId) -> bool {
+        self.state.borrow().open.contains_key(&segment)
+    }
+
     /// An aligned buffer for a write to any of the segments.
     fn buffer(&self, bytes: usize) -> DmaBuffer {
         let state = self.state.borrow();
