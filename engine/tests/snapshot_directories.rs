@@ -92,6 +92,7 @@ fn options(cluster: &str) -> Options {
         cluster: cluster.into(),
         keep: 3,
         reserve_bytes: 0,
+        reserve_bytes_full: 0,
     }
 }
 

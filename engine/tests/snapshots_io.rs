@@ -52,6 +52,7 @@ fn options() -> Options {
         cluster: "prod".into(),
         keep: 2,
         reserve_bytes: 0,
+        reserve_bytes_full: 0,
     }
 }
 

@@ -487,6 +487,7 @@ impl Executor {
             if self.log.is_full() != full {
                 full = !full;
                 let free_bytes = self.log.free_bytes();
+                self.snapshots.log_is_full(full);
                 if full {
                     tracing::error!(event = "disk.full", shard = self.index, free_bytes);
                 } else {

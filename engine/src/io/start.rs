@@ -97,6 +97,8 @@ async fn open_snapshots(config: &Config, directory: &Path) -> Result<Snapshots, 
         keep: config.snapshot.keep,
         // As much as the logs of all shards want to begin their next segment.
         reserve_bytes: 2 * config.segment_bytes * u64::from(config.cluster.shards),
+        // Small files, and what other shards write meanwhile.
+        reserve_bytes_full: config.segment_bytes / 8,
     };
     Snapshots::open(&directory.join("snapshots"), options).await
 }

@@ -204,14 +204,15 @@ impl Executor {
         }
     }
 
-    /// Lets the groups that hold the oldest segments of a log that has become too long take snapshots, one
-    /// after the other: each is synced several times, and flushes wait meanwhile.
+    /// Lets the groups that hold the oldest segments of a log that has become too long, or for which there is
+    /// no space, take snapshots, one after the other: each is synced several times, and flushes wait meanwhile.
     pub(super) async fn watch_log(self: Rc<Self>) {
         let mut asked: BTreeMap<GroupId, Time> = BTreeMap::new();
         loop {
             sleep(PRESSURE_INTERVAL).await;
             let kept = !self.config.delete_log_after_snapshot;
-            if kept || self.log_bytes() <= self.log_bytes_target() {
+            let full = self.log.is_full();
+            if kept || !full && self.log_bytes() <= self.log_bytes_target() {
                 continue;
             }
             let now = self.origin.time();
@@ -283,6 +284,12 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
 
 async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapshot, TakeError> {
     let header = header(executor, begun);
+    if executor.log.is_full() {
+        let newest = executor.taker.newest.borrow();
+        let likely_bytes = newest.get(&begun.group).map_or(0, |newest| newest.bytes);
+        // It may have become smaller since.
+        executor.snapshots.check_space(likely_bytes / 2)?;
+    }
     let mut writer = executor.snapshots.begin(&header).await?;
     let held_bytes_max = executor.config.snapshot.memory_bytes_max;
     let mut held_bytes = 0;

@@ -60,6 +60,8 @@ impl Group {
         self.duty.retry_at = Time::default();
         if full {
             self.writes.refuse_open(&ErrorReply::DiskFull, out);
+        } else {
+            self.retry_snapshot();
         }
     }
 

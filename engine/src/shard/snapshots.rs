@@ -12,6 +12,8 @@ use crate::time::{Clock, Time};
 
 /// While a follower takes a snapshot, the next one is due after so many times as much as else.
 const PATIENCE: u64 = 4;
+/// On a full disk one that failed is tried again after so many times as long: it may have written a lot.
+const FULL_PATIENCE: u32 = 3;
 
 /// What a group knows of its snapshots.
 #[derive(Debug, Default)]
@@ -77,6 +79,9 @@ impl Group {
             let (floor, last) = (self.raft.log().floor().0, self.raft.log().persisted());
             let carry = self.applied == self.raft.snapshot().0 && floor < last;
             self.snapshots.carry = carry.then(|| (floor.next(), last));
+        } else {
+            // Somebody waits for the answer, also if it is that there is no room.
+            self.retry_snapshot();
         }
     }
 
@@ -139,7 +144,9 @@ impl Group {
         let free = self.snapshots.taking.is_none();
         let wanted = outgrown || self.snapshots.asked;
         let free = free && (wanted || !self.raft.is_serving_snapshot());
-        due && news && free && clock.now >= retry_at && !self.duty.retired && !self.duty.full
+        // While the disk is full only one that somebody asked for, because it may make space.
+        let barred = self.duty.retired || self.duty.full && !self.snapshots.asked;
+        due && news && free && clock.now >= retry_at && !barred
     }
 
     /// When a snapshot may become due although nothing happens.
@@ -188,7 +195,8 @@ impl Group {
     pub(super) fn snapshot_failed(&mut self, policy: &SnapshotPolicy, clock: Clock) {
         self.kv.snapshot_abort();
         self.snapshots.asked |= self.snapshots.taking.take().is_some();
-        self.snapshots.retry_at = clock.now.after(policy.retry_after);
+        let patience = if self.duty.full { FULL_PATIENCE } else { 1 };
+        self.snapshots.retry_at = clock.now.after(policy.retry_after * patience);
     }
 
     pub(super) fn snapshot_taken(
@@ -202,7 +210,8 @@ impl Group {
         if index <= newest {
             return; // a peer's was installed meanwhile
         }
-        let release = core::mem::take(&mut self.snapshots.release) || !policy.keeps_previous;
+        let release = core::mem::take(&mut self.snapshots.release);
+        let release = release || self.duty.full || !policy.keeps_previous;
         self.raft.snapshot_taken(index, term);
         if policy.keeps_log {
             return;
@@ -228,6 +237,11 @@ impl Group {
                 term: offer.term,
             });
         }
+    }
+
+    /// There is space again: nothing has to be waited for.
+    pub(super) fn retry_snapshot(&mut self) {
+        self.snapshots.retry_at = Time::default();
     }
 
     pub(super) fn snapshot_not_fetched(&mut self) {

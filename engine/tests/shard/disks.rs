@@ -1,6 +1,8 @@
 //! Disks that fail, are full, or become slow.
 
-use engine::shard::{DiskState, Input, Outcome};
+use std::time::Duration;
+
+use engine::shard::{DiskState, Input, Outcome, SnapshotPolicy};
 use net::command::Expiry;
 use net::{Command, ErrorReply, Reply};
 
@@ -150,6 +152,26 @@ fn while_all_disks_are_full_writes_are_refused_and_reads_answered() {
     cluster.run(200);
     write(&mut cluster, 1, 4);
     assert_eq!(cluster.answer(4), done());
+}
+
+#[test]
+fn on_a_full_disk_a_snapshot_is_only_taken_if_it_is_asked_for_and_lets_go_of_all_that_it_holds() {
+    let mut cluster = Cluster::with(|options| {
+        options.snapshots = SnapshotPolicy {
+            interval: Duration::from_secs(1),
+            ..SnapshotPolicy::BY_HAND
+        };
+    });
+    write(&mut cluster, 1, 1);
+    cluster.give(1, Input::Space { full: true });
+    cluster.run(5000);
+    let taken = |cluster: &Cluster| cluster.files.keys().filter(|file| file.0 == 1).count();
+    assert_eq!(taken(&cluster), 0);
+    cluster.snapshot(1, false);
+    cluster.run(10);
+    assert_eq!(taken(&cluster), 1);
+    let status = &cluster.shards[0].status()[0];
+    assert_eq!(status.floor, status.applied, "its log may make space");
 }
 
 #[test]

@@ -68,7 +68,9 @@ impl Volume {
 
     /// Leaves nothing free, not even a block.
     fn fill_up(&self) {
-        let mut file = File::create(self.path.join("rest")).unwrap();
+        let mut options = File::options();
+        let file = options.append(true).create(true);
+        let mut file = file.open(self.path.join("rest")).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
         file.sync_all().unwrap();
     }
@@ -336,7 +338,9 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
             assert!(process.kill(), "a node has ended by itself");
         }
         cluster.processes = cluster.directories.iter().map(|it| serve(it)).collect();
+        // What they give back is taken at once.
         cluster.until("all nodes know that their disks are full", |cluster| {
+            volume.fill_up();
             (1..=3).all(|node| cluster.disk_is(node, "disk-full"))
         });
         cluster.until("a node leads", |cluster| {
@@ -353,6 +357,12 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
         );
     }
     cluster.client(2).verify(written);
+    let admin = format!("127.0.0.1:{}", cluster.addresses.admin(1));
+    let mut asked = Command::new(env!("CARGO_BIN_EXE_drakkar"));
+    let asked = asked.args(["snapshot", "create", "--endpoint", &admin]);
+    let output = asked.output().unwrap();
+    let said = format!("{output:?}");
+    assert!(said.contains("bytes must be free"), "{said}");
 
     fs::remove_file(volume.path.join("rest")).unwrap();
     fs::remove_file(volume.path.join("filler")).unwrap();
@@ -369,6 +379,45 @@ fn full_disks_refuse_writes_answer_reads_and_recover_by_themselves() {
     client.verify(written);
     for node in 1..=3 {
         assert_eq!(cluster.stop(node), Some(0), "{}", cluster.logs());
+    }
+}
+
+#[test]
+fn logs_that_fill_their_disk_are_cut_by_snapshots_and_writes_go_on_by_themselves() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(volume) = Volume::mount("shortened", 400 * MIB) else {
+        return;
+    };
+    let directories = [1, 2, 3].map(|id| volume.path.join(format!("n{id}")));
+    let empty = volume.free();
+    let cluster = Cluster::start(directories);
+    cluster.until("all nodes have two segments", |_| {
+        empty - volume.free() >= 6 * SEGMENT_BYTES
+    });
+    volume.fill(100 * MIB);
+    // The same few keys again and again: more than the disk takes of that.
+    let mut client = cluster.client(1);
+    let mut refused = 0;
+    for write in 0..2000 {
+        let (key, value) = (format!("k{}", write % 20), format!("{write:0>60000}"));
+        let start = Instant::now();
+        loop {
+            let answer = client.ask(&["SET", &key, &value]);
+            if answer == "+OK" {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{answer}; {}", cluster.logs());
+            refused += 1;
+            thread::sleep(PAUSE);
+        }
+    }
+    println!("{refused} refusals");
+    let logs = cluster.logs();
+    assert!(logs.contains("disk.full"), "{logs}");
+    assert!(volume.free() > 0, "a reserve is left");
+    for key in 0..20 {
+        let value = client.ask(&["GET", &format!("k{key}")]);
+        assert_eq!(value.parse::<usize>(), Ok(1980 + key), "k{key} is lost");
     }
 }
 

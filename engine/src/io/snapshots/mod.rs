@@ -10,7 +10,7 @@ mod part;
 mod transfer;
 mod whole;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ pub struct Options {
     pub keep: usize,
     /// What stays free on the file system, for the log, when a snapshot is written.
     pub reserve_bytes: u64,
+    /// The same while the log waits for more than that: a snapshot may let go of what the log holds.
+    pub reserve_bytes_full: u64,
 }
 
 /// The snapshots of a shard. Clones are of the same.
@@ -45,6 +47,8 @@ pub struct Snapshots(Rc<Shared>);
 struct Shared {
     directory: PathBuf,
     options: Options,
+    /// The log waits for space.
+    full: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -145,8 +149,19 @@ impl Snapshots {
         Ok(Self(Rc::new(Shared {
             directory: directory.to_owned(),
             options,
+            full: Cell::new(false),
             state: RefCell::new(state),
         })))
+    }
+
+    /// The log waits for space, or does not any more.
+    pub fn log_is_full(&self, full: bool) {
+        self.0.full.set(full);
+    }
+
+    /// Whether a snapshot of so many bytes may be begun.
+    pub(super) fn check_space(&self, bytes: u64) -> Result<(), SnapshotFileError> {
+        self.0.check_space(&self.0.directory, bytes)
     }
 
     /// The snapshots of a group, the newest first; those that were refused are not among them.
@@ -220,6 +235,27 @@ impl Snapshots {
 impl Shared {
     fn path(&self, name: Name) -> PathBuf {
         self.directory.join(format!("{}.snap", name.to_text()))
+    }
+
+    /// Whether so many bytes can be written without what is to stay free.
+    fn check_space(&self, path: &Path, bytes: u64) -> Result<(), SnapshotFileError> {
+        let failed = |error| SnapshotFileError::io("look at", &self.directory, error);
+        let stat = rustix::fs::statvfs(&self.directory);
+        let stat = stat.map_err(|errno| failed(io::Error::from(errno)))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let reserve_bytes = match self.full.get() {
+            true => self.options.reserve_bytes_full,
+            false => self.options.reserve_bytes,
+        };
+        let needed_bytes = bytes.saturating_add(reserve_bytes);
+        if free < needed_bytes {
+            return Err(SnapshotFileError::Full {
+                path: path.to_owned(),
+                needed_bytes,
+                error: io::ErrorKind::StorageFull.into(),
+            });
+        }
+        Ok(())
     }
 
     /// The newest first.

@@ -99,21 +99,8 @@ impl Part {
         Ok(())
     }
 
-    /// Whether a piece can be written without what is to stay free.
     fn check_space(&self) -> Result<(), SnapshotFileError> {
-        let failed = |error| SnapshotFileError::io("look at", &self.shared.directory, error);
-        let stat = rustix::fs::statvfs(&self.shared.directory);
-        let stat = stat.map_err(|errno| failed(io::Error::from(errno)))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let needed_bytes = (PIECE as u64).saturating_add(self.shared.options.reserve_bytes);
-        if free < needed_bytes {
-            return Err(SnapshotFileError::Full {
-                path: self.path.clone(),
-                needed_bytes,
-                error: io::ErrorKind::StorageFull.into(),
-            });
-        }
-        Ok(())
+        self.shared.check_space(&self.path, PIECE as u64)
     }
 
     /// Writes the rest, makes all of it durable, and gives the file its name.
