@@ -40,7 +40,7 @@ const PASSES_MAX: u32 = 8;
 /// A write of so many bytes is given to the kernel at once: the device works on it while the thread makes
 /// the next one ready, and writes that came together would be merged and done together.
 const PROMPT_BYTES_MIN: usize = 512 << 10;
-/// A write of so few bytes goes behind all that is asked for before the same call, such as the frames that take
+/// A write of so few bytes, and not a part of more, goes behind all that is asked for before the same call, such as the frames that take
 /// the same entries to followers: their disks have them later than this one in any case.
 const LATE_BYTES_MAX: usize = 16 << 10;
 /// Marks the completion of a cancellation, for which nobody waits.
@@ -119,7 +119,7 @@ impl Ring {
         }))
     }
 
-    /// Writes to a file: how many bytes.
+    /// Writes to a file, as a part of so many bytes that are written together: how many bytes.
     ///
     /// # Safety
     ///
@@ -129,9 +129,15 @@ impl Ring {
         unsafe_code,
         reason = "the kernel reads the bytes while the future lives"
     )]
-    pub(super) unsafe fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Operation {
+    pub(super) unsafe fn write_at(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: &[u8],
+        at: u64,
+        whole_bytes: usize,
+    ) -> Operation {
         let entry = opcode::Write::new(raw(file), bytes.as_ptr(), length(bytes.len())).offset(at);
-        let late = bytes.len() <= LATE_BYTES_MAX;
+        let late = whole_bytes <= LATE_BYTES_MAX;
         let operation = self.begin(entry.build(), late);
         if bytes.len() >= PROMPT_BYTES_MIN {
             self.shared.enter(false);
@@ -150,7 +156,7 @@ impl Ring {
         at: u64,
     ) -> io::Result<usize> {
         // SAFETY: awaited here, while the bytes are borrowed.
-        let written = unsafe { self.write_at(file, bytes, at) };
+        let written = unsafe { self.write_at(file, bytes, at, bytes.len()) };
         written.await
     }
 
@@ -475,8 +481,9 @@ mod tests {
     use super::super::executor;
     use super::*;
 
-    /// What comes out of a socket into which so much was written, and then one byte sent, before one call.
-    async fn written_then_sent(bytes: usize) -> Vec<u8> {
+    /// What comes out of a socket into which so much was written, as a part of more, and then one byte sent,
+    /// before one call.
+    async fn written_then_sent(bytes: usize, whole_bytes: usize) -> Vec<u8> {
         let (one, other) = UnixStream::pair().unwrap();
         let ring = Ring::start().unwrap();
         let written = vec![b'w'; bytes];
@@ -484,7 +491,7 @@ mod tests {
         #[expect(unsafe_code, reason = "operations trust that they are not leaked")]
         // SAFETY: the futures are awaited here, with their memory.
         unsafe {
-            let write = ring.write_at(one.as_fd(), &written, 0);
+            let write = ring.write_at(one.as_fd(), &written, 0, whole_bytes);
             let send = ring.send(one.as_fd(), b"s");
             assert_eq!(write.await.unwrap(), bytes);
             assert_eq!(send.await.unwrap(), 1);
@@ -497,15 +504,17 @@ mod tests {
     }
 
     #[test]
-    fn a_small_write_goes_behind_what_is_sent_and_a_large_one_in_its_turn() {
+    fn a_small_write_goes_behind_what_is_sent_and_a_large_one_and_its_parts_in_their_turn() {
         let executor = executor::builder(Placement::Unbound).make().unwrap();
         executor.run(executor::awake(async {
             for bytes in [1, LATE_BYTES_MAX] {
-                let out = written_then_sent(bytes).await;
+                let out = written_then_sent(bytes, bytes).await;
                 assert_eq!(out[0], b's', "{bytes} bytes go first");
             }
-            let out = written_then_sent(LATE_BYTES_MAX + 1).await;
-            assert_eq!(out[LATE_BYTES_MAX + 1], b's');
+            for bytes in [1, LATE_BYTES_MAX + 1] {
+                let out = written_then_sent(bytes, LATE_BYTES_MAX + 1).await;
+                assert_eq!(out[bytes], b's', "{bytes} bytes of more go last");
+            }
         }));
     }
 
@@ -519,7 +528,7 @@ mod tests {
             #[expect(unsafe_code, reason = "operations trust that they are not leaked")]
             // SAFETY: the futures are awaited here, with their memory.
             let writes: Vec<_> = (0..2 * ENTRIES + 1)
-                .map(|_| unsafe { ring.write_at(null.as_fd(), b"w", 0) })
+                .map(|_| unsafe { ring.write_at(null.as_fd(), b"w", 0, 1) })
                 .collect();
             for write in writes {
                 assert_eq!(write.await.unwrap(), 1);

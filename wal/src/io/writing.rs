@@ -38,9 +38,10 @@ impl Writing {
         encode: impl FnOnce(usize, &mut dyn FnMut(usize, &[u8])),
     ) -> Self {
         let mut parts = Vec::new();
+        let whole_bytes = buffer.len();
         let mut begin = |part: &[u8], from: usize| {
             let file = file.as_deref();
-            parts.extend(file.map(|file| write(ring, file, part, at + from as u64)));
+            parts.extend(file.map(|file| write(ring, file, part, at + from as u64, whole_bytes)));
         };
         let to = buffer.as_bytes_mut();
         // What was not given to the kernel yet, but for the start.
@@ -86,7 +87,8 @@ impl Writing {
 
     /// Its segment is ready.
     pub(super) fn give(&mut self, file: Rc<DmaFile>) {
-        let whole = write(&self.ring, &file, self.buffer.as_bytes(), self.at);
+        let bytes = self.buffer.as_bytes();
+        let whole = write(&self.ring, &file, bytes, self.at, bytes.len());
         self.parts.push(whole);
         self.file = Some(file);
     }
@@ -111,9 +113,16 @@ impl Writing {
     unsafe_code,
     reason = "the kernel reads the bytes, and glommio's files do not implement AsFd"
 )]
-fn write(ring: &Ring, file: &DmaFile, bytes: &[u8], at: u64) -> (Operation, usize) {
+fn write(
+    ring: &Ring,
+    file: &DmaFile,
+    bytes: &[u8],
+    at: u64,
+    whole_bytes: usize,
+) -> (Operation, usize) {
     // SAFETY: the file owns the descriptor and is borrowed meanwhile.
     let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
     // SAFETY: the operation is dropped before the buffer, and nobody leaks a `Writing`.
-    (unsafe { ring.write_at(file, bytes, at) }, bytes.len())
+    let written = unsafe { ring.write_at(file, bytes, at, whole_bytes) };
+    (written, bytes.len())
 }
