@@ -106,3 +106,48 @@ fn of_log(log: &RecoveredLog) -> Newest {
         damaged: log.damage.is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use engine::config::{NodeAddress, Options};
+    use engine::io::identity::Place;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_came_back_without_its_data_does_not_hold_nothing_but_lacks_all() {
+        let scratch = std::env::temp_dir().join(format!("drakkar-newest-{}", std::process::id()));
+        fs::create_dir_all(&scratch).unwrap();
+        let mut options = Options {
+            node_id: 1,
+            data_dir: scratch.display().to_string(),
+            ..Options::default()
+        };
+        options.cluster.id = "test".to_owned();
+        options.cluster.nodes = vec![NodeAddress {
+            id: 1,
+            host: "127.0.0.1".to_owned(),
+            client_port: 7000,
+            peer_port: 8000,
+            admin_port: 0,
+        }];
+        let config = options.validate().unwrap();
+        let place = Place::of(&fs::metadata(&scratch).unwrap());
+        let mut record = Record::new(5, place, Vec::new());
+        let damaged = |record: &Record| {
+            let newest = read(&config, &scratch, record).unwrap();
+            let groups = newest.len();
+            (newest.values().filter(|it| it.damaged).count(), groups)
+        };
+        let groups = config.cluster.groups as usize;
+        assert_eq!(damaged(&record), (0, groups));
+        record.condition = Condition::Rejoined;
+        assert_eq!(damaged(&record), (groups, groups));
+        // Files that say nothing of votes are no more than that.
+        fs::create_dir_all(scratch.join("shard-0/snapshots")).unwrap();
+        assert_eq!(damaged(&record), (groups, groups));
+        fs::remove_dir_all(&scratch).unwrap();
+    }
+}
