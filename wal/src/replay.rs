@@ -184,6 +184,7 @@ impl Replay {
             _ => Err(Stop {
                 part,
                 offset: BLOCK,
+                end: BLOCK,
                 rotten: !unwritten,
                 itself: true,
                 torn: false,
@@ -199,16 +200,24 @@ impl Replay {
         area: Area<'_>,
         mut from: usize,
     ) -> Result<Option<Stop>, ReplayError> {
+        // Where a life was to begin, and where what is before it ends.
+        let mut begun: Option<(usize, usize)> = None;
         loop {
-            let Some(stop) = self.follow(part, area, from)? else {
+            let Some(mut stop) = self.follow(part, area, from)? else {
                 return Ok(None);
             };
+            if let Some((at, end)) = begun
+                && stop.offset == at
+            {
+                stop.end = end;
+            }
             let flushes = flushes_of(self.parts[part].id, self.options.instance, area.bytes);
             let behind = flushes.filter(|(at, _)| *at > stop.offset);
             let next = self.parts[part].lives.begun(self.number.next(), behind);
             let Some(next) = next else {
                 return Ok(Some(stop));
             };
+            begun = Some((next, stop.end));
             from = next;
         }
     }
@@ -226,6 +235,7 @@ impl Replay {
             let stop = |rotten, torn| Stop {
                 part,
                 offset,
+                end: offset,
                 rotten,
                 itself: false,
                 torn,
@@ -273,6 +283,7 @@ impl Replay {
         Ok(area.is_cut_off().then_some(Stop {
             part,
             offset,
+            end: offset,
             rotten: true,
             itself: false,
             torn: true,
@@ -360,7 +371,7 @@ impl Replay {
             if !(stop.itself || none) {
                 self.end = Some(Link {
                     segment,
-                    end: stop.offset as u64,
+                    end: stop.end as u64,
                 });
             }
             self.given = self.parts.len();

@@ -9,6 +9,9 @@ use crate::{FlushNumber, SegmentId};
 pub(crate) struct Stop {
     pub(crate) part: usize,
     pub(crate) offset: usize,
+    /// Where the log ends if it is cut here: in front of what an earlier start left behind, if later lives were
+    /// to begin behind that, and none did.
+    pub(crate) end: usize,
     /// Some sector of it is neither right nor what it was before.
     pub(crate) rotten: bool,
     /// It may be whole although its segment's header is not.
