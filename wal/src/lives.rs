@@ -34,16 +34,16 @@ impl Lives {
         later.any(|(_, &least)| least <= header.number)
     }
 
-    /// Where among these flushes a later life begins with this number.
+    /// Where a later life begins with this number: with the first of these flushes that is not older. If others
+    /// stand in front of it, the disk has put it elsewhere.
     pub(crate) fn begun(
         &self,
         number: FlushNumber,
-        mut flushes: impl Iterator<Item = (usize, FlushHeader)>,
+        flushes: impl Iterator<Item = (usize, FlushHeader)>,
     ) -> Option<usize> {
-        let begins = |header: &FlushHeader| header.life > 0 && header.opens;
-        let begun = flushes
-            .find(|(_, header)| header.number == number && begins(header) && !self.is_dead(header));
-        begun.map(|(offset, _)| offset)
+        let mut alive = flushes.filter(|(_, it)| it.number >= number && !self.is_dead(it));
+        let (offset, first) = alive.next()?;
+        (first.number == number && first.life > 0 && first.opens).then_some(offset)
     }
 
     fn next(&self) -> u16 {

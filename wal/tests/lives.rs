@@ -328,6 +328,24 @@ fn what_rots_of_a_life_is_missed_and_what_was_dead_stays_so() {
 }
 
 #[test]
+fn the_first_flush_of_a_life_that_the_disk_put_elsewhere_is_missed() {
+    let mut story = Story::new(false);
+    let found = story.disk.replay();
+    let rest = found.rest.unwrap();
+    let mut writer = found.writer;
+    writer.resume(rest);
+    let record = story.next(2, 100);
+    let (at, bytes) = story.encode(&mut writer, &[record]);
+    writer.written(at.number);
+    let mut stray = at;
+    stray.offset = rest.offset + rest.bytes - bytes.len() as u64;
+    story.disk.write(&stray, &bytes, |_| true);
+    story.durable(&mut writer, 2);
+    let found = story.disk.replay();
+    assert!(found.groups[&GROUP].damage.is_some(), "{:?}", found.lost);
+}
+
+#[test]
 fn the_file_that_was_made_ready_becomes_the_first_segment_of_the_next_start() {
     let mut story = Story::new(false);
     let mut writer = story.disk.replay().writer;
