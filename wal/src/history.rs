@@ -8,7 +8,7 @@ use crate::index::Location;
 use crate::positions::{Positions, Slot};
 use crate::recovered::RecoveredLog;
 use crate::standing::{Note, Standing};
-use crate::{Entry, HardState, LogIndex, Term};
+use crate::{Entry, EntryKind, HardState, LogIndex, Term};
 
 /// The log of one group as its records tell it.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(crate) struct History {
     /// The newest readable entries, as many as fit the cache.
     cache: BTreeMap<LogIndex, Entry>,
     cache_bytes: usize,
+    /// The readable ones that change the group's members.
+    memberships: BTreeMap<LogIndex, Entry>,
     /// Flushes were lost whose contents nobody names, and the group's entries were not heard of since.
     unsure: bool,
     /// What was committed before they were lost: entries up to here were not replaced since.
@@ -157,6 +159,11 @@ impl History {
     }
 
     fn keep(&mut self, entry: Entry, cache_max: usize) {
+        if entry.kind == EntryKind::Membership {
+            self.memberships.insert(entry.index, entry.clone());
+        } else if !self.memberships.is_empty() {
+            self.memberships.remove(&entry.index);
+        }
         self.cache_bytes += entry.payload.len();
         if let Some(replaced) = self.cache.insert(entry.index, entry) {
             self.cache_bytes -= replaced.payload.len();
@@ -190,6 +197,7 @@ impl History {
             }
             self.cache_bytes -= oldest.remove().payload.len();
         }
+        self.memberships = self.memberships.split_off(&index.next());
     }
 
     /// The snapshot that the log began behind is gone, and so is what it held behind an older one.
@@ -266,6 +274,8 @@ impl History {
     /// What stood at these positions may have been replaced by what was lost.
     fn forget(&mut self, first: LogIndex, last: LogIndex) {
         self.positions.lose(first, last);
+        self.memberships
+            .retain(|&index, _| index < first || index > last);
         let mut behind = self.cache.split_off(&first);
         let mut kept = behind.split_off(&last.next());
         self.cache.append(&mut kept);
@@ -296,6 +306,12 @@ impl History {
                 log.terms.push((log.last, term));
             }
             places.push((log.last, location));
+        }
+        // Those behind a gap count once what is missing before them is there.
+        self.memberships.split_off(&log.last.next());
+        if found {
+            let memberships = core::mem::take(&mut self.memberships);
+            log.memberships = memberships.into_values().collect();
         }
         log.damage = self.damage(log.last);
         let spares = self.cache.split_off(&log.last.next());

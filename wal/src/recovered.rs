@@ -57,6 +57,8 @@ pub struct RecoveredLog {
     pub last: LogIndex,
     /// The newest entries, as many as fit the cache, ending at `last`.
     pub tail: Vec<Entry>,
+    /// The changes of the group's members that the log holds, oldest first.
+    pub memberships: Vec<Entry>,
     /// What is missing, if anything is; the rest describes what is there without a gap.
     pub damage: Option<Damage>,
 }

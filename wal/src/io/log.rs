@@ -56,6 +56,9 @@ pub enum LogError {
         needed_bytes: u64,
         error: io::Error,
     },
+    /// What has to be durable before a flush is not.
+    #[error("{reason}")]
+    Beside { reason: String },
     #[error("the log has failed before and takes nothing any more: restart the node")]
     Failed,
 }
