@@ -84,6 +84,7 @@ fn group(id: u64, groups: u64) -> GroupOptions {
     GroupOptions {
         group: GroupId::from_raw(id),
         members: (1..=NODES).map(member).collect(),
+        noted: None,
         slots,
         preferred: Some(NodeId::from_raw(leader(id))),
         recovered: RecoveredLog::default(),

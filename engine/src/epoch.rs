@@ -14,6 +14,11 @@ pub fn of(term: Term) -> u64 {
     term.to_raw() >> EPOCH_SHIFT
 }
 
+/// Terms of an epoch are none below.
+pub fn first_term(epoch: u64) -> Term {
+    Term::from_raw(epoch << EPOCH_SHIFT)
+}
+
 /// What is to be assumed of a group of which a node found `log`, or nothing. `unmentioned` is what the
 /// whole log says of groups that it does not mention. On a node that replaces one whose data were lost
 /// (`rejoined`), a group is lost until the first flush that says what is missing: what says nothing
@@ -63,7 +68,7 @@ pub fn begin(log: RecoveredLog, epoch: u64, newest: Option<(LogIndex, Term)>) ->
 /// taken for what is said now. Nobody stands in the first term, so it need not be durable.
 fn in_epoch(mut log: RecoveredLog, epoch: u64) -> RecoveredLog {
     assert!(epoch <= EPOCH_MAX, "epoch {epoch}");
-    let first = Term::from_raw(epoch << EPOCH_SHIFT);
+    let first = first_term(epoch);
     if log.hard_state.term < first {
         log.hard_state.term = first;
         log.hard_state.vote = None;

@@ -3,10 +3,10 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use net::peer::{EntryHead, Envelope, MessageBody, Payloads};
-use wal::{Entry, EntryKind, GroupId, LogIndex, Payload, Term};
+use net::peer::{ElectorateBody, EntryHead, Envelope, MessageBody, Payloads};
+use wal::{Entry, EntryKind, GroupId, LogIndex, Payload, ReplicaId, Term};
 
-use crate::raft::{Message, Pace};
+use crate::raft::{Electorate, Membership, Message, Pace};
 
 /// The message without its payloads, which [`payloads`] yields in the order of the entries.
 ///
@@ -122,6 +122,7 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             after,
             after_term,
             common,
+            ref electorate,
             ref entries,
         } => MessageBody::Repaired {
             term: term.to_raw(),
@@ -132,6 +133,7 @@ pub fn envelope(group: GroupId, message: &Message) -> Envelope {
             after: after.to_raw(),
             after_term: after_term.map(Term::to_raw),
             common: common.map(|(index, term)| (index.to_raw(), term.to_raw())),
+            electorate: told(electorate),
             entries: entries.iter().map(head).collect(),
         },
     };
@@ -261,6 +263,7 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             after,
             after_term,
             common,
+            electorate,
             entries,
         } => Message::Repaired {
             term: Term::from_raw(term),
@@ -271,10 +274,43 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             after: LogIndex::from_raw(after),
             after_term: after_term.map(Term::from_raw),
             common: common.map(position),
+            electorate: heard(electorate),
             entries: entries_of(&entries, &mut payloads)?,
         },
     };
     Some((group, message))
+}
+
+fn told(electorate: &Electorate) -> ElectorateBody {
+    let stamped = |list: &[(LogIndex, ReplicaId)]| {
+        let list = list.iter();
+        list.map(|(since, id)| (since.to_raw(), id.to_raw()))
+            .collect()
+    };
+    let voters = electorate.voters.iter().map(|voter| voter.to_raw());
+    ElectorateBody {
+        since: electorate.since.to_raw(),
+        newest: electorate.newest.to_raw(),
+        voters: voters.collect(),
+        others: stamped(&electorate.others),
+        observers: stamped(&electorate.observers),
+    }
+}
+
+fn heard(body: ElectorateBody) -> Electorate {
+    let stamped = |list: Vec<(u64, u32)>| {
+        let list = list.into_iter();
+        list.map(|(since, id)| (LogIndex::from_raw(since), ReplicaId::from_raw(id)))
+            .collect()
+    };
+    let voters = body.voters.into_iter().map(ReplicaId::from_raw);
+    Electorate {
+        since: LogIndex::from_raw(body.since),
+        newest: LogIndex::from_raw(body.newest),
+        voters: voters.collect(),
+        others: stamped(body.others),
+        observers: stamped(body.observers),
+    }
 }
 
 fn head(entry: &Entry) -> EntryHead {
@@ -301,10 +337,14 @@ fn entry(head: &EntryHead, payloads: &mut Payloads<'_>) -> Option<Entry> {
         2 => EntryKind::Membership,
         _ => return None,
     };
+    let payload = payloads.take(head.length);
+    if kind == EntryKind::Membership && Membership::decode(payload).is_err() {
+        return None;
+    }
     Some(Entry {
         term: Term::from_raw(head.term),
         index: LogIndex::from_raw(head.index),
         kind,
-        payload: Rc::from(payloads.take(head.length)),
+        payload: Rc::from(payload),
     })
 }

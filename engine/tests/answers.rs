@@ -57,6 +57,7 @@ impl Node {
         let group = GroupOptions {
             group: GROUP,
             members: vec![member],
+            noted: None,
             slots: (0, 16383),
             preferred: None,
             snapshot: None,

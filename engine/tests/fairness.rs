@@ -45,6 +45,7 @@ fn shard() -> Shard {
     let group = |id, slots| GroupOptions {
         group: GroupId::from_raw(id),
         members: (1..=3).map(member).collect(),
+        noted: None,
         slots,
         preferred: None,
         recovered: RecoveredLog::default(),

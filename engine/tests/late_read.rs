@@ -57,6 +57,7 @@ fn shard() -> Shard {
     let group = GroupOptions {
         group: GROUP,
         members: (1..=3).map(member).collect(),
+        noted: None,
         slots: (0, 16383),
         preferred: None,
         snapshot: None,

@@ -257,6 +257,7 @@ fn tells_of_a_loss(snapshot: Option<Snapshot>) -> bool {
     let group = GroupOptions {
         group: GROUP,
         members: (1..=3).map(member).collect(),
+        noted: None,
         slots: SLOTS,
         preferred: None,
         recovered: RecoveredLog {
@@ -331,6 +332,7 @@ fn a_thousand_damaged_directories_give_the_newest_good_state_or_tell_of_the_loss
                 index: it.header.index,
                 term: it.header.term,
                 state: it.state,
+                membership: it.membership,
             });
             assert_eq!(tells_of_a_loss(snapshot), found != Some(30), "{what}");
             match found {

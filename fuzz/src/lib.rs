@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use engine::batch::Batch;
 use engine::kv::Kv;
+use engine::raft::Membership;
 use engine::snapshot::{Decoder, Event, Verifier};
 use engine::state_machine::StateMachine;
 use net::Command;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("wal_record", wal_record),
     ("peer_body", peer_body),
     ("kv_chunk", kv_chunk),
+    ("membership", membership),
     ("snapshot", snapshot),
     ("snapshot_sealed", snapshot_sealed),
 ];
@@ -182,6 +184,14 @@ pub fn batch(bytes: &[u8]) {
     let payload = Payload::from(bytes);
     if let Ok(batch) = Batch::access(&payload) {
         batch.commands().for_each(command);
+    }
+}
+
+/// An entry that says who is in a group: what decodes encodes to itself.
+pub fn membership(bytes: &[u8]) {
+    if let Ok(membership) = Membership::decode(bytes) {
+        let again = membership.encode();
+        assert_eq!(Membership::decode(&again), Ok(membership));
     }
 }
 

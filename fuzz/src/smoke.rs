@@ -7,6 +7,7 @@ use std::path::Path;
 use drakkar_fuzz::{SEGMENT_BYTES, TARGETS};
 use engine::batch::{Batch, BatchBuilder};
 use engine::kv::Kv;
+use engine::raft::{self, Members};
 use engine::snapshot::{Compression, Encoder, Header, Member, MemberRole, Membership, machine};
 use engine::state_machine::StateMachine;
 use net::Command;
@@ -127,12 +128,26 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         }
         "peer_body" => bodies(),
         "kv_chunk" => vec![chunks(1 << 20).concat(), chunks(30).concat()],
+        "membership" => vec![membership()],
         "snapshot" | "snapshot_sealed" => vec![
             snapshot(Compression::None, 30),
             snapshot(Compression::Lz4, 1 << 20),
         ],
         _ => vec![],
     }
+}
+
+fn membership() -> Vec<u8> {
+    let id = wal::ReplicaId::from_raw;
+    let membership = raft::Membership {
+        members: Members {
+            voters: vec![id(1), id(2), id(4)],
+            observers: vec![id(5)],
+        },
+        addresses: vec![(id(4), "host4 6379 7379 9379".to_owned())],
+        removed: vec![id(3)],
+    };
+    membership.encode().to_vec()
 }
 
 fn hello() -> Vec<u8> {

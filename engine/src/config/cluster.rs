@@ -24,6 +24,35 @@ pub struct NodeAddress {
     pub admin_port: u16,
 }
 
+impl NodeAddress {
+    /// In one line, as entries of a log and data directories keep it.
+    pub fn text(&self) -> String {
+        let Self {
+            host,
+            client_port,
+            peer_port,
+            admin_port,
+            ..
+        } = self;
+        format!("{host} {client_port} {peer_port} {admin_port}")
+    }
+
+    /// Reads what [`NodeAddress::text`] wrote.
+    pub fn parse(id: u32, text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let host = parts.next().filter(|host| !host.is_empty())?;
+        let mut port = || parts.next()?.parse::<u16>().ok();
+        let address = Self {
+            id,
+            host: host.to_string(),
+            client_port: port().filter(|&port| port > 0)?,
+            peer_port: port().filter(|&port| port > 0)?,
+            admin_port: port()?,
+        };
+        parts.next().is_none().then_some(address)
+    }
+}
+
 /// What must be equal on all nodes of a cluster: compared by [`Config::fingerprint`] whenever two
 /// nodes meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +60,9 @@ pub struct ClusterOptions {
     /// Tells clusters apart that could reach each other by mistake.
     pub id: String,
     pub nodes: Vec<NodeAddress>,
+    /// With whom the groups were created, if members have come and gone since; else all nodes. Never read from
+    /// a file: the data directory knows.
+    pub founders: Vec<NodeAddress>,
     /// Threads of each node. Group `g` lives on shard `g % shards` of every node.
     pub shards: u16,
     /// Raft groups; group `g` of `n` owns slots `g * 16384 / n` up to the next group's first.
@@ -46,6 +78,7 @@ impl Default for ClusterOptions {
         Self {
             id: String::new(),
             nodes: Vec::new(),
+            founders: Vec::new(),
             shards: 1,
             groups: 6,
             election_timeout: Duration::from_millis(1000),
@@ -166,6 +199,15 @@ impl ClusterOptions {
     }
 
     /// Equal on two nodes exactly if the options of their cluster are (FNV-1a over their text).
+    /// With whom the groups were created.
+    pub fn founders(&self) -> &[NodeAddress] {
+        if self.founders.is_empty() {
+            &self.nodes
+        } else {
+            &self.founders
+        }
+    }
+
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hash = Fnv::new();
         hash.add(&self.id);
@@ -177,7 +219,7 @@ impl ClusterOptions {
         ] {
             hash.add(&number.to_string());
         }
-        let mut nodes: Vec<&NodeAddress> = self.nodes.iter().collect();
+        let mut nodes: Vec<&NodeAddress> = self.founders().iter().collect();
         nodes.sort_by_key(|node| node.id);
         for node in nodes {
             hash.add(&node.host);

@@ -493,10 +493,10 @@ impl Config {
             .map(GroupId::from_raw)
     }
 
-    /// The members of a group: all nodes, replica ids are node ids.
+    /// The members that groups are created with; replica ids are node ids.
     pub fn members(&self) -> Vec<Member> {
         self.cluster
-            .nodes
+            .founders()
             .iter()
             .map(|node| Member {
                 replica: wal::ReplicaId::from_raw(node.id),
@@ -508,7 +508,7 @@ impl Config {
 
     /// The node that should lead a group when all are well: leaders spread evenly.
     pub fn preferred_leader(&self, group: GroupId) -> NodeId {
-        let nodes = &self.cluster.nodes;
+        let nodes = self.cluster.founders();
         // Groups of one shard must not all prefer the same node.
         let turn = group.to_raw() / u32::from(self.cluster.shards)
             + group.to_raw() % u32::from(self.cluster.shards);

@@ -15,6 +15,7 @@ use super::executor::Executor;
 use super::gathered::Gathered;
 use super::log_admin;
 use super::mailbox::Letter;
+use super::member_admin;
 use super::metrics;
 use super::snapshot_admin;
 use super::socket::Socket;
@@ -128,6 +129,9 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
     if request.path == "/v1/snapshots" {
         return snapshot_admin::respond(executor, request).await;
     }
+    if request.path == "/v1/members" {
+        return member_admin::respond(executor, request).await;
+    }
     if request.method != "GET" {
         return Response::text(405, "only GET is answered here\n");
     }
@@ -160,7 +164,7 @@ async fn respond(executor: &Executor, request: &Request) -> Response {
         _ => Response::text(
             404,
             "not found; try /healthz, /readyz, /metrics, /v1/status, /v1/stages, /v1/membership, \
-             /v1/snapshots, /v1/snapshots/file, /v1/log, /v1/log/entries\n",
+             /v1/members, /v1/snapshots, /v1/snapshots/file, /v1/log, /v1/log/entries\n",
         ),
     }
 }

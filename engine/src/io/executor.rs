@@ -10,18 +10,22 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use glommio::Task;
 use glommio::timer::Timer;
 use net::Command;
 use net::peer::{Cause, Hello, Refusal, Refused, VERSION};
 use wal::io::{Log, LogError, Ring};
-use wal::{GroupId, NodeId};
+use wal::{GroupId, LogIndex, NodeId};
 
 use crate::config::Config;
+use crate::raft::{self, Change, ChangeError};
 use crate::shard::{
-    DiskState, Flush, GroupNews, Input, Outcome, Output, ReadLog, Shard, Stage, Token,
+    DiskState, Flush, GroupNews, Input, NewMembership, Outcome, Output, ReadLog, Shard, Stage,
+    Token,
 };
 use crate::{Clock, Time};
 
+use super::book::Book;
 use super::client::Clients;
 use super::clock::Origin;
 use super::fetcher::Fetcher;
@@ -59,7 +63,12 @@ pub(super) struct Executor {
     pub(super) clients: Clients,
     pub(super) routes: Arc<Routes>,
     pub(super) mailboxes: Arc<[Mailbox]>,
-    pub(super) links: BTreeMap<NodeId, Rc<Link>>,
+    pub(super) book: Arc<Book>,
+    links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
+    /// What runs them.
+    dialling: RefCell<BTreeMap<NodeId, Task<()>>>,
+    /// Of the book that they are of.
+    links_version: Cell<u64>,
     pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
     pub(super) ring: Rc<Ring>,
@@ -103,6 +112,7 @@ pub(super) struct Shared {
     pub(super) instance: u64,
     pub(super) register: Arc<Register>,
     pub(super) origin: Origin,
+    pub(super) book: Arc<Book>,
     pub(super) routes: Arc<Routes>,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) fate: Arc<Fate>,
@@ -113,16 +123,6 @@ impl Executor {
         let config = shared.config;
         shard.accounts_mut().counts_only = !config.stages;
         let sampler = Sampler::new(config.stages);
-        let own = config.node();
-        let limits = &config.limits;
-        let links = config
-            .cluster
-            .nodes
-            .iter()
-            .filter(|address| address.id != own.to_raw())
-            .map(|address| Link::new(address.clone(), limits))
-            .map(|link| (link.node, Rc::new(link)))
-            .collect();
         let shards = usize::from(config.cluster.shards);
         Self {
             clients: Clients::new(&config, index),
@@ -134,7 +134,10 @@ impl Executor {
             settle: Signal::default(),
             routes: shared.routes,
             mailboxes: shared.mailboxes,
-            links,
+            book: shared.book,
+            links: RefCell::default(),
+            dialling: RefCell::default(),
+            links_version: Cell::new(0),
             shard: RefCell::new(shard),
             output: RefCell::default(),
             ring: disk.ring,
@@ -244,6 +247,49 @@ impl Executor {
         self.requests.borrow_mut().get_mut(token).is_some()
     }
 
+    /// Dials the nodes that the book has, and no others.
+    pub(super) fn follow_book(self: &Rc<Self>) {
+        let version = self.book.version();
+        if self.links_version.replace(version) == version {
+            return;
+        }
+        let (nodes, own) = (self.book.nodes(), self.config.node_id);
+        let mut links = self.links.borrow_mut();
+        let mut dialling = self.dialling.borrow_mut();
+        links.retain(|node, link| {
+            let listed = nodes.iter().any(|it| *it == link.address);
+            if !listed {
+                // Whatever was asked of it is given up when its connection ends.
+                link.overdue(None, |token| self.lost(token, *node));
+                drop(dialling.remove(node));
+            }
+            listed
+        });
+        for address in nodes.iter().filter(|address| address.id != own) {
+            let node = NodeId::from_raw(address.id);
+            if links.contains_key(&node) {
+                continue;
+            }
+            let link = Rc::new(Link::new(address.clone(), &self.config.limits));
+            links.insert(node, link.clone());
+            let task = glommio::spawn_local(link.run(self.clone()));
+            dialling.insert(node, task);
+        }
+    }
+
+    /// Ends all connections that this shard dialled.
+    pub(super) fn stop_dialling(&self) {
+        drop(self.dialling.take());
+    }
+
+    pub(super) fn link(&self, node: NodeId) -> Option<Rc<Link>> {
+        self.links.borrow().get(&node).cloned()
+    }
+
+    pub(super) fn links(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().values().cloned().collect()
+    }
+
     /// Settles the shard whenever there was an input or its time has come.
     pub(super) async fn drive(self: Rc<Self>) {
         let mut timer: Option<(Time, Timer)> = None;
@@ -264,6 +310,7 @@ impl Executor {
                 }
             })
             .await;
+            self.follow_book();
             let clock = self.clock();
             let mut turn = self.sampler.turn(clock.now);
             let wake_at = self.settle_shard(clock, &mut turn, &mut output);
@@ -305,6 +352,14 @@ impl Executor {
     }
 
     fn hand_out(self: &Rc<Self>, turn: &mut Turn, output: &mut Output) {
+        if !output.memberships.is_empty()
+            && let Err(reason) = self.note(&std::mem::take(&mut output.memberships))
+        {
+            // What follows from them must not be: not in the log, and not with others.
+            self.disk_failed(Input::ReadFailed, LogError::Beside { reason });
+            output.flushes.clear();
+            output.messages.clear();
+        }
         for flush in output.flushes.drain(..) {
             self.append(flush, turn);
         }
@@ -323,13 +378,15 @@ impl Executor {
         if replies_first {
             self.reply(turn, output);
         }
+        let links = self.links.borrow();
         for (node, group, message) in output.messages.drain(..) {
-            match self.links.get(&node) {
+            match links.get(&node) {
                 Some(link) if self.register.speaks() => link.send(group, message),
                 Some(link) => link.dropped.set(link.dropped.get() + 1),
-                None => debug_assert!(false, "a message to node {node}, which is no peer"),
+                None => {} // it has come so lately, or is gone so long, that nobody here knows where it is
             }
         }
+        drop(links);
         for news in output.news.drain(..) {
             self.tell(news);
         }
@@ -377,6 +434,31 @@ impl Executor {
             }
         })
         .detach();
+    }
+
+    /// Makes durable who is in groups from now on, and dials who is new.
+    fn note(self: &Rc<Self>, memberships: &[NewMembership]) -> Result<(), String> {
+        for noted in memberships {
+            let (group, since) = (noted.group, noted.since.to_raw());
+            let raft::Members { voters, observers } = &noted.membership.members;
+            tracing::info!(event = "group.members", shard = self.index, %group, since, ?voters, ?observers);
+        }
+        let nodes = self.register.note(memberships)?;
+        self.book.set(nodes);
+        self.follow_book();
+        Ok(())
+    }
+
+    /// Changes who is in a group that is led here.
+    pub(super) fn change_members(
+        &self,
+        group: GroupId,
+        change: &Change,
+    ) -> Result<LogIndex, ChangeError> {
+        let output = &mut *self.output.borrow_mut();
+        let changed = (self.shard.borrow_mut()).change_members(group, change, output);
+        self.settle.raise();
+        changed
     }
 
     /// Counts one passage of a stage.
@@ -428,7 +510,7 @@ impl Executor {
     }
 
     fn leads_any(&self) -> bool {
-        if self.links.is_empty() {
+        if self.links.borrow().is_empty() {
             return false;
         }
         let shard = self.shard.borrow();
@@ -563,7 +645,8 @@ impl Executor {
                 (status, hash)
             })
             .collect();
-        let peers = self.links.values().map(|link| PeerStatus {
+        let links = self.links();
+        let peers = links.iter().map(|link| PeerStatus {
             node: link.node,
             connected: link.connected.get(),
             queue_bytes: link.queue_bytes(),
@@ -593,7 +676,7 @@ impl Executor {
             from: self.config.node().to_raw(),
             to: to.to_raw(),
             shard: u32::from(self.index),
-            version_min: 1,
+            version_min: VERSION,
             version_max: VERSION,
             instance: self.instance,
             fingerprint: self.config.fingerprint(),

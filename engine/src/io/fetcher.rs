@@ -159,10 +159,17 @@ impl Executor {
         let Restored {
             state,
             header,
+            membership,
             summary,
         } = loading.await?;
         let newest = NewestSnapshot::of(&header, &summary);
-        Ok((Snapshot { index, term, state }, newest))
+        let snapshot = Snapshot {
+            index,
+            term,
+            state,
+            membership,
+        };
+        Ok((snapshot, newest))
     }
 
     /// Goes on with what was kept of the same snapshot, or begins.
@@ -204,11 +211,11 @@ impl Executor {
         fetch: FetchSnapshot,
         receiver: &mut Receiver,
     ) -> Result<(), FetchError> {
-        let link = self.links.get(&fetch.from).ok_or(FetchError::Stranger)?;
+        let link = self.link(fetch.from).ok_or(FetchError::Stranger)?;
         let mut attempts = 0;
         loop {
             let before = receiver.offset();
-            let error = match self.pull(link, fetch, receiver).await {
+            let error = match self.pull(&link, fetch, receiver).await {
                 Err(FetchError::Peer(error)) => error,
                 ended => return ended,
             };

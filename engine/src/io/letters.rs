@@ -108,6 +108,11 @@ impl Executor {
                 from,
                 answer,
             } => self.read_log(group, from, answer),
+            Letter::Members {
+                group,
+                wish,
+                answer,
+            } => answer(self.change(group, &wish)),
             Letter::Inspect(answer) => answer(self.status()),
             Letter::Stop => {
                 if !self.stopping.replace(true) {

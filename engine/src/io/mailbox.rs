@@ -15,6 +15,7 @@ use crate::shard::{Outcome, Token};
 
 use super::handle::{Commands, Completion};
 use super::log_admin::LogAnswer;
+use super::member_admin::{ChangeAnswer, Wish};
 use super::snapshots::SnapshotFile;
 use super::status::ShardStatus;
 use super::taker::SnapshotAnswer;
@@ -49,6 +50,12 @@ pub(super) enum Letter {
         group: GroupId,
         from: LogIndex,
         answer: LogAnswer,
+    },
+    /// Wants other members of a group.
+    Members {
+        group: GroupId,
+        wish: Wish,
+        answer: ChangeAnswer,
     },
     /// Asks how the shard is.
     Inspect(Box<dyn FnOnce(ShardStatus) + Send>),
@@ -102,6 +109,7 @@ impl Letter {
             | Self::ListSnapshots(_)
             | Self::ReadSnapshot { .. }
             | Self::ReadLog { .. }
+            | Self::Members { .. }
             | Self::Inspect(_)
             | Self::Stop
             | Self::Abort => 0,
@@ -119,6 +127,7 @@ impl fmt::Debug for Letter {
             Self::ListSnapshots(_) => "ListSnapshots",
             Self::ReadSnapshot { .. } => "ReadSnapshot",
             Self::ReadLog { .. } => "ReadLog",
+            Self::Members { .. } => "Members",
             Self::Inspect(_) => "Inspect",
             Self::Stop => "Stop",
             Self::Abort => "Abort",

@@ -4,6 +4,7 @@
 mod admin;
 mod allowance;
 mod answers;
+mod book;
 mod client;
 mod clock;
 pub mod config_file;
@@ -19,6 +20,7 @@ mod inbound;
 mod letters;
 mod log_admin;
 mod mailbox;
+mod member_admin;
 mod memory;
 mod metrics;
 mod node;

@@ -12,6 +12,7 @@ use wal::io::{DataDirectory, DirectoryError, LogError, Ring, executor};
 use crate::config::Config;
 
 use super::allowance::Allowance;
+use super::book::Book;
 use super::clock::{Origin, unix_micros};
 use super::executor::Shared;
 use super::handle::Handle;
@@ -145,7 +146,7 @@ impl Node {
         };
         let start = unix_micros().rotate_left(16) ^ u64::from(std::process::id());
         let path = directory.path().to_owned();
-        let register = Register::new(config.node_id, path, record, start);
+        let register = Register::new(&config.cluster, config.node_id, path, record, start);
         if !register.speaks() {
             tracing::info!(
                 event = "node.begins",
@@ -173,6 +174,7 @@ impl Node {
             instance,
             register: Arc::new(register),
             origin: Origin::now(),
+            book: Arc::new(Book::new(&config.cluster.nodes)),
             routes: Arc::new(Routes::new(config.cluster.groups)),
             mailboxes: mailboxes.into(),
             fate: Arc::default(),
@@ -383,9 +385,7 @@ async fn run(start: Start) {
         glommio::spawn_local(executor.clone().let_go_on()),
         glommio::spawn_local(inbound::accept(executor.clone(), socket::adopt(peers))),
     ];
-    for link in executor.links.values() {
-        fibers.push(glommio::spawn_local(link.clone().run(executor.clone())));
-    }
+    executor.follow_book();
     let accept = client::accept(executor.clone(), socket::adopt(clients));
     executor.clients.accept_by(glommio::spawn_local(accept));
     if let Some(admin) = admin {
@@ -397,6 +397,7 @@ async fn run(start: Start) {
     drop(ready.send(Ok(index)));
     executor.ended().await;
     drop(fibers);
+    executor.stop_dialling();
     executor.clients.refuse().await;
     executor.hang_up();
     executor.close_log().await;

@@ -59,7 +59,7 @@ impl Executor {
     }
 
     pub(super) fn give_up_overdue(&self, now: Time) {
-        for link in self.links.values() {
+        for link in self.links() {
             link.overdue(Some(now), |token| self.lost(token, link.node));
         }
     }

@@ -91,7 +91,7 @@ impl Executor {
         }
         let group = request.group;
         // It is no peer if somebody thinks that this node leads, which just said that it does not.
-        let link = self.links.get(&leader);
+        let link = self.link(leader);
         let first = !self.parked.borrow().holds(group);
         if let Some(link) = link.filter(|_| first && request.hops < HOPS_MAX) {
             let patience = self.config.request_timeout + self.config.cluster.election_timeout;
@@ -141,7 +141,7 @@ impl Executor {
             let left = self.parked.borrow_mut().take(clock.now, |group| {
                 let leader = self.shard.borrow().leader(group);
                 leader.is_some_and(|leader| {
-                    let link = self.links.get(&leader);
+                    let link = self.link(leader);
                     link.is_none_or(|link| link.connected.get())
                 })
             });

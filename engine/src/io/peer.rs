@@ -81,7 +81,7 @@ impl<T> From<glommio::GlommioError<T>> for PeerError {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) node: NodeId,
-    address: NodeAddress,
+    pub(super) address: NodeAddress,
     queue: RefCell<Queue>,
     bytes_max: usize,
     frame_bytes_max: usize,

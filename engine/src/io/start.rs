@@ -65,6 +65,7 @@ pub(super) async fn open_shard(
         GroupOptions {
             group,
             members: config.members(),
+            noted: shared.register.noted(group),
             slots: config.slots_of_group(group),
             preferred: Some(config.preferred_leader(group)),
             recovered: epoch::begin(log, shared.register.standing().epoch, newest),
@@ -144,6 +145,7 @@ async fn load(
         let Some(Restored {
             state,
             header,
+            membership,
             summary,
         }) = restored
         else {
@@ -153,7 +155,13 @@ async fn load(
         tracing::info!(event = "snapshot.loaded", shard = index, %group, index = header.index.to_raw(), bytes = summary.bytes, keys = header.items);
         newest.insert(group, NewestSnapshot::of(&header, &summary));
         let (index, term) = (header.index, header.term);
-        states.insert(group, Snapshot { index, term, state });
+        let snapshot = Snapshot {
+            index,
+            term,
+            state,
+            membership,
+        };
+        states.insert(group, snapshot);
     }
     progress.cancel().await;
     if !groups.is_empty() {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use wal::{GroupId, LogIndex, NodeId};
+use wal::{GroupId, LogIndex, NodeId, ReplicaId};
 
 use crate::config::Config;
-use crate::raft::Role;
+use crate::raft::{Members, Role};
 use crate::shard::{Accounts, DiskState, DiskStatus, GroupStatus};
 
 /// One shard.
@@ -171,10 +171,17 @@ fn group_json(
         .iter()
         .map(|(node, index)| format!("{{\"node\":{node},\"matched\":{index}}}"))
         .collect();
+    let list = |replicas: &[ReplicaId]| -> String {
+        let ids: Vec<String> = replicas.iter().map(ToString::to_string).collect();
+        ids.join(",")
+    };
+    let Members { voters, observers } = &status.members;
+    let (voters, observers) = (list(voters), list(observers));
     let text = format!(
         "{{\"group\":{},\"shard\":{shard},\"role\":\"{}\",\"leader\":{leader},\"term\":{},\
          \"commit\":{},\"applied\":{},\"last\":{},\"persisted\":{},\"keys\":{},\
-         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"repairs\":{},\"waits_for\":[{}],\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}]}}",
+         \"floor\":{},\"snapshot\":{snapshot},\"fetching\":{fetching},\"health\":\"{}\",\"repairs\":{},\"waits_for\":[{}],\"state_hash\":{{\"index\":{},\"hash\":\"{:016x}\"}},\"followers\":[{}],\
+         \"voters\":[{voters}],\"observers\":[{observers}],\"members_since\":{}}}",
         status.group,
         role_name(status.role),
         status.term,
@@ -190,6 +197,7 @@ fn group_json(
         hash.0,
         hash.1,
         matched.join(","),
+        status.members_since,
     );
     (status.group.to_raw(), text)
 }

@@ -15,7 +15,7 @@ use wal::{GroupId, LogIndex};
 
 use crate::Time;
 use crate::shard::{BegunSnapshot, DiskState, Input};
-use crate::snapshot::{Header, Member, MemberRole, Membership, Summary, machine};
+use crate::snapshot::{Header, Membership, Summary, machine};
 
 use super::executor::Executor;
 use super::snapshots::SnapshotFileError;
@@ -283,10 +283,11 @@ async fn take(executor: Rc<Executor>, begun: BegunSnapshot) {
 }
 
 async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapshot, TakeError> {
-    let header = header(executor, begun);
+    let group = begun.group;
+    let header = header(executor, &begun);
     if executor.log.is_full() {
         let newest = executor.taker.newest.borrow();
-        let likely_bytes = newest.get(&begun.group).map_or(0, |newest| newest.bytes);
+        let likely_bytes = newest.get(&group).map_or(0, |newest| newest.bytes);
         // It may have become smaller since.
         executor.snapshots.check_space(likely_bytes / 2)?;
     }
@@ -296,7 +297,6 @@ async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapsh
     let mut chunk = Vec::new();
     loop {
         chunk.clear();
-        let group = begun.group;
         let bytes = match held_bytes > held_bytes_max / 2 {
             // Faster, before it has to be given up.
             true => 4 * CHUNK_BYTES,
@@ -325,17 +325,9 @@ async fn write(executor: &Executor, begun: BegunSnapshot) -> Result<NewestSnapsh
     Ok(NewestSnapshot::of(&header, &summary))
 }
 
-fn header(executor: &Executor, begun: BegunSnapshot) -> Header {
+fn header(executor: &Executor, begun: &BegunSnapshot) -> Header {
     let config = &executor.config;
-    let members = config.members().into_iter().map(|member| Member {
-        replica: member.replica,
-        node: member.node,
-        role: if member.voter {
-            MemberRole::Voter
-        } else {
-            MemberRole::Observer
-        },
-    });
+    let (since, membership) = &begun.membership;
     Header {
         compression: config.snapshot.compression,
         cluster: config.cluster.id.clone(),
@@ -343,10 +335,7 @@ fn header(executor: &Executor, begun: BegunSnapshot) -> Header {
         group: begun.group,
         index: begun.index,
         term: begun.term,
-        membership: Membership {
-            members: members.collect(),
-            ..Membership::default()
-        },
+        membership: Membership::of(*since, membership),
         machine: machine::KV,
         items: begun.keys,
         created_unix_ms: begun.unix_ms,

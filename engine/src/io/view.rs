@@ -17,7 +17,8 @@ pub(super) fn topology(executor: &Executor) -> Topology {
     let cluster = &config.cluster;
     let own = config.node();
     let mut endpoints = Vec::new();
-    for node in &cluster.nodes {
+    let nodes = executor.book.nodes();
+    for node in nodes.iter() {
         for shard in 0..cluster.shards {
             let id = NodeId::from_raw(node.id);
             endpoints.push(Endpoint {
@@ -25,19 +26,12 @@ pub(super) fn topology(executor: &Executor) -> Topology {
                 host: node.host.clone(),
                 port: node.client_port + shard,
                 peer_port: node.peer_port + shard,
-                connected: id == own
-                    || executor
-                        .links
-                        .get(&id)
-                        .is_some_and(|link| link.connected.get()),
+                connected: id == own || executor.link(id).is_some_and(|link| link.connected.get()),
             });
         }
     }
     let endpoint_of = |node: u32, shard: u16| {
-        let position = cluster
-            .nodes
-            .iter()
-            .position(|address| address.id == node)?;
+        let position = nodes.iter().position(|address| address.id == node)?;
         Some(position * usize::from(cluster.shards) + usize::from(shard))
     };
     let ranges = (0..cluster.groups).map(GroupId::from_raw).map(|group| {
@@ -47,8 +41,7 @@ pub(super) fn topology(executor: &Executor) -> Topology {
             .routes
             .leader(group)
             .and_then(|node| endpoint_of(node.to_raw(), shard));
-        let replicas = cluster
-            .nodes
+        let replicas = nodes
             .iter()
             .filter_map(|node| endpoint_of(node.id, shard))
             .filter(|&endpoint| Some(endpoint) != leader)
@@ -63,7 +56,8 @@ pub(super) fn topology(executor: &Executor) -> Topology {
     let ranges = ranges.collect();
     Topology {
         endpoints,
-        own: endpoint_of(own.to_raw(), executor.index).expect("validated: this node is listed"),
+        // A node that has just left the book is about to end.
+        own: endpoint_of(own.to_raw(), executor.index).unwrap_or_default(),
         ranges,
         epoch: executor.routes.epoch(),
     }
@@ -73,15 +67,12 @@ pub(super) fn topology(executor: &Executor) -> Topology {
 pub(super) fn raft(executor: &Executor) -> RaftFacts {
     let config = &executor.config;
     let own = config.node();
-    let nodes = config.cluster.nodes.iter().map(|node| {
+    let nodes = executor.book.nodes();
+    let nodes = nodes.iter().map(|node| {
         let id = NodeId::from_raw(node.id);
         RaftNode {
             node: u64::from(node.id),
-            connected: id == own
-                || executor
-                    .links
-                    .get(&id)
-                    .is_some_and(|link| link.connected.get()),
+            connected: id == own || executor.link(id).is_some_and(|link| link.connected.get()),
             voting: true,
             host: node.host.clone(),
             port: node.peer_port + executor.index,

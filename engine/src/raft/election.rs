@@ -10,7 +10,15 @@ use super::{Message, Outbox, Raft, Role};
 impl Raft {
     /// Stands for election, with a pre-vote first if so configured.
     pub fn campaign(&mut self, out: &mut Outbox) {
-        if self.role == Role::Leader || !self.is_voter() {
+        if self.role == Role::Leader {
+            return;
+        }
+        if !self.is_voter() {
+            self.leader = None; // it was not heard for long
+            if self.members.observers.contains(&self.id) {
+                // The group may be quiet: whoever leads it wakes up by this, and speaks.
+                self.send_requests(true, out);
+            }
             return;
         }
         if self.disk.has_failed() {
@@ -47,6 +55,11 @@ impl Raft {
             "only candidates ask for votes"
         );
         self.requests_held = false;
+        self.send_requests(pre, out);
+        self.ballot(self.id, pre, true, self.life, out);
+    }
+
+    fn send_requests(&self, pre: bool, out: &mut Outbox) {
         let term = if pre { self.term.next() } else { self.term };
         for &to in self
             .members
@@ -64,7 +77,6 @@ impl Raft {
             };
             out.push((to, request));
         }
-        self.ballot(self.id, pre, true, self.life, out);
     }
 
     /// Answers a request for a vote (Raft §5.2, §5.4.1).
@@ -187,7 +199,7 @@ impl Raft {
                 // It is gone: nothing is kept for it.
                 progress.offered = LogIndex::ZERO;
             }
-            progress.active = false;
+            progress.was_active = core::mem::take(&mut progress.active);
         }
         heard >= majority(voters.len())
     }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use wal::{Entry, LogIndex, Term};
 
-use super::Pace;
+use super::{Electorate, Pace};
 
 /// A message between two replicas of one group. Every one carries the sender's term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub enum Message {
         after_term: Option<Term>,
         /// Up to this entry the logs of both were equal; the entries belong to that part.
         common: Option<(LogIndex, Term)>,
+        /// Who has a vote, as far as the sender knows.
+        electorate: Electorate,
         entries: Vec<Entry>,
     },
     /// The receiver lacks entries that have left the sender's log. A snapshot that the sender has holds

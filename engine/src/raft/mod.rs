@@ -12,6 +12,7 @@ mod disk;
 mod election;
 mod inquiry;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod quiet;
@@ -28,7 +29,10 @@ use core::time::Duration;
 use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
 
 pub use disk::Pace;
+pub use inquiry::Electorate;
 pub use log::{Log, NewFloor};
+use membership::Memberships;
+pub use membership::{Change, ChangeError, Members, Membership, MembershipError};
 pub use message::Message;
 pub use progress::{Mode, Progress, Rejection, Window};
 use quiet::Quiet;
@@ -52,14 +56,6 @@ pub enum Role {
     PreCandidate,
     Candidate,
     Leader,
-}
-
-/// Who is in the group. Witness of the static configuration it was created with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Members {
-    pub voters: Vec<ReplicaId>,
-    /// Hold data, have no vote.
-    pub observers: Vec<ReplicaId>,
 }
 
 /// Rules and limits of a replica.
@@ -91,7 +87,12 @@ struct Promises {
 #[derive(Debug)]
 pub struct Raft {
     id: ReplicaId,
+    memberships: Memberships,
+    /// The newest of them.
     members: Members,
+    /// The newest membership that this replica ever held, and the entry that made it, whatever the log tells
+    /// now.
+    noted: Option<(LogIndex, Term, Membership)>,
     settings: Settings,
     /// Tells this start of the replica from all others.
     life: u64,
@@ -178,6 +179,8 @@ impl Raft {
         let promise = (hard_state.term, hard_state.vote);
         Self {
             id,
+            memberships: Memberships::new(members.clone().into()),
+            noted: None,
             members,
             term: hard_state.term,
             vote: hard_state.vote,
@@ -337,6 +340,9 @@ impl Raft {
             self.now
         );
         self.now = now;
+        if matches!(message, Message::RequestVote { .. }) && self.was_removed(from) {
+            return; // it does not know, and nobody is to be woken by it
+        }
         if self.quiet.now && !self.sleeps_through(&message) {
             self.wake(self.now);
         }
@@ -351,6 +357,9 @@ impl Raft {
         }
         let lost = self.promises_lost();
         let of_repair = matches!(message, Message::Repair { .. } | Message::Repaired { .. });
+        if lost && !of_repair && !self.asked_for_terms().contains(&from) {
+            self.ask(from, out); // it may know members that are not known here
+        }
         if !of_repair && (lost || !self.admits(from, &message, out)) {
             return;
         }
@@ -435,6 +444,7 @@ impl Raft {
                 after,
                 after_term,
                 common,
+                electorate,
                 entries,
             } => {
                 let answer = Answer {
@@ -446,6 +456,7 @@ impl Raft {
                     after,
                     after_term,
                     common,
+                    electorate,
                     entries,
                 };
                 self.repaired(from, answer, out);
@@ -521,7 +532,7 @@ impl Raft {
         }
         self.wake(self.now);
         let index = self.log.last_index().next();
-        self.log.append(Entry {
+        self.hold(Entry {
             term: self.term,
             index,
             kind,
@@ -704,10 +715,9 @@ impl Raft {
         self.ballots.clear();
         self.transfer_election = false;
         let last = self.log.last_index();
-        let others = self.members.voters.iter().chain(&self.members.observers);
+        let others = self.members.all().filter(|&replica| replica != self.id);
         self.progress = others
-            .filter(|&&replica| replica != self.id)
-            .map(|&replica| (replica, Progress::new(last)))
+            .map(|replica| (replica, Progress::new(last)))
             .collect();
         self.election_deadline = self.now.after(self.settings.election_timeout);
         self.heartbeat_deadline = self.now.after(self.settings.heartbeat_interval);

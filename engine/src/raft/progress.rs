@@ -23,8 +23,9 @@ pub struct Progress {
     /// The next entry to send.
     pub next: LogIndex,
     pub mode: Mode,
-    /// Heard from since the last quorum check.
+    /// Heard from since the last quorum check, and in the time before that.
     pub active: bool,
+    pub was_active: bool,
     /// The newest commit it was told of.
     pub commit_sent: LogIndex,
     /// The newest ReadIndex round it has answered.
@@ -65,6 +66,7 @@ impl Progress {
             next: last.next(),
             mode: Mode::Probe { waiting: false },
             active: false,
+            was_active: false,
             commit_sent: LogIndex::ZERO,
             round: 0,
             told: None,
@@ -72,6 +74,11 @@ impl Progress {
             window: VecDeque::new(),
             window_bytes: 0,
         }
+    }
+
+    /// Whether it answers.
+    pub fn is_heard(&self) -> bool {
+        self.active || self.was_active
     }
 
     /// What is known of its disk.

@@ -32,7 +32,7 @@ use alloc::vec::Vec;
 
 use wal::{Claim, Damage, Entry, LogIndex, ReplicaId, Term};
 
-use super::inquiry::Inquiry;
+use super::inquiry::{Electorate, Inquiry};
 use super::{Message, Outbox, Raft, Role};
 use crate::time::Time;
 
@@ -112,7 +112,7 @@ impl Raft {
             spares: spares.into(),
             committed,
             proven: Some(self.log.last_index()),
-            inquiry: (promises_lost && self.is_voter()).then(Inquiry::default),
+            inquiry: promises_lost.then(|| Inquiry::new(self.electorate())),
             round: self.life,
             ask_at: self.now,
             noted: false,
@@ -215,13 +215,17 @@ impl Raft {
     }
 
     fn ask_all(&self, out: &mut Outbox) {
-        let all = self.members.voters.iter().chain(&self.members.observers);
-        for to in all.copied().filter(|&to| to != self.id) {
+        let mut all: Vec<ReplicaId> = self.members.all().collect();
+        all.extend(self.asked_for_terms());
+        all.retain(|&to| to != self.id);
+        all.sort_unstable();
+        all.dedup();
+        for to in all {
             self.ask(to, out);
         }
     }
 
-    fn ask(&self, to: ReplicaId, out: &mut Outbox) {
+    pub(super) fn ask(&self, to: ReplicaId, out: &mut Outbox) {
         let Some(repair) = &self.repair else { return };
         let after = if repair.stale {
             self.commit.max(self.verified)
@@ -341,6 +345,7 @@ impl Raft {
             after,
             after_term: self.log.term(after),
             common,
+            electorate: self.electorate(),
             entries,
         };
         out.push((to, answer));
@@ -394,7 +399,6 @@ impl Raft {
         if self.disk.has_failed() {
             return; // what cannot be kept repairs nothing
         }
-        let counts = self.asked_for_terms().any(|asked| asked == from);
         let Some(repair) = &mut self.repair else {
             return;
         };
@@ -402,7 +406,11 @@ impl Raft {
             return;
         }
         if let Some(inquiry) = &mut repair.inquiry {
-            if counts {
+            // Even of one that was not asked: all that the log knows may have left.
+            inquiry.hear(&answer.electorate);
+            if self.asked_for_terms().contains(&from)
+                && let Some(inquiry) = self.repair.as_mut().and_then(|it| it.inquiry.as_mut())
+            {
                 inquiry.answered(from, answer.sure, answer.term);
             }
             self.conclude_terms(out);
@@ -447,12 +455,14 @@ impl Raft {
             if !in_order {
                 break; // no replica of ours sends this
             }
-            self.log.append(entry.clone());
+            self.hold(entry.clone());
         }
         if self.log.last_index() == last {
             return false;
         }
-        repair.put_back.get_or_insert(last.next());
+        if let Some(repair) = &mut self.repair {
+            repair.put_back.get_or_insert(last.next());
+        }
         if unchanged {
             self.use_spares();
         }
@@ -461,19 +471,18 @@ impl Raft {
 
     /// Appends the spares that follow a log that is known to be what it was.
     fn use_spares(&mut self) {
-        let Some(repair) = &mut self.repair else {
-            return;
-        };
-        while let Some(spare) = repair.spares.front() {
-            if spare.index > self.log.last_index().next() {
-                break;
+        while let Some(repair) = &mut self.repair {
+            let next = self.log.last_index().next();
+            let fits = |spare: &&Entry| spare.index <= next;
+            if repair.spares.front().filter(fits).is_none() {
+                repair.proven = Some(self.log.last_index());
+                return;
             }
             let spare = repair.spares.pop_front().expect("just seen");
-            if spare.index == self.log.last_index().next() {
-                self.log.append(spare);
+            if spare.index == next {
+                self.hold(spare);
             }
         }
-        repair.proven = Some(self.log.last_index());
     }
 
     /// Whether the entry was put back by the repair: what the disk holds above it stays.
@@ -494,16 +503,19 @@ impl Raft {
 
     /// Once a term is known that no forgotten vote is above, promises can be made again.
     fn conclude_terms(&mut self, out: &mut Outbox) {
-        let asked = self.asked_for_terms().count();
-        let needed = self.sure_answers_needed();
+        let known = self.electorate();
+        if let Some(inquiry) = self.repair.as_mut().and_then(|it| it.inquiry.as_mut()) {
+            inquiry.hear(&known);
+        }
+        let asked = self.asked_for_terms();
         let Some(repair) = &mut self.repair else {
             return;
         };
         let Some(inquiry) = &mut repair.inquiry else {
             return;
         };
-        let second = inquiry.begin_second(asked);
-        let conclusion = inquiry.conclusion(needed);
+        let second = inquiry.begin_second(&asked);
+        let conclusion = inquiry.conclusion(self.id, &asked);
         if second {
             repair.round = repair.round.wrapping_add(1);
             self.ask_all(out);
@@ -610,5 +622,6 @@ pub(super) struct Answer {
     pub(super) after: LogIndex,
     pub(super) after_term: Option<Term>,
     pub(super) common: Option<(LogIndex, Term)>,
+    pub(super) electorate: Electorate,
     pub(super) entries: Vec<Entry>,
 }

@@ -199,12 +199,12 @@ impl Raft {
                     assert!(entry.index > self.commit, "a committed entry conflicts");
                     assert!(entry.index > self.verified, "a leader contradicts itself");
                     self.truncations += 1;
-                    self.log.truncate(entry.index);
+                    self.drop_from(entry.index);
                 }
                 None => {}
             }
             self.rewritten();
-            self.log.append(entry);
+            self.hold(entry);
         }
         self.verified = self.verified.max(matched);
         self.advance_commit(commit.min(matched));

@@ -9,7 +9,7 @@
 
 use wal::{LogIndex, ReplicaId, Term};
 
-use super::{Message, NewFloor, Outbox, Raft, Role};
+use super::{Membership, Message, NewFloor, Outbox, Raft, Role};
 
 /// A snapshot that another replica has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +26,23 @@ impl Raft {
         self.snapshot
     }
 
-    /// The replica starts with the state of a snapshot.
+    /// The replica starts with the state of a snapshot, which says since which entry who was in the group;
+    /// nothing if no entry had changed that.
     #[must_use]
-    pub fn starting_from(mut self, index: LogIndex, term: Term) -> Self {
+    pub fn starting_from(
+        mut self,
+        index: LogIndex,
+        term: Term,
+        members: Option<(LogIndex, Membership)>,
+    ) -> Self {
         if term > self.term {
             (self.term, self.vote) = (term, None);
         }
-        if self.log.term(index) != Some(term) {
+        let behind = self.log.term(index) != Some(term);
+        if behind {
             self.log.begin_behind(index, term);
         }
+        self.begin_memberships(behind, term, members);
         self.snapshot = (index, term);
         self.commit = self.commit.max(index);
         self.verified = self.commit;
@@ -63,6 +71,7 @@ impl Raft {
             .min(kept.unwrap_or(index));
         if index > self.log.floor().0 {
             self.log.compact(index);
+            self.settle_memberships();
             self.forget_questions();
         }
     }
@@ -133,7 +142,13 @@ impl Raft {
 
     /// Another replica's snapshot is durable here. Says whether the state is to become that of the
     /// snapshot; if not, it is of no use any more.
-    pub fn install(&mut self, index: LogIndex, term: Term, out: &mut Outbox) -> bool {
+    pub fn install(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        members: Option<(LogIndex, Membership)>,
+        out: &mut Outbox,
+    ) -> bool {
         if self.role == Role::Leader || self.disk.has_failed() || index <= self.commit {
             return false;
         }
@@ -144,6 +159,7 @@ impl Raft {
         }
         if self.log.term(index) != Some(term) {
             self.log.begin_behind(index, term);
+            self.begin_memberships(true, term, members);
             self.fit_to_snapshot();
             self.forget_questions();
         }

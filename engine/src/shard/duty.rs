@@ -74,7 +74,7 @@ impl Group {
         if self.duty.full {
             return Some(ErrorReply::DiskFull);
         }
-        let voters = self.members.iter().filter(|member| member.voter).count();
+        let voters = self.raft.members().voters.len();
         let (mut full, mut failed) = (0, 0);
         for (_, progress) in self.voters() {
             full += usize::from(progress.disk() == Pace::FULL);
@@ -108,12 +108,9 @@ impl Group {
 
     /// What a leader knows of the other voters.
     pub(super) fn voters(&self) -> impl Iterator<Item = &(ReplicaId, Progress)> {
-        let is_voter = |id| {
-            let mut members = self.members.iter();
-            members.any(|member| member.replica == id && member.voter)
-        };
+        let voters = &self.raft.members().voters;
         let progress = self.raft.progress().iter();
-        progress.filter(move |(id, _)| is_voter(*id))
+        progress.filter(|(id, _)| voters.contains(id))
     }
 
     /// Lets another lead if the disk here has failed, is full, or has been far slower for a while.

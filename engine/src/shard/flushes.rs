@@ -3,10 +3,10 @@
 
 use alloc::vec::Vec;
 
-use wal::{Entry, EntryKind, FlushNumber, GroupId, Payload, Record};
+use wal::{Entry, EntryKind, FlushNumber, GroupId, Payload, Record, Term};
 
 use super::group::Group;
-use super::{Flush, Output, Shard};
+use super::{Flush, NewMembership, Output, Shard};
 use crate::raft::{NewFloor, RepairNote};
 use crate::time::{Clock, Time};
 
@@ -44,7 +44,9 @@ impl Shard {
             if room == 0 || !self.groups[at].has_unsubmitted() {
                 return false;
             }
-            let bytes = self.groups[at].submit(self.next_flush, room, &mut records);
+            let group = &mut self.groups[at];
+            let bytes = group.submit(self.next_flush, room, &mut records);
+            out.memberships.extend(group.take_new_membership());
             room = room.saturating_sub(bytes);
             self.flush_first = at + 1;
             self.count_unflushed(at);
@@ -146,6 +148,22 @@ impl Group {
             }
         }
         bytes
+    }
+
+    /// What is to be noted of the group's members, if that is not noted yet.
+    pub(super) fn take_new_membership(&mut self) -> Option<NewMembership> {
+        let (since, term, membership) = self.raft.to_note();
+        let unknown = term == Term::ZERO || self.noted.1 == Term::ZERO;
+        if since == self.noted.0 && (term == self.noted.1 || unknown) {
+            return None;
+        }
+        self.noted = (since, term);
+        Some(NewMembership {
+            group: self.id,
+            since,
+            term,
+            membership: membership.clone(),
+        })
     }
 
     /// Whether it has something to persist.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use net::{Command, Reply};
-use wal::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId};
+use wal::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use super::accounts::{Accounts, Stage};
 use super::disk::Disk;
@@ -14,10 +14,14 @@ use super::pulse::Peace;
 use super::reads::Reads;
 use super::snapshots::{Snapshots, without_state};
 use super::writes::Writes;
-use super::{GroupOptions, GroupStatus, Member, Options, Outcome, Output, ReadLog, Token};
+use super::{GroupOptions, GroupStatus, Options, Outcome, Output, ReadLog, Token};
 use crate::batch::Batch;
+use crate::epoch;
 use crate::kv::Kv;
-use crate::raft::{Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Standing, Window};
+use crate::raft::{
+    Change, ChangeError, Log, Members, Message, Mode, Outbox, Raft, Role, Settings, Standing,
+    Window,
+};
 use crate::state_machine::{StateMachine, TURN_ANSWERS_BYTES};
 use crate::time::{Clock, Time};
 
@@ -39,8 +43,11 @@ pub(super) struct Group {
     /// The entry in the shard's timers.
     pub(super) timer: Option<Time>,
     node: NodeId,
-    pub(super) members: Vec<Member>,
+    /// The entry that made the newest membership that is noted, or is about to be.
+    pub(super) noted: (LogIndex, Term),
     preferred: Option<NodeId>,
+    /// Which of the members that one was when the group was created.
+    turn: usize,
     pub(super) kv: Kv,
     /// As the shard has counted it.
     pub(super) data_bytes_counted: u64,
@@ -76,15 +83,14 @@ impl Group {
         let GroupOptions {
             group: id,
             members,
+            noted,
             slots,
             preferred,
             recovered,
             snapshot,
         } = group;
-        let own = members.iter().find(|member| member.node == options.node);
-        let replica = own
-            .expect("a shard holds only groups its node is a member of")
-            .replica;
+        let replica = replica_on(options.node);
+        let turn = members.iter().position(|it| Some(it.node) == preferred);
         let select = |voter| {
             let chosen = members.iter().filter(move |member| member.voter == voter);
             chosen.map(|member| member.replica).collect()
@@ -121,6 +127,7 @@ impl Group {
             // What is put back below the floor that the disk knows would not stay.
             log.keep_what_follows();
         }
+        let first_of_epoch = epoch::first_term(epoch::of(recovered.hard_state.term));
         let mut raft = Raft::new(
             replica,
             Members {
@@ -132,9 +139,15 @@ impl Group {
             log,
             clock.now,
             first_wait(options, preferred, seed),
-        );
+        )
+        .with_changes(first_of_epoch, &recovered.memberships);
         if let Some((index, term)) = start {
-            raft = raft.starting_from(index, term);
+            let said = snapshot.as_ref().and_then(|it| it.membership.clone());
+            raft = raft.starting_from(index, term, said);
+        }
+        let noted_at = noted.as_ref().map(|it| (it.since, it.term));
+        if let Some(noted) = noted {
+            raft = raft.having_noted(noted.since, noted.term, noted.membership);
         }
         if let Some(damage) = recovered.damage {
             raft = raft.damaged(damage);
@@ -144,8 +157,9 @@ impl Group {
             raft,
             timer: None,
             node: options.node,
-            members,
+            noted: noted_at.unwrap_or_default(),
             preferred,
+            turn: turn.unwrap_or_default(),
             kv: snapshot.map_or_else(|| Kv::new(slots), |snapshot| snapshot.state),
             data_bytes_counted: 0,
             cached_bytes_counted: 0,
@@ -242,24 +256,12 @@ impl Group {
     }
 
     pub(super) fn leader(&self) -> Option<NodeId> {
-        let leader = self.raft.leader()?;
-        self.members
-            .iter()
-            .find(|member| member.replica == leader)
-            .map(|member| member.node)
+        self.raft.leader().map(node_of)
     }
 
-    fn replica(&self, node: NodeId) -> Option<ReplicaId> {
-        self.members
-            .iter()
-            .find(|member| member.node == node)
-            .map(|member| member.replica)
-    }
-
-    fn nodes(&self, replicas: &[ReplicaId]) -> Vec<NodeId> {
-        let members = self.members.iter();
-        let members = members.filter(|member| replicas.contains(&member.replica));
-        members.map(|member| member.node).collect()
+    /// The nodes of its members.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.raft.members().all().map(node_of)
     }
 
     pub(super) fn message(
@@ -269,11 +271,29 @@ impl Group {
         message: Message,
         out: &mut Output,
     ) {
-        let Some(from) = self.replica(from).filter(|&from| from != self.raft.id()) else {
+        let from = replica_on(from);
+        if from == self.raft.id() {
             return;
-        };
+        }
+        // Whoever is no member as far as known here may be one by entries that are not here yet.
         self.raft.step(clock.now, from, message, &mut self.outbox);
         self.address(out);
+    }
+
+    /// Changes who is in the group.
+    pub(super) fn change(
+        &mut self,
+        change: &Change,
+        out: &mut Output,
+    ) -> Result<LogIndex, ChangeError> {
+        if self.refusal(true).is_some() {
+            return Err(ChangeError::Disk);
+        }
+        let changed = self.raft.change(change, &mut self.outbox);
+        // The entry leaves with the end of this turn, and the note before it.
+        out.memberships.extend(self.take_new_membership());
+        self.address(out);
+        changed
     }
 
     pub(super) fn tick(
@@ -285,9 +305,7 @@ impl Group {
         out: &mut Output,
     ) {
         self.draining = draining;
-        let at_home = self
-            .preferred
-            .is_none_or(|preferred| preferred == self.node);
+        let at_home = self.home().is_none_or(|home| home == self.node);
         self.raft.allow_quiet(at_home && !draining);
         if draining && self.raft.role() != Role::Leader {
             self.raft
@@ -331,6 +349,18 @@ impl Group {
         waiting
     }
 
+    /// The node that should lead it. All must choose the same, so it follows from who is in the group.
+    fn home(&self) -> Option<NodeId> {
+        let (since, membership) = self.raft.membership();
+        if since == LogIndex::ZERO {
+            return self.preferred;
+        }
+        self.preferred?;
+        let mut voters = membership.members.voters.clone();
+        voters.sort_unstable();
+        Some(node_of(voters[self.turn % voters.len()]))
+    }
+
     /// Hands a led group to the node that should lead it, if that node keeps up.
     fn balance(&mut self, options: &Options, clock: Clock, disk: &Disk) {
         if self.raft.role() != Role::Leader {
@@ -344,7 +374,7 @@ impl Group {
             }
             return;
         }
-        let Some(replica) = self.preferred.and_then(|node| self.replica(node)) else {
+        let Some(replica) = self.home().map(replica_on) else {
             return;
         };
         let mut others = self.raft.progress().iter();
@@ -369,14 +399,7 @@ impl Group {
     }
 
     pub(super) fn transfer(&mut self, to: Option<NodeId>, out: &mut Output) {
-        let to = match to {
-            Some(node) => match self.replica(node) {
-                Some(replica) => Some(replica),
-                None => return,
-            },
-            None => None,
-        };
-        self.hand_over(to);
+        self.hand_over(to.map(replica_on));
         self.address(out);
     }
 
@@ -628,24 +651,14 @@ impl Group {
     /// Addresses the replica's messages to nodes.
     pub(super) fn address(&mut self, out: &mut Output) {
         for (to, message) in self.outbox.drain(..) {
-            let member = self.members.iter().find(|member| member.replica == to);
-            let node = member.expect("messages go to members").node;
-            out.messages.push((node, self.id, message));
+            out.messages.push((node_of(to), self.id, message));
         }
     }
 
     pub(super) fn status(&self) -> GroupStatus {
-        let matched = self
-            .raft
-            .progress()
-            .iter()
-            .filter_map(|(replica, progress)| {
-                let member = self
-                    .members
-                    .iter()
-                    .find(|member| member.replica == *replica)?;
-                Some((member.node, progress.matched))
-            });
+        let progress = self.raft.progress().iter();
+        let matched = progress.map(|(replica, progress)| (node_of(*replica), progress.matched));
+        let members = self.raft.members();
         GroupStatus {
             group: self.id,
             role: self.raft.role(),
@@ -663,14 +676,16 @@ impl Group {
             truncations: self.raft.truncations(),
             repairs: self.raft.repairs(),
             damaged: self.raft.is_damaged(),
-            lost: self.raft.is_damaged() && self.members.len() == 1,
+            lost: self.raft.is_damaged() && members.all().eq([self.raft.id()]),
             claim: self.raft.claim(),
             promises_lost: self.raft.promises_lost(),
-            waits_for: self.nodes(&self.raft.waits_for()),
+            waits_for: self.raft.waits_for().into_iter().map(node_of).collect(),
             pending_requests: self.writes.pending() + self.reads.pending() + self.waiting.len(),
             pending_bytes: self.writes.pending_bytes()
                 + self.reads.pending_bytes()
                 + self.waiting_bytes,
+            members: members.clone(),
+            members_since: self.raft.membership().0,
             matched: matched.collect(),
         }
     }
@@ -692,6 +707,15 @@ impl Group {
     pub(super) fn hash(&self) -> (LogIndex, u64) {
         (self.applied, self.kv.hash())
     }
+}
+
+/// Replicas have the numbers of their nodes.
+pub(super) fn node_of(replica: ReplicaId) -> NodeId {
+    NodeId::from_raw(replica.to_raw())
+}
+
+fn replica_on(node: NodeId) -> ReplicaId {
+    ReplicaId::from_raw(node.to_raw())
 }
 
 /// How long a replica that just started waits for a leader: less than one that has heard one, and

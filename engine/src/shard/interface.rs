@@ -7,7 +7,7 @@ use net::{Command, Reply};
 use wal::{Entry, FlushNumber, GroupId, LogIndex, NodeId, Record, RecoveredLog, ReplicaId, Term};
 
 use crate::kv::Kv;
-use crate::raft::{Message, Pace, Role};
+use crate::raft::{Members, Membership, Message, Pace, Role};
 use crate::time::Time;
 
 /// The caller's name for a request; comes back with its [`Outcome`].
@@ -66,11 +66,14 @@ pub enum Input<'a> {
     Drain,
 }
 
-/// What the caller must do now. Order between and within the lists does not matter (but flushes are
+/// What the caller must do now. Order between and within the lists does not matter (but memberships come first, and flushes are
 /// laid out in the log in the order of their numbers): whatever must wait for the disk is kept
 /// inside the shard until the matching [`Input::Written`].
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Made durable apart from the log before anything else is done: should the log lose what made them, the node
+    /// must still know who its peers are.
+    pub memberships: Vec<NewMembership>,
     /// To the log.
     pub flushes: Vec<Flush>,
     /// From the log.
@@ -106,6 +109,17 @@ pub struct Flush {
     pub records: Vec<Record>,
 }
 
+/// Who is in a group from now on, as far as its replica here knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMembership {
+    pub group: GroupId,
+    /// The entry that made it; zero: it is again as the group was created.
+    pub since: LogIndex,
+    /// Of that entry; zero if it is not known any more.
+    pub term: Term,
+    pub membership: Membership,
+}
+
 /// Asks for entries of a group that are durable but no longer in memory, from `from` up to at most
 /// `to` (inclusive) or about `bytes_max` of payload, whichever is less, but at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +136,13 @@ pub struct Snapshot {
     pub index: LogIndex,
     pub term: Term,
     pub state: Kv,
+    /// Who was in the group, and since which entry; nothing if no entry had changed that.
+    pub membership: Option<(LogIndex, Membership)>,
 }
 
 /// A snapshot that was begun. Ends with [`Input::SnapshotTaken`] or [`Input::SnapshotFailed`]; a shard
 /// takes one at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BegunSnapshot {
     pub group: GroupId,
     /// The last entry that the state is of.
@@ -134,6 +150,8 @@ pub struct BegunSnapshot {
     pub term: Term,
     pub keys: u64,
     pub unix_ms: u64,
+    /// Who is in the group at that entry, and since which.
+    pub membership: (LogIndex, Membership),
 }
 
 /// A chunk of a snapshot was taken.
@@ -194,7 +212,7 @@ impl Outcome {
     }
 }
 
-/// One member of a group.
+/// One member of a group. Replicas have the number of their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     pub replica: ReplicaId,
@@ -206,7 +224,10 @@ pub struct Member {
 #[derive(Debug)]
 pub struct GroupOptions {
     pub group: GroupId,
+    /// With whom it was created. The node need not be among them: it may come in later.
     pub members: Vec<Member>,
+    /// The newest [`NewMembership`] that was made durable here.
+    pub noted: Option<NewMembership>,
     /// First and last slot it owns.
     pub slots: (u16, u16),
     /// The node that should lead it when all are well.
@@ -351,6 +372,9 @@ pub struct GroupStatus {
     /// Requests that wait: for their commit, for a round of heartbeats, or for a leader.
     pub pending_requests: usize,
     pub pending_bytes: usize,
+    /// Who is in it, as far as known here, and the entry that made it so; zero if none did.
+    pub members: Members,
+    pub members_since: LogIndex,
     /// Per other member, on a leader: what it is known to hold.
     pub matched: Vec<(NodeId, LogIndex)>,
 }

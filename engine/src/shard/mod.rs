@@ -24,7 +24,7 @@ use wal::{FlushNumber, GroupId, LogIndex, NodeId};
 
 use net::ErrorReply;
 
-use crate::raft::Message;
+use crate::raft::{Change, ChangeError, Message};
 use crate::time::{Clock, Time};
 use disk::Disk;
 use group::Group;
@@ -34,8 +34,8 @@ use set::GroupSet;
 pub use accounts::{Accounts, Histogram, Stage};
 pub use interface::{
     BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupNews, GroupOptions,
-    GroupStatus, Input, Member, Options, Outcome, Output, ReadLog, Snapshot, SnapshotChunk,
-    SnapshotPolicy, Token,
+    GroupStatus, Input, Member, NewMembership, Options, Outcome, Output, ReadLog, Snapshot,
+    SnapshotChunk, SnapshotPolicy, Token,
 };
 
 /// How long a shard leaves its thread to others between turns that it could do at once.
@@ -413,6 +413,20 @@ impl Shard {
     ) -> Option<SnapshotChunk> {
         let at = self.position(group)?;
         self.groups[at].snapshot_chunk(bytes_about, to)
+    }
+
+    /// Changes who is in a group that is led here. The entry that makes the change counts at once, and is
+    /// done when it is committed: see [`GroupStatus::members_since`]. Call [`Shard::settle`] after it.
+    pub fn change_members(
+        &mut self,
+        group: GroupId,
+        change: &Change,
+        out: &mut Output,
+    ) -> Result<LogIndex, ChangeError> {
+        let at = self.position(group).ok_or(ChangeError::NotLeader)?;
+        let changed = self.groups[at].change(change, out);
+        self.dirty.insert(at);
+        changed
     }
 
     /// The disk has failed: nothing is promised any more, and others lead.

@@ -6,7 +6,6 @@ use core::time::Duration;
 
 use wal::NodeId;
 
-use super::Member;
 use crate::time::Time;
 
 /// How a group takes part.
@@ -24,6 +23,8 @@ pub(super) struct Pulse {
     groups: Vec<Peace>,
     /// How many quiet groups are led here that the node is a member of.
     led: BTreeMap<NodeId, u32>,
+    /// The members of each of those groups, as they were when it became quiet.
+    members: BTreeMap<usize, Vec<NodeId>>,
     /// The quiet groups that a node leads.
     followed: BTreeMap<NodeId, BTreeSet<usize>>,
     /// When a node was last heard.
@@ -37,6 +38,7 @@ impl Pulse {
         Self {
             groups: (0..groups).map(|_| Peace::Awake).collect(),
             led: BTreeMap::new(),
+            members: BTreeMap::new(),
             followed: BTreeMap::new(),
             heard: BTreeMap::new(),
             due: None,
@@ -53,7 +55,13 @@ impl Pulse {
     }
 
     /// Notes how a group takes part now.
-    pub(super) fn note(&mut self, at: usize, peace: Peace, members: &[Member], now: Time) {
+    pub(super) fn note(
+        &mut self,
+        at: usize,
+        peace: Peace,
+        members: impl Iterator<Item = NodeId>,
+        now: Time,
+    ) {
         let before = core::mem::replace(&mut self.groups[at], peace);
         if before == peace {
             return;
@@ -61,8 +69,8 @@ impl Pulse {
         match before {
             Peace::Awake => {}
             Peace::Leads => {
-                for member in members {
-                    *self.led.entry(member.node).or_default() -= 1;
+                for node in self.members.remove(&at).into_iter().flatten() {
+                    *self.led.entry(node).or_default() -= 1;
                 }
             }
             Peace::Follows(node) => {
@@ -72,9 +80,11 @@ impl Pulse {
         match peace {
             Peace::Awake => {}
             Peace::Leads => {
-                for member in members {
-                    *self.led.entry(member.node).or_default() += 1;
+                let members: Vec<NodeId> = members.collect();
+                for node in &members {
+                    *self.led.entry(*node).or_default() += 1;
                 }
+                self.members.insert(at, members);
             }
             Peace::Follows(node) => {
                 self.followed.entry(node).or_default().insert(at);

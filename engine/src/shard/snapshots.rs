@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use wal::{Claim, LogIndex, Record, RecoveredLog, Term};
 
-use super::group::Group;
+use super::group::{Group, node_of};
 use super::{BegunSnapshot, FetchSnapshot, Output, Snapshot, SnapshotChunk, SnapshotPolicy};
 use crate::state_machine::StateMachine;
 use crate::time::{Clock, Time};
@@ -158,6 +158,7 @@ impl Group {
         let index = self.applied;
         let term = self.raft.log().term(index);
         let term = term.expect("what is applied is not below the floor");
+        let (since, membership) = self.raft.membership_at(index);
         self.kv.snapshot_begin();
         self.snapshots = Snapshots {
             since: clock.now,
@@ -175,6 +176,7 @@ impl Group {
             term,
             keys: self.kv.keys(),
             unix_ms: clock.unix_ms,
+            membership: (since, membership.clone()),
         });
     }
 
@@ -227,16 +229,13 @@ impl Group {
         let Some(offer) = self.raft.take_offer() else {
             return;
         };
-        let mut members = self.members.iter();
-        if let Some(member) = members.find(|member| member.replica == offer.from) {
-            self.snapshots.fetching = Some(offer.index);
-            out.fetches.push(FetchSnapshot {
-                group: self.id,
-                from: member.node,
-                index: offer.index,
-                term: offer.term,
-            });
-        }
+        self.snapshots.fetching = Some(offer.index);
+        out.fetches.push(FetchSnapshot {
+            group: self.id,
+            from: node_of(offer.from),
+            index: offer.index,
+            term: offer.term,
+        });
     }
 
     /// There is space again: nothing has to be waited for.
@@ -251,8 +250,14 @@ impl Group {
     /// A peer's snapshot is durable here.
     pub(super) fn install(&mut self, clock: Clock, snapshot: Snapshot, out: &mut Output) {
         self.snapshots.fetching = None;
-        let Snapshot { index, term, state } = snapshot;
-        if self.raft.install(index, term, &mut self.outbox) {
+        let Snapshot {
+            index,
+            term,
+            state,
+            membership,
+        } = snapshot;
+        let outbox = &mut self.outbox;
+        if self.raft.install(index, term, membership, outbox) {
             assert!(index > self.applied, "nothing is applied before its commit");
             self.kv = state;
             self.applied = index;
@@ -292,6 +297,7 @@ pub(super) fn without_state(log: RecoveredLog, start: (LogIndex, Term)) -> Recov
         terms: Vec::new(),
         last: start.0,
         tail: Vec::new(),
+        memberships: Vec::new(),
         damage: Some(damage),
     }
 }

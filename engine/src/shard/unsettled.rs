@@ -42,7 +42,7 @@ impl Shard {
             });
         }
         self.pulse
-            .note(at, group.peace(), &group.members, self.clock.now);
+            .note(at, group.peace(), group.nodes(), self.clock.now);
     }
 }
 
@@ -110,6 +110,7 @@ mod tests {
         let group = |group: u32| GroupOptions {
             group: GroupId::from_raw(group),
             members: (1..=NODES).map(member).collect(),
+            noted: None,
             slots: (0, net::SLOTS - 1),
             preferred: Some(NodeId::from_raw(group % NODES + 1)),
             recovered: RecoveredLog::default(),

@@ -7,6 +7,7 @@ use wal::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use super::block::{push_crc, u16_at, u32_at, u64_at};
 use super::{FORMAT, SnapshotError};
+use crate::raft;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DKSN");
 
@@ -66,6 +67,45 @@ pub struct Membership {
     pub members: Vec<Member>,
     /// At most 65535 bytes.
     pub extension: Vec<u8>,
+}
+
+/// The version of a membership whose extension is the payload of the entry that made it.
+const MADE: u16 = 1;
+
+impl Membership {
+    /// As consensus knows it, since an entry.
+    pub fn of(since: LogIndex, membership: &raft::Membership) -> Self {
+        let role = |role| {
+            move |&replica: &ReplicaId| Member {
+                replica,
+                node: NodeId::from_raw(replica.to_raw()),
+                role,
+            }
+        };
+        let raft::Members { voters, observers } = &membership.members;
+        let voters = voters.iter().map(role(MemberRole::Voter));
+        let members = voters.chain(observers.iter().map(role(MemberRole::Observer)));
+        let made = since > LogIndex::ZERO;
+        Self {
+            version: if made { MADE } else { 0 },
+            index: since,
+            members: members.collect(),
+            extension: if made {
+                membership.encode().to_vec()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// The same for consensus; nothing if no entry has changed the members that the group was created with.
+    pub fn made(&self) -> Result<Option<(LogIndex, raft::Membership)>, raft::MembershipError> {
+        if self.index == LogIndex::ZERO {
+            return Ok(None);
+        }
+        let made = raft::Membership::decode(&self.extension)?;
+        Ok(Some((self.index, made)))
+    }
 }
 
 /// What a snapshot is of.

@@ -79,6 +79,7 @@ impl Cluster {
         };
         let mut options = Options {
             cluster: ClusterOptions {
+                founders: Vec::new(),
                 id: name.into(),
                 nodes: [1, 2, 3].map(address).to_vec(),
                 shards,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Members, Message, Mode, Role, Settings, Window};
+use engine::raft::{Change, Members, Membership, Message, Mode, Role, Settings, Window};
 use wal::{Entry, EntryKind, LogIndex, Payload, ReplicaId, Term};
 
 use super::promises::Promises;
@@ -99,6 +99,7 @@ impl Cluster {
                 raft.transfer(ReplicaId::from_raw(to), said);
             }
             "progress" => return self.progress(number(args[0])),
+            "change" => self.change(args, &mut answer),
             _ => panic!("no such command: {command}"),
         }
         self.pump(quiet, &mut answer);
@@ -139,7 +140,7 @@ impl Cluster {
             append_bytes_max: size("append").unwrap_or(usize::MAX),
             seed: 0,
         };
-        for &id in members.voters.iter().chain(&members.observers) {
+        for id in members.all().chain(list("spares")) {
             let log: Vec<u64> = option(args, "logs")
                 .and_then(|logs| option_of(logs, id.to_raw()))
                 .map(|log| {
@@ -177,6 +178,25 @@ impl Cluster {
                 None => writeln!(answer, "{id} refuses {payload}").expect("a string"),
             }
         }
+    }
+
+    fn change(&mut self, args: &[&str], answer: &mut String) {
+        let replica = ReplicaId::from_raw(number(args[2]));
+        let change = match args[1] {
+            "add" => Change::AddObserver(replica, format!("host{replica}:7379")),
+            "promote" => Change::Promote(replica),
+            "remove" => Change::Remove(replica),
+            other => panic!("no such change: {other}"),
+        };
+        let (raft, said) = self.replica(number(args[0])).raft();
+        match raft.change(&change, said) {
+            Ok(index) => {
+                raft.replicate(false, said);
+                writeln!(answer, "entry {index} makes it so")
+            }
+            Err(why) => writeln!(answer, "refused: {why}"),
+        }
+        .expect("a string");
     }
 
     fn read(&mut self, id: u32, answer: &mut String) {
@@ -410,6 +430,10 @@ impl Seen {
         if raft.is_damaged() {
             line.push_str(" damaged");
         }
+        let (since, membership) = raft.membership();
+        if since > LogIndex::ZERO {
+            write!(line, " {}", told_members(membership)).expect("a string");
+        }
         Self {
             up: true,
             line,
@@ -515,8 +539,27 @@ impl Sent {
 fn told_entry(entry: &Entry) -> String {
     match entry.kind {
         EntryKind::Noop => format!("{}:-", entry.term),
+        EntryKind::Membership => {
+            let membership = Membership::decode(&entry.payload).expect("what was encoded");
+            format!("{}:{}", entry.term, told_members(&membership))
+        }
         _ => format!("{}:{}", entry.term, String::from_utf8_lossy(&entry.payload)),
     }
+}
+
+fn told_members(membership: &Membership) -> String {
+    let list = |ids: &[ReplicaId]| {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        ids.join(",")
+    };
+    let Members { voters, observers } = &membership.members;
+    let mut told = format!("voters={}", list(voters));
+    for (name, ids) in [("observers", observers), ("removed", &membership.removed)] {
+        if !ids.is_empty() {
+            write!(told, " {name}={}", list(ids)).expect("a string");
+        }
+    }
+    told
 }
 
 /// The term of each entry; what is not yet durable stands behind a bar.

@@ -85,7 +85,7 @@ fn a_log_that_begins_anew_is_not_read_for_a_peer_that_had_asked_before() {
     let mut raft = replica(0);
     is_asked(&mut raft, 2, 3);
     let term = TERM.next();
-    assert!(raft.install(index(20), term, &mut Outbox::new()));
+    assert!(raft.install(index(20), term, None, &mut Outbox::new()));
     raft.take_floor().expect("the log begins anew");
     let flush = FlushNumber::from_raw(1);
     raft.submit(flush, usize::MAX, |_| (), |_| ());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Members, Message, Role, Settings, Window};
+use engine::raft::{Change, Members, Message, Role, Settings, Window};
 use wal::{ReplicaId, Term};
 
 use super::replica::{Disk, Replica};
@@ -21,10 +21,14 @@ struct Group {
 
 impl Group {
     fn new(voters: u32) -> Self {
-        let ids = || (1..=voters).map(ReplicaId::from_raw);
+        Self::with_observers(voters, 0)
+    }
+
+    fn with_observers(voters: u32, observers: u32) -> Self {
+        let ids = || (1..=voters + observers).map(ReplicaId::from_raw);
         let members = Members {
-            voters: ids().collect(),
-            observers: vec![],
+            voters: ids().take(voters as usize).collect(),
+            observers: ids().skip(voters as usize).collect(),
         };
         let replica = |id: ReplicaId| {
             let settings = Settings {
@@ -284,4 +288,58 @@ fn two_that_forgot_find_out_although_they_start_again_meanwhile() {
         }
         assert!(group.recovers(), "after {steps} steps");
     }
+}
+
+/// The leader makes a voter of observer 4, is heard by that one alone, and is gone before anything of it is on
+/// its disk. Then 4 stands by that, with a vote that is forgotten.
+#[test]
+fn a_vote_for_one_that_was_an_observer_as_far_as_others_know_is_not_given_again() {
+    let mut group = Group::with_observers(3, 1);
+    group.campaign(3);
+    for _ in 0..2 {
+        group.now = group.now.after(HEARTBEAT);
+        let now = group.now;
+        let (raft, said) = group.replica(3).raft();
+        raft.tick(now, said);
+        group.settle(3);
+        group.consult(3, &[1, 2, 4]);
+    }
+    assert_eq!(group.role(3), Role::Leader);
+    let (raft, said) = group.replica(3).raft();
+    let change = Change::Promote(ReplicaId::from_raw(4));
+    raft.change(&change, said).expect("it holds all there is");
+    raft.replicate(false, said);
+    // Nothing is written, but this is said.
+    for (to, message) in group.replica(3).speak() {
+        group.network.push((3, to.to_raw(), message));
+    }
+    group.deliver(3, 4);
+    group.network.clear();
+    let now = group.now;
+    group.replica(3).crash(0);
+    group.replica(3).start(now);
+
+    group.campaign(4);
+    group.deliver(4, 1);
+    group.deliver(1, 4);
+    assert_eq!(group.role(4), Role::Candidate, "it needs another vote");
+    let late = group.take(4, 2);
+    group.network.clear();
+    group.forgets(1);
+    for _ in 0..3 {
+        group.ask(1);
+        group.consult(1, &[2, 3]);
+    }
+    assert!(group.promises_lost(1), "4 was not heard");
+    for _ in 0..3 {
+        group.ask(1);
+        group.consult(1, &[2, 3, 4]);
+    }
+    assert!(!group.promises_lost(1));
+    group.give(late);
+    group.deliver(2, 4);
+    assert_eq!(group.role(4), Role::Leader);
+    group.campaign(3);
+    group.consult(3, &[1]);
+    assert_ne!(group.role(3), Role::Leader, "two leaders of a term");
 }

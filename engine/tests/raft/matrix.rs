@@ -339,7 +339,7 @@ fn a_snapshot_takes_nothing_from_what_is_readable_behind_it() {
     let (raft, said) = group.replicas[0].raft();
     assert_eq!(raft.log().last_index(), LogIndex::ZERO);
     let (snapshot, term) = (log[3].index, log[3].term);
-    assert!(raft.install(snapshot, term, said));
+    assert!(raft.install(snapshot, term, None, said));
     assert_eq!(raft.log().last_index(), log[5].index);
     let floor = raft.take_floor();
     let kept = NewFloor::Raised {

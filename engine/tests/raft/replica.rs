@@ -241,6 +241,12 @@ impl Replica {
             now,
             self.settings.election_timeout + Duration::from_millis(self.settings.seed % 100),
         );
+        let sound = self.disk.sound().iter();
+        let changes: Vec<Entry> = sound
+            .filter(|entry| entry.kind == EntryKind::Membership)
+            .cloned()
+            .collect();
+        let raft = raft.with_changes(Term::ZERO, &changes);
         self.raft = Some(match self.disk.damage() {
             Some(damage) => raft.damaged(damage),
             None => raft,

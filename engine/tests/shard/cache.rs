@@ -42,6 +42,7 @@ impl Nodes {
         let group = |group| GroupOptions {
             group: GroupId::from_raw(group),
             members: (1..=3).map(member).collect(),
+            noted: None,
             slots: (0, 16383),
             preferred: Some(node(1)),
             recovered: RecoveredLog::default(),

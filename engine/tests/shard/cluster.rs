@@ -101,6 +101,7 @@ impl Cluster {
             let group = GroupOptions {
                 group: GROUP,
                 members: members.clone(),
+                noted: None,
                 slots: (0, 16383),
                 preferred: Some(node(1)),
                 recovered,
@@ -230,7 +231,12 @@ impl Cluster {
         };
         let state = restored(&file);
         self.files.insert((id, index), file);
-        let snapshot = Snapshot { index, term, state };
+        let snapshot = Snapshot {
+            index,
+            term,
+            state,
+            membership: None,
+        };
         self.give(id, Input::SnapshotFetched { group, snapshot });
     }
 

@@ -85,6 +85,7 @@ impl History {
             index,
             term: self.term(index),
             state: restored(&self.files[&index]),
+            membership: None,
         }
     }
 }
@@ -151,6 +152,7 @@ impl Disk {
             terms,
             last: index(sound),
             tail: (self.floor + 1..=sound).map(entry).collect(),
+            memberships: Vec::new(),
             damage,
         }
     }

@@ -9,7 +9,7 @@ use rkyv::util::AlignedVec;
 pub const HEADER_BYTES: usize = 32;
 
 /// The newest frame format this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"DRKP";
 const READ_BYTES: usize = 64 * 1024;

@@ -79,6 +79,7 @@ pub enum MessageBody {
         after: u64,
         after_term: Option<u64>,
         common: Option<(u64, u64)>,
+        electorate: ElectorateBody,
         entries: Vec<EntryHead>,
     },
     Offer {
@@ -93,6 +94,19 @@ pub enum MessageBody {
     Pulse {
         groups: u32,
     },
+}
+
+/// Who has a vote, as far as a replica knows.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ElectorateBody {
+    /// The entry that made the newest committed membership, and that of the newest of all.
+    pub since: u64,
+    pub newest: u64,
+    /// Of the former.
+    pub voters: Vec<u32>,
+    /// Of others, each with the entry.
+    pub others: Vec<(u64, u32)>,
+    pub observers: Vec<(u64, u32)>,
 }
 
 /// An entry without its payload, which lies behind the list, in the order of the heads.

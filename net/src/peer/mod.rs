@@ -15,7 +15,9 @@ pub use forward::{
 };
 pub use frame::{Frame, FrameError, FrameKind, FrameReader, HEADER_BYTES, VERSION, frame};
 pub use handshake::{Hello, HelloError, HelloReply, Manner};
-pub use messages::{EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads};
+pub use messages::{
+    ElectorateBody, EntryHead, Envelope, MessageBody, Messages, MessagesError, Outgoing, Payloads,
+};
 pub use refusal::{Cause, MEMBERS_MAX, Refusal, Refused, Standing};
 pub use reply::{ReplyError, decode_reply, encode_reply};
 pub use snapshot::{Part, PartError, PartReply, PartRequest};

@@ -23,9 +23,19 @@ pub struct Process {
 
 impl Process {
     /// Has a program serve with a configuration. What it says is appended to `log`.
-    pub fn serve(mut program: Command, config: &Path, log: &Path) -> io::Result<Self> {
+    pub fn serve(program: Command, config: &Path, log: &Path) -> io::Result<Self> {
+        Self::serve_with(program, config, log, &[])
+    }
+
+    /// The same with more words.
+    pub fn serve_with(
+        mut program: Command,
+        config: &Path,
+        log: &Path,
+        more: &[&str],
+    ) -> io::Result<Self> {
         let said = File::options().create(true).append(true).open(log)?;
-        program.args(["serve", "--config"]).arg(config);
+        program.args(["serve", "--config"]).arg(config).args(more);
         program.stdin(Stdio::null()).stdout(Stdio::null());
         Ok(Self {
             child: program.stderr(said).spawn()?,

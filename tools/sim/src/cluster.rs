@@ -77,7 +77,7 @@ impl Cluster {
                 .collect(),
             reads: BTreeMap::new(),
             histories: Histories::new(plan.groups),
-            oracles: Oracles::new(plan.nodes, plan.groups),
+            oracles: Oracles::new(&plan),
             members: (0..plan.nodes).collect(),
             repairing: false,
             counters: Counters::default(),
@@ -136,6 +136,7 @@ impl Cluster {
             Event::FlushFailed { node, life, number } if self.lives(node, life) => {
                 self.flush_failed(node, number);
             }
+            Event::Change { group } => self.change(group),
             Event::Space { node } => self.space(node),
             Event::Restart { node } => self.restart_full(node),
             Event::Fast { node } => self.nodes[node].disk.slowness = 1,
@@ -308,6 +309,9 @@ impl Cluster {
 
     /// Does what a step asks for.
     fn perform(&mut self, node: usize, out: &mut Output) -> Result<(), Broken> {
+        for noted in out.memberships.drain(..) {
+            self.nodes[node].noted.insert(noted.group, noted);
+        }
         for flush in &out.flushes {
             self.flush(node, flush)?;
         }

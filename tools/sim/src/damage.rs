@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::contents::Found;
 use crate::events::Event;
 use crate::faults::Fault;
-use crate::node::{Arrival, Node};
+use crate::node::Arrival;
 use crate::oracle::Broken;
 
 /// How long a disk that lied runs on at most, in nanoseconds.
@@ -164,11 +164,11 @@ impl Cluster {
         if self.repairing || !self.members.contains(&node) {
             return false;
         }
-        let others = self.members.iter().map(|&it| (it, &self.nodes[it]));
-        let harmed = others.filter(|(other, found): &(usize, &Node)| {
-            let harmed = found.is_damaged() || self.oracles.see(*other).is_damaged(*other);
-            *other != node && (harmed || found.disk.is_suspect())
-        });
+        if self.plan.has(Fault::ChangeMembers) {
+            return self.majorities_stand_without(node);
+        }
+        let others = self.members.iter().copied();
+        let harmed = others.filter(|&other| other != node && self.is_harmed(other));
         harmed.count() < (self.members.len() - 1) / 2
     }
 
@@ -206,12 +206,13 @@ impl Cluster {
     /// runs.
     pub(crate) fn may_lack(fault: Fault) -> bool {
         use Fault::{
-            DiskFull, LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot, SnapshotRot,
-            Wipe, WriteFails,
+            ChangeMembers, DiskFull, LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot,
+            SnapshotRot, Wipe, WriteFails,
         };
         matches!(
             fault,
             QuorumLoss
+                | ChangeMembers
                 | WriteFails
                 | Wipe
                 | Rot

@@ -40,6 +40,10 @@ pub(crate) enum Event {
         life: u64,
         number: FlushNumber,
     },
+    /// The members of a group are to change.
+    Change {
+        group: GroupId,
+    },
     /// A disk has space again.
     Space {
         node: usize,

@@ -50,11 +50,13 @@ pub enum Fault {
     Wipe,
     /// A majority dies for good, is given up, and comes back after that.
     QuorumLoss,
+    /// Members of groups come and go.
+    ChangeMembers,
 }
 
 impl Fault {
     /// Every kind there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -79,6 +81,7 @@ impl Fault {
         Self::DiskSlow,
         Self::Wipe,
         Self::QuorumLoss,
+        Self::ChangeMembers,
     ];
 
     /// Whether it is something that happens at a moment, not a rate or a state.
@@ -96,6 +99,8 @@ impl Fault {
 pub(crate) struct Plan {
     on: [bool; Fault::ALL.len()],
     pub(crate) nodes: usize,
+    /// How many of them the groups are created with.
+    pub(crate) founders: usize,
     pub(crate) groups: u32,
     pub(crate) clients: usize,
     pub(crate) loss: u64,
@@ -146,13 +151,21 @@ impl Plan {
     /// Draws everything.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         use Fault::{
-            LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot, SnapshotRot, Wipe,
+            ChangeMembers, LatentErrors, LostWrite, MisdirectedWrite, QuorumLoss, Rot, SnapshotRot,
+            Wipe,
         };
         let share = *rng.pick(&[250_000, 500_000, 750_000]);
         let heartbeat = rng.between(30, 200);
         let size = |bytes: u64| usize::try_from(bytes).expect("small");
         let mut on = Fault::ALL.map(|_| rng.chance(share));
-        let nodes = *rng.pick(&[2, 3, 3, 3, 3, 5, 5, 7]);
+        let mut nodes = *rng.pick(&[2, 3, 3, 3, 3, 5, 5, 7]);
+        let mut founders = nodes;
+        if on[ChangeMembers as usize] {
+            nodes = nodes.max(4);
+            founders = 2 + rng.index(nodes - 2);
+            // Who takes part then is more than one repair can tell.
+            on[QuorumLoss as usize] = false;
+        }
         // A disk decays while its node is down.
         for fault in [Rot, LatentErrors, SnapshotRot] {
             on[fault as usize] &= on[Fault::Crash as usize];
@@ -179,6 +192,7 @@ impl Plan {
         Self {
             on,
             nodes,
+            founders,
             groups: *rng.pick(&[1, 2, 3, 4]),
             clients: size(rng.between(3, 8)),
             loss: rng.magnitude(2_000, 250_000),
@@ -255,6 +269,10 @@ counters! {
     leader_changes,
     transfers,
     drains,
+    /// Entries that change the members of a group.
+    member_changes,
+    /// Such as were replaced by another leader's.
+    undone_changes,
     /// Starts that found durable data rotten, and repaired it from the peers.
     rotten_disks,
     /// The same, of disks with blocks that could not be read.
@@ -392,6 +410,7 @@ impl Counters {
             Fault::DiskSlow => self.slow_disks,
             Fault::Wipe => self.wiped_nodes,
             Fault::QuorumLoss => self.lost_quorums,
+            Fault::ChangeMembers => self.member_changes,
         }
     }
 }

@@ -9,6 +9,7 @@ mod disk_trouble;
 mod events;
 mod faults;
 mod linearizability;
+mod members;
 mod nemesis;
 mod network;
 mod node;

@@ -59,6 +59,10 @@ impl Nemesis {
 
     /// Leaves only some of what a step asked for: flushes from the first on, anything else.
     pub(crate) fn thin(&mut self, out: &mut Output) {
+        if !out.memberships.is_empty() && self.rng.chance(300_000) {
+            // They come first: without them there is nothing else.
+            *out = Output::default();
+        }
         let kept = self.rng.index(out.flushes.len() + 1);
         out.flushes.truncate(kept);
         out.messages.retain(|_| self.rng.chance(500_000));
@@ -163,6 +167,7 @@ impl Cluster {
             Fault::Drain => self.drain(victim),
             Fault::Wipe => self.wipe(victim),
             Fault::QuorumLoss => self.lose_quorum(),
+            Fault::ChangeMembers => self.change_members(),
             Fault::Loss
             | Fault::Duplication
             | Fault::Reordering

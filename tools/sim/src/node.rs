@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::raft::Message;
+use engine::raft::{Change, Message};
 use engine::shard::{
-    Flush, GroupOptions, Input, Member, Options, Output, ReadLog, Shard, Snapshot, SnapshotPolicy,
-    Token,
+    Flush, GroupOptions, Input, Member, NewMembership, Options, Output, ReadLog, Shard, Snapshot,
+    SnapshotPolicy, Token,
 };
 use engine::{Clock, Time, epoch};
 use wal::{
@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) replaced: Vec<(usize, u64)>,
     /// How long its disk took for each of the last writes.
     pub(crate) paces: Paces,
+    /// The newest members of each group that were made durable beside the log.
+    pub(crate) noted: BTreeMap<GroupId, NewMembership>,
 }
 
 /// What a crash takes away.
@@ -159,6 +161,10 @@ pub(crate) enum Arrival {
         group: GroupId,
         to: Option<NodeId>,
     },
+    ChangeMembers {
+        group: GroupId,
+        change: Change,
+    },
     Drain,
 }
 
@@ -227,6 +233,7 @@ impl Node {
             let_in: vec![None; plan.nodes],
             replaced: Vec::new(),
             paces: Paces::default(),
+            noted: BTreeMap::new(),
         }
     }
 
@@ -256,7 +263,11 @@ impl Node {
         let mut damaged = Vec::new();
         let (shelf, mut refused) = (&mut self.shelf, 0);
         let standing = self.standing.clone();
-        let homes = &standing.members;
+        let homes: Vec<usize> = match standing.epoch {
+            0 => (0..plan.founders).collect(),
+            _ => standing.members.clone(),
+        };
+        let noted = &self.noted;
         let groups = (0..plan.groups).map(|number| {
             let group = GroupId::from_raw(number);
             let log = recovered.groups.remove(&group);
@@ -271,7 +282,8 @@ impl Node {
             let newest = standing.newest.get(&group).copied();
             GroupOptions {
                 group,
-                members: members(homes),
+                members: members(&homes),
+                noted: noted.get(&group).cloned(),
                 slots: slots(number),
                 preferred: Some(node_id(homes[number as usize % homes.len()])),
                 recovered: epoch::begin(recovered, standing.epoch, newest),
@@ -435,6 +447,10 @@ impl Node {
                 }
                 Arrival::Wake => step(Input::Wake),
                 Arrival::Transfer { group, to } => step(Input::Transfer { group, to }),
+                Arrival::ChangeMembers { group, change } => {
+                    // Most are refused for a good reason; what is done is judged where it is written.
+                    let _ = shard.change_members(group, &change, out);
+                }
                 Arrival::Drain => step(Input::Drain),
             }
         }
@@ -567,6 +583,11 @@ impl Node {
 /// The id of the node at `position`.
 pub(crate) fn node_id(position: usize) -> NodeId {
     NodeId::from_raw(u32::try_from(position).expect("few nodes") + 1)
+}
+
+/// The replicas of the node at `position`.
+pub(crate) fn replica_id(position: usize) -> ReplicaId {
+    ReplicaId::from_raw(node_id(position).to_raw())
 }
 
 /// The position of the node with this id.

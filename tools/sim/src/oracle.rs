@@ -1,16 +1,19 @@
 //! What must be true at every moment, checked from outside with more than any node can see.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use engine::raft::{Message, Role};
+use engine::raft::{Membership, Message, Role};
 use engine::shard::{Flush, GroupStatus};
-use wal::{EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId, Term};
+use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId, Term};
 
 use crate::contents::{Change, Content, Contents, Found, apply, ends_log, position, same};
-use crate::faults::Counters;
+use crate::faults::{Counters, Plan};
+use crate::members::place_of;
 use crate::node::node_id;
 use crate::rng;
+
+/// Positions of nodes.
+type Voters = Vec<usize>;
 
 /// A broken promise, in a sentence.
 pub(crate) type Broken = String;
@@ -19,6 +22,8 @@ pub(crate) type Broken = String;
 #[derive(Clone)]
 pub(crate) struct Oracle {
     members: Vec<usize>,
+    /// With whom the groups were created, unless a repair has made others members.
+    founders: Vec<usize>,
     groups: Vec<Group>,
     logs: Vec<NodeLog>,
 }
@@ -33,6 +38,10 @@ struct Group {
     applied: Vec<Applied>,
     /// The furthest commit that any leader claimed.
     committed: LogIndex,
+    /// Terms of which a leader has committed an entry.
+    commits: BTreeSet<Term>,
+    /// Each change of the members that was written: who they were before, and are after.
+    changes: BTreeMap<(LogIndex, Term), (Voters, Membership)>,
     /// The state after each index that was seen at rest, and who was seen.
     hashes: BTreeMap<LogIndex, (u64, usize)>,
 }
@@ -84,13 +93,20 @@ struct Seen {
 
 impl Oracle {
     /// Nothing has happened yet.
-    pub(crate) fn new(nodes: usize, groups: u32) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let Plan {
+            nodes,
+            groups,
+            founders,
+            ..
+        } = *plan;
         let log = NodeLog {
             seen: (0..groups).map(|_| Seen::default()).collect(),
             ..NodeLog::default()
         };
         Self {
             members: (0..nodes).collect(),
+            founders: (0..founders).collect(),
             groups: (0..groups).map(|_| Group::default()).collect(),
             logs: vec![log; nodes],
         }
@@ -103,9 +119,9 @@ impl Oracle {
         flush: &Flush,
         counters: &mut Counters,
     ) -> Result<(), Broken> {
-        let log = &mut self.logs[node];
         let mut changes = Vec::with_capacity(flush.records.len());
         for record in &flush.records {
+            let log = &mut self.logs[node];
             let change = match record {
                 Record::Entry { group, entry } | Record::Patch { group, entry } => {
                     let content = log.placed.entry(*group).or_default();
@@ -124,6 +140,13 @@ impl Oracle {
                     let follows = entry.index > floor.next();
                     if terms.get(at).is_some_and(|&old| old != entry.term) {
                         counters.truncations += 1;
+                        let changes = &self.groups[group.to_raw() as usize].changes;
+                        let replaced = changes.range((entry.index, Term::ZERO)..);
+                        let held = |&(index, term): &(LogIndex, Term)| {
+                            terms.get(position(index)) == Some(&term)
+                        };
+                        let undone = replaced.filter(|(change, _)| held(change)).count();
+                        counters.undone_changes += undone as u64;
                     }
                     let written = Written {
                         hash: rng::hash(&entry.payload) ^ kind(entry.kind),
@@ -138,6 +161,10 @@ impl Oracle {
                     let first = known.unwrap_or(written);
                     if !marks && follows && known.is_none() {
                         entries.insert((entry.index, entry.term), written);
+                    }
+                    if !marks && known.is_none() && entry.kind == EntryKind::Membership {
+                        counters.member_changes += 1;
+                        self.changes_members(node, *group, entry)?;
                     }
                     let differs = first.hash != written.hash || follows && first != written;
                     if !marks && differs {
@@ -187,10 +214,10 @@ impl Oracle {
                 }
                 Record::Contents { .. } | Record::Damaged { .. } => continue,
             };
-            apply(&mut log.placed, change);
+            apply(&mut self.logs[node].placed, change);
             changes.push(change);
         }
-        log.pending.push_back((flush.number, changes));
+        self.logs[node].pending.push_back((flush.number, changes));
         Ok(())
     }
 
@@ -333,12 +360,84 @@ impl Oracle {
 
     /// Whether the disks of a majority hold the entry, without that of the node.
     fn holds_without(&self, node: usize, group: GroupId, at: usize, term: Term) -> bool {
-        let others = self.members.iter().filter(|&&other| other != node);
-        let holders = others.filter(|&&other| {
-            let content = self.logs[other].durable.get(&group);
-            content.is_some_and(|content| content.terms.get(at) == Some(&term))
-        });
-        holders.count() > self.members.len() / 2
+        self.electorates(group).iter().all(|voters| {
+            let others = voters.iter().filter(|&&other| other != node);
+            let holders = others.filter(|&&other| {
+                let content = self.logs[other].durable.get(&group);
+                content.is_some_and(|content| content.terms.get(at) == Some(&term))
+            });
+            holders.count() > voters.len() / 2
+        })
+    }
+
+    /// The voters of every membership that may count: the newest that is committed, and what was written
+    /// behind that.
+    fn electorates(&self, name: GroupId) -> Vec<Voters> {
+        let group = &self.groups[name.to_raw() as usize];
+        let applied = |(index, term): (LogIndex, Term)| {
+            let applied = group.applied.get(position(index));
+            applied.is_some_and(|applied| applied.term == term)
+        };
+        let settled = group.changes.keys().rev().find(|&&at| applied(at));
+        let from = settled.map_or(LogIndex::ZERO, |&(index, _)| index);
+        let later = group.changes.range((from, Term::ZERO)..);
+        let mut electorates: Vec<Voters> = later.map(|(_, (_, after))| voters_of(after)).collect();
+        if settled.is_none() {
+            electorates.push(self.founders.clone());
+        }
+        electorates
+    }
+
+    /// A change of members is written for the first time: it is one step from the members before.
+    fn changes_members(&mut self, node: usize, name: GroupId, entry: &Entry) -> Result<(), Broken> {
+        let after = Membership::decode(&entry.payload);
+        let after = after.map_err(|error| format!("node {}: {error}", node + 1))?;
+        let content = self.logs[node]
+            .placed
+            .get(&name)
+            .cloned()
+            .unwrap_or_default();
+        let group = &mut self.groups[name.to_raw() as usize];
+        let holds = |&(index, term): &(LogIndex, Term)| {
+            let held = content.terms.get(position(index)).copied();
+            let applied = group.applied.get(position(index)).map(|it| it.term);
+            // A snapshot stands for what was committed.
+            index < entry.index
+                && (held == Some(term) || held == Some(Term::ZERO) && applied == Some(term))
+        };
+        let before = group.changes.iter().rev().find(|(at, _)| holds(at));
+        let (since, before, removed) = match before {
+            Some((&(since, _), (_, made))) => (since, voters_of(made), made.removed.clone()),
+            None => (LogIndex::ZERO, self.founders.clone(), Vec::new()),
+        };
+        let began = group.commits.contains(&entry.term);
+        if since > group.committed || !began {
+            return Err(format!(
+                "node {} changes the members of group {name} at entry {}; entry {since} changed them before, committed is \
+                 {}, an entry of term {}: {began}",
+                node + 1,
+                entry.index,
+                group.committed,
+                entry.term
+            ));
+        }
+        let now = voters_of(&after);
+        let gone = before.iter().filter(|it| !now.contains(it)).count();
+        let new = now.iter().filter(|it| !before.contains(it)).count();
+        let back = removed
+            .iter()
+            .any(|&it| after.members.contains(it) || !after.removed.contains(&it));
+        if gone + new > 1 || back || now.is_empty() {
+            return Err(format!(
+                "node {} changes the voters of group {name} from {before:?} (from 0) to {now:?} at entry {}: {after:?}",
+                node + 1,
+                entry.index
+            ));
+        }
+        group
+            .changes
+            .insert((entry.index, entry.term), (before, after));
+        Ok(())
     }
 
     /// What [`Oracle::recovered`] checks, without taking it for what the node goes on from. Returns what it stands for.
@@ -406,6 +505,7 @@ impl Oracle {
         newest: &BTreeMap<GroupId, (LogIndex, Term)>,
     ) -> Result<(), Broken> {
         self.members = survivors.to_vec();
+        self.founders = survivors.to_vec();
         for (name, group) in (0..).map(GroupId::from_raw).zip(&mut self.groups) {
             let (last, term) = newest.get(&name).copied().unwrap_or_default();
             let contents = survivors.iter().map(|&node| &self.logs[node].placed);
@@ -497,6 +597,9 @@ impl Oracle {
                 node + 1
             ));
         }
+        if now.persisted == now.last && !status.damaged {
+            self.goes_by(node, status)?;
+        }
         if now.leads {
             let began = !before.leads || now.term != before.term;
             if began {
@@ -506,6 +609,31 @@ impl Oracle {
             }
         }
         self.applies(node, status, counters)
+    }
+
+    /// A replica goes by the newest change of members that its log holds.
+    fn goes_by(&self, node: usize, status: &GroupStatus) -> Result<(), Broken> {
+        let nothing = Content::default();
+        let content = self.logs[node].placed.get(&status.group);
+        let terms = &content.unwrap_or(&nothing).terms;
+        let group = &self.groups[status.group.to_raw() as usize];
+        let held = |at: &LogIndex| terms.get(position(*at)).copied().unwrap_or_default();
+        let mut changes = group.changes.keys().rev();
+        let newest = changes.find(|(at, term)| held(at) == *term);
+        let newest = newest.map_or(LogIndex::ZERO, |&(index, _)| index);
+        let since = status.members_since;
+        // A snapshot stands for entries that are not known one by one.
+        let fits = since == LogIndex::ZERO
+            || held(&since) == Term::ZERO
+            || group.changes.contains_key(&(since, held(&since)));
+        if since < newest || !fits {
+            return Err(format!(
+                "node {} goes by the members of entry {since} of group {}, its log has a change at {newest}",
+                node + 1,
+                status.group
+            ));
+        }
+        Ok(())
     }
 
     /// A node became leader of a term: nobody else did, and it holds all that was committed before.
@@ -552,12 +680,20 @@ impl Oracle {
     fn commits(&mut self, node: usize, status: &GroupStatus) -> Result<(), Broken> {
         let (name, commit) = (status.group, status.commit);
         let group = &mut self.groups[name.to_raw() as usize];
+        group.commits.insert(status.term);
         if commit <= group.committed {
             return Ok(());
         }
         group.committed = commit;
         let at = position(commit);
-        let logs = self.members.iter().map(|&member| &self.logs[member]);
+        let voters: Vec<usize> = status
+            .members
+            .voters
+            .iter()
+            .copied()
+            .map(place_of)
+            .collect();
+        let logs = voters.iter().map(|&member| &self.logs[member]);
         let holders = logs.filter(|log| {
             // What a damaged one lost, it may have acknowledged before; it votes for nobody without.
             if log.damaged.contains(&name) {
@@ -568,12 +704,12 @@ impl Oracle {
             term == Some(&status.term)
         });
         let holders = holders.count();
-        if holders * 2 <= self.members.len() {
+        if holders * 2 <= voters.len() {
             return Err(format!(
                 "node {} commits entry {commit} of group {name} in term {}, and {holders} of {} disks hold it in that term",
                 node + 1,
                 status.term,
-                self.members.len()
+                voters.len()
             ));
         }
         Ok(())
@@ -621,6 +757,16 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+fn voters_of(membership: &Membership) -> Voters {
+    membership
+        .members
+        .voters
+        .iter()
+        .copied()
+        .map(place_of)
+        .collect()
 }
 
 fn kind(kind: EntryKind) -> u64 {

@@ -5,6 +5,7 @@ use wal::{GroupId, LogIndex, Term};
 
 use std::collections::BTreeMap;
 
+use crate::faults::Plan;
 use crate::oracle::{Broken, Oracle};
 
 /// Who judges which node.
@@ -17,11 +18,11 @@ pub(crate) struct Oracles {
 
 impl Oracles {
     /// Nobody was given up.
-    pub(crate) fn new(nodes: usize, groups: u32) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
         Self {
-            now: Oracle::new(nodes, groups),
+            now: Oracle::new(plan),
             past: None,
-            given_up: vec![false; nodes],
+            given_up: vec![false; plan.nodes],
         }
     }
 

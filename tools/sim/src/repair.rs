@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::epoch;
+use engine::shard::NewMembership;
 use net::peer::Cause;
 use wal::{GroupId, LogIndex, Term};
 
@@ -33,13 +34,28 @@ impl Cluster {
         let groups = (0..self.plan.groups).map(GroupId::from_raw);
         self.oracles.of(node).wiped(node, groups.collect());
         let seeds = self.seeds(node);
+        let noted = self.noted_by_others(node);
         self.counters.seeded_nodes += u64::from(!seeds.is_empty());
         let wiped = &mut self.nodes[node];
         wiped.standing = Rc::new(wiped.standing.wiped());
         wiped.disk = Disk::new(self.plan.segment_bytes, wiped.standing.instance);
         wiped.shelf = Shelf::of_backup(seeds);
         wiped.known.fill(0);
+        wiped.noted = noted;
         wiped.replaced.clear();
+    }
+
+    /// What the others know of the members of each group: whoever brings the node back asks them.
+    fn noted_by_others(&self, node: usize) -> BTreeMap<GroupId, NewMembership> {
+        let mut newest = BTreeMap::<GroupId, NewMembership>::new();
+        let others = self.nodes.iter().filter(|other| other.position != node);
+        for noted in others.flat_map(|other| other.noted.values()) {
+            let known = newest.get(&noted.group);
+            if known.is_none_or(|known| known.since < noted.since) {
+                newest.insert(noted.group, noted.clone());
+            }
+        }
+        newest
     }
 
     /// In half of the cases, snapshots out of a backup are put into the empty directory: any of this epoch that

@@ -40,7 +40,7 @@ impl Part {
             group: begun.group,
             index: begun.index,
             term: begun.term,
-            membership: Membership::default(),
+            membership: Membership::of(begun.membership.0, &begun.membership.1),
             machine: machine::KV,
             items: begun.keys,
             created_unix_ms: begun.unix_ms,
@@ -150,11 +150,13 @@ impl Shelf {
 
 fn restore((group, index, term): Name, bytes: &[u8]) -> Option<Snapshot> {
     let mut state = Kv::new(slots(group.to_raw()));
+    let mut membership = None;
     let mut decoder = Decoder::new(CHUNK_BYTES_MAX);
     decoder.push(bytes);
     while let Some(event) = decoder.next().ok()? {
         match event {
             Event::Header(header) => {
+                membership = header.membership.made().ok()?;
                 let named = (header.group, header.index, header.term);
                 if named != (group, index, term) {
                     return None;
@@ -165,5 +167,10 @@ fn restore((group, index, term): Name, bytes: &[u8]) -> Option<Snapshot> {
     }
     decoder.finish().ok()?;
     state.restored().ok()?;
-    Some(Snapshot { index, term, state })
+    Some(Snapshot {
+        index,
+        term,
+        state,
+        membership,
+    })
 }

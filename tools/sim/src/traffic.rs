@@ -9,6 +9,7 @@ use wal::{GroupId, LogIndex};
 use crate::client::{Ask, Client, Request, Waiting, answer};
 use crate::cluster::Cluster;
 use crate::events::Event;
+use crate::faults::Fault;
 use crate::linearizability::Answer;
 use crate::node::{Arrival, position_of};
 use crate::oracle::Broken;
@@ -299,6 +300,10 @@ impl Cluster {
 
     /// A group whose replicas have not all applied all there is, or are still under repair.
     fn differing(&self) -> Option<String> {
+        if self.plan.has(Fault::ChangeMembers) {
+            let mut groups = (0..self.plan.groups).map(GroupId::from_raw);
+            return groups.find_map(|group| self.differing_group(group));
+        }
         let mut ends: Vec<Option<LogIndex>> = vec![None; self.plan.groups as usize];
         for node in self.members.iter().map(|&member| &self.nodes[member]) {
             let Some(process) = &node.process else {

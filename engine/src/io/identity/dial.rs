@@ -34,7 +34,7 @@ pub fn ask(cluster: &str, from: u32, to: u32, address: &str) -> Option<Answered>
         from,
         to,
         shard: 0,
-        version_min: 1,
+        version_min: VERSION,
         version_max: VERSION,
         instance: 0,
         fingerprint: 0,

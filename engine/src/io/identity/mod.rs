@@ -13,8 +13,8 @@ pub use crate::epoch::EPOCH_MAX;
 pub use census::{Census, LiveQuorum, Running, check_stopped};
 pub use dial::{Answered, ask};
 pub use error::IdentityError;
-pub use opening::{Holding, hold, settle};
-pub use record::{Condition, Member, Place, Record};
+pub use opening::{Holding, Joined, hold, is_new, join, settle};
+pub use record::{Condition, Member, Noted, Place, Record, parse_noted};
 
 pub(super) use opening::open;
 pub(super) use register::{Caller, Presence, Register};

@@ -1,11 +1,13 @@
 //! Opens a data directory for its node, or for a tool while the node is stopped.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use wal::GroupId;
 use wal::io::{DataDirectory, Identity};
 
 use super::record::failed;
-use super::{Condition, IdentityError, Member, Place, Record};
+use super::{Condition, IdentityError, Member, Noted, Place, Record};
 use crate::config::{Config, NodeAddress};
 use crate::io::OpenError;
 
@@ -22,11 +24,7 @@ fn address(node: &NodeAddress) -> String {
 
 /// The nodes that a configuration lists, by their numbers.
 fn listed(config: &Config) -> Vec<Member> {
-    let members = config.cluster.nodes.iter().map(|node| Member {
-        node: node.id,
-        address: address(node),
-    });
-    let mut members: Vec<Member> = members.collect();
+    let mut members: Vec<Member> = config.cluster.nodes.iter().map(Member::of).collect();
     members.sort();
     members
 }
@@ -70,6 +68,57 @@ pub fn hold(config: &Config) -> Result<Holding, OpenError> {
         }
     };
     Ok(Holding { directory, record })
+}
+
+/// What a node tells of the cluster that another joins.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    pub epoch: u64,
+    pub origin: u64,
+    pub members: Vec<Member>,
+    pub removed: Vec<u32>,
+    pub founders: Vec<NodeAddress>,
+    pub listed: Vec<NodeAddress>,
+    pub noted: BTreeMap<GroupId, Noted>,
+}
+
+/// Whether a data directory has never been anybody's.
+///
+/// # Errors
+///
+/// If what it says of itself cannot be read.
+pub fn is_new(config: &Config) -> Result<bool, IdentityError> {
+    let (path, _) = identity(config);
+    Ok(Record::read(&path)?.is_none() && !path.join("shard-0").exists())
+}
+
+/// Makes the data directory of a node that joins a cluster which runs.
+///
+/// # Errors
+///
+/// As for [`hold`].
+pub fn join(config: &Config, cluster: &Joined) -> Result<(), OpenError> {
+    let Holding {
+        directory,
+        mut record,
+    } = hold(config)?;
+    let Joined {
+        epoch,
+        origin,
+        members,
+        removed,
+        founders,
+        listed,
+        noted,
+    } = cluster.clone();
+    record.begin_epoch(epoch, members, removed);
+    record.origin = origin;
+    record.founders = founders;
+    record.listed = listed;
+    record.noted = noted;
+    record.condition = Condition::Joining;
+    record.write(directory.path())?;
+    Ok(())
 }
 
 /// Takes the data directory of a stopped node as being where it is and having the address that its
@@ -171,7 +220,23 @@ fn fit(config: Config, record: &mut Record) -> Result<Config, IdentityError> {
             members,
         });
     }
-    let asked = listed(&config);
+    let mut options = (*config).clone();
+    // Whoever came in while the node ran need not be in its configuration.
+    for node in &record.listed {
+        let nodes = &mut options.cluster.nodes;
+        if record.has(node.id) && nodes.iter().all(|it| it.id != node.id) {
+            nodes.push(node.clone());
+        }
+    }
+    // Nor who left.
+    options.cluster.founders = record.founders.clone();
+    for founder in &mut options.cluster.founders {
+        if let Some(node) = options.cluster.nodes.iter().find(|it| it.id == founder.id) {
+            founder.clone_from(node);
+        }
+    }
+    let mut asked: Vec<Member> = options.cluster.nodes.iter().map(Member::of).collect();
+    asked.sort();
     let missing = |member: &Member| asked.iter().all(|it| it.node != member.node);
     let unknown =
         |member: &Member| !record.has(member.node) && !record.removed.contains(&member.node);
@@ -179,7 +244,6 @@ fn fit(config: Config, record: &mut Record) -> Result<Config, IdentityError> {
         let recorded = record.members.clone();
         return Err(IdentityError::Members { recorded, asked });
     }
-    let mut options = (*config).clone();
     let removed = record.removed.clone();
     options.cluster.nodes.retain(|node| {
         let is_removed = removed.contains(&node.id);

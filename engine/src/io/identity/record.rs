@@ -1,6 +1,6 @@
 //! The file `membership`: one `name = value` a line, the last one the CRC32C of all before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use net::peer::Standing;
-use wal::{GroupId, LogIndex, Term};
+use wal::{GroupId, LogIndex, ReplicaId, Term};
 
 use super::IdentityError;
+use crate::config::NodeAddress;
 use crate::epoch::EPOCH_MAX;
+use crate::raft::Membership;
+use crate::shard::NewMembership;
 
 const NAME: &str = "membership";
 const FORMAT: u32 = 1;
@@ -23,6 +26,15 @@ pub struct Member {
     pub node: u32,
     /// `host:port`
     pub address: String,
+}
+
+impl Member {
+    pub fn of(node: &NodeAddress) -> Self {
+        Self {
+            node: node.id,
+            address: format!("{}:{}", node.host, node.peer_port),
+        }
+    }
 }
 
 impl fmt::Display for Member {
@@ -83,9 +95,14 @@ pub enum Condition {
     New,
     /// It replaces one that was lost: what its log does not mention was lost with that.
     Rejoined,
+    /// It begins empty in a cluster that has let this node's id in.
+    Joining,
     /// An import was begun and has not ended.
     Importing,
 }
+
+/// A membership, and the entry that made it.
+pub type Noted = (LogIndex, Term, Membership);
 
 /// All that the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +122,14 @@ pub struct Record {
     /// Of an epoch that was made while nothing was lost: the nodes of the epoch before. Until a majority of
     /// these is seen to have left it, this node takes part in nothing.
     pub before: Vec<u32>,
-    /// Members of earlier epochs, which never come back.
+    /// With whom the groups of this epoch were created, where members have come or gone since.
+    pub founders: Vec<NodeAddress>,
+    /// Where nodes are that came in since.
+    pub listed: Vec<NodeAddress>,
+    /// The newest members of each group that its replica here knew of: the entry that made them, and what
+    /// that carries.
+    pub noted: BTreeMap<GroupId, Noted>,
+    /// Members of earlier epochs and such as have gone since, which never come back.
     pub removed: Vec<u32>,
     /// The instance of every node that this one has spoken to.
     pub known: BTreeMap<u32, u64>,
@@ -127,6 +151,9 @@ impl Record {
             formed: false,
             members,
             before: Vec::new(),
+            founders: Vec::new(),
+            listed: Vec::new(),
+            noted: BTreeMap::new(),
             removed: Vec::new(),
             known: BTreeMap::new(),
             replaced: Vec::new(),
@@ -137,6 +164,71 @@ impl Record {
     /// Whether a node is of the membership.
     pub fn has(&self, node: u32) -> bool {
         self.members.iter().any(|member| member.node == node)
+    }
+
+    /// The epoch of a repair begins: it names all members, and nothing is left of how they came and went.
+    pub fn begin_epoch(&mut self, epoch: u64, members: Vec<Member>, removed: Vec<u32>) {
+        self.epoch = epoch;
+        self.members = members;
+        self.removed = removed;
+        self.before.clear();
+        self.founders.clear();
+        self.listed.clear();
+        self.noted.clear();
+        self.formed = false;
+    }
+
+    /// Takes what a replica here knows of its group's members now; `nodes` are those that the node was started
+    /// with. Gives the addresses of all that are a member of any of so many groups.
+    pub fn note(
+        &mut self,
+        memberships: &[NewMembership],
+        nodes: &[NodeAddress],
+        groups: u32,
+    ) -> Vec<NodeAddress> {
+        if self.founders.is_empty() {
+            self.founders = nodes.to_vec();
+        }
+        for noted in memberships {
+            for (replica, text) in &noted.membership.addresses {
+                let Some(address) = NodeAddress::parse(replica.to_raw(), text) else {
+                    continue; // whoever asked for the change was told
+                };
+                self.listed.retain(|it| it.id != address.id);
+                self.listed.push(address);
+            }
+            match noted.since {
+                LogIndex::ZERO => drop(self.noted.remove(&noted.group)),
+                since => {
+                    let made = (since, noted.term, noted.membership.clone());
+                    self.noted.insert(noted.group, made);
+                }
+            }
+        }
+        let mut all = BTreeSet::new();
+        for group in (0..groups).map(GroupId::from_raw) {
+            match self.noted.get(&group) {
+                Some((_, _, it)) => all.extend(it.members.all().map(ReplicaId::to_raw)),
+                None => all.extend(self.founders.iter().map(|it| it.id)),
+            }
+        }
+        let gone = self.members.iter().map(|it| it.node);
+        let gone: Vec<u32> = gone.filter(|it| !all.contains(it)).collect();
+        self.removed.extend(gone);
+        let known = || nodes.iter().chain(&self.listed).chain(&self.founders);
+        let addresses = all.iter().filter_map(|&id| known().find(|it| it.id == id));
+        let addresses: Vec<NodeAddress> = addresses.cloned().collect();
+        self.members = addresses.iter().map(Member::of).collect();
+        addresses
+    }
+
+    /// Each noted membership: group, entry, its term, and its payload in hexadecimal digits.
+    pub fn noted_lines(&self) -> impl Iterator<Item = String> {
+        self.noted.iter().map(|(group, (since, term, membership))| {
+            let bytes = membership.encode();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{group} {} {} {hex}", since.to_raw(), term.to_raw())
+        })
     }
 
     /// What peers are told.
@@ -180,6 +272,7 @@ impl Record {
         let condition = match self.condition {
             Condition::New => "new",
             Condition::Rejoined => "rejoined",
+            Condition::Joining => "joining",
             Condition::Importing => "importing",
         };
         let formed = if self.formed { "yes" } else { "no" };
@@ -196,6 +289,14 @@ impl Record {
         }
         for node in &self.before {
             line("before", format_args!("{node}"));
+        }
+        for (name, nodes) in [("founder", &self.founders), ("listed", &self.listed)] {
+            for node in nodes {
+                line(name, format_args!("{} {}", node.id, node.text()));
+            }
+        }
+        for noted in self.noted_lines() {
+            line("noted", format_args!("{noted}"));
         }
         for node in &self.removed {
             line("removed", format_args!("{node}"));
@@ -255,6 +356,7 @@ impl Record {
                     record.condition = match value {
                         "new" => Condition::New,
                         "rejoined" => Condition::Rejoined,
+                        "joining" => Condition::Joining,
                         "importing" => Condition::Importing,
                         _ => return None,
                     }
@@ -269,6 +371,17 @@ impl Record {
                     address: pair?.1.to_owned(),
                 }),
                 "before" => record.before.push(value.parse().ok()?),
+                "founder" | "listed" => {
+                    let node = NodeAddress::parse(pair?.0.parse().ok()?, pair?.1)?;
+                    match name {
+                        "founder" => record.founders.push(node),
+                        _ => record.listed.push(node),
+                    }
+                }
+                "noted" => {
+                    let (group, noted) = parse_noted(value)?;
+                    record.noted.insert(group, noted);
+                }
                 "removed" => record.removed.push(value.parse().ok()?),
                 "known" => drop(record.known.insert(pair?.0.parse().ok()?, hex(pair?.1)?)),
                 "replaced" => {
@@ -289,6 +402,25 @@ impl Record {
         }
         Some(record)
     }
+}
+
+/// Reads a line of [`Record::noted_lines`].
+pub fn parse_noted(line: &str) -> Option<(GroupId, Noted)> {
+    let mut parts = line.split(' ');
+    let mut number = || parts.next()?.parse::<u64>().ok();
+    let group = GroupId::from_raw(u32::try_from(number()?).ok()?);
+    let since = LogIndex::from_raw(number()?);
+    let term = Term::from_raw(number()?);
+    let membership = Membership::decode(&bytes_of(parts.next()?)?).ok()?;
+    Some((group, (since, term, membership)))
+}
+
+/// Of pairs of hexadecimal digits.
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let digit = |at: usize| char::from(hex.as_bytes()[at]).to_digit(16);
+    let byte = |at: usize| u8::try_from(digit(at)? << 4 | digit(at + 1)?).ok();
+    let even = hex.len().is_multiple_of(2);
+    even.then(|| (0..hex.len()).step_by(2).map(byte).collect())?
 }
 
 pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {

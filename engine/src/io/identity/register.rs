@@ -11,13 +11,18 @@ use wal::{GroupId, LogIndex, Term};
 
 use super::{Condition, Record};
 use crate::Time;
+use crate::config::{ClusterOptions, NodeAddress};
 use crate::io::status::quote;
+use crate::shard::NewMembership;
 
 /// What all shards of a node know of its peers.
 #[derive(Debug)]
 pub(in crate::io) struct Register {
     node: u32,
     directory: PathBuf,
+    /// Those that it was started with.
+    nodes: Vec<NodeAddress>,
+    groups: u32,
     /// Drawn when the process started.
     pub(in crate::io) start: u64,
     /// Whether this node may take part in what its groups decide.
@@ -40,6 +45,9 @@ impl State {
     /// Whether enough others were met in this epoch. Until then nothing is said, so nothing is decided.
     fn may_speak(&self, node: u32) -> bool {
         let record = &self.record;
+        if record.condition == Condition::Joining {
+            return true; // it has no vote until it has what the others hold
+        }
         let begins = record.condition == Condition::New && record.epoch == 0;
         if record.formed || (record.before.is_empty() && !begins) {
             return true;
@@ -99,7 +107,13 @@ pub(in crate::io) struct Caller {
 }
 
 impl Register {
-    pub(in crate::io) fn new(node: u32, directory: PathBuf, record: Record, start: u64) -> Self {
+    pub(in crate::io) fn new(
+        cluster: &ClusterOptions,
+        node: u32,
+        directory: PathBuf,
+        record: Record,
+        start: u64,
+    ) -> Self {
         let state = State {
             record,
             present: Vec::new(),
@@ -109,6 +123,8 @@ impl Register {
         Self {
             node,
             directory,
+            nodes: cluster.nodes.clone(),
+            groups: cluster.groups,
             start,
             speaks: AtomicBool::new(state.may_speak(node)),
             state: Mutex::new(state),
@@ -161,8 +177,18 @@ impl Register {
         });
         let members: Vec<String> = members.collect();
         let removed: Vec<String> = record.removed.iter().map(ToString::to_string).collect();
+        let founders = match record.founders[..] {
+            [] => &self.nodes,
+            _ => &record.founders,
+        };
+        let founders = founders.iter().map(node_json).collect::<Vec<_>>().join(",");
+        let noted = record.noted_lines().map(|line| quote(&line));
+        let noted = noted.collect::<Vec<_>>().join(",");
+        let mut listed = record.listed.clone();
+        listed.retain(|node| record.has(node.id));
+        let listed = listed.iter().map(node_json).collect::<Vec<_>>().join(",");
         format!(
-            "{{\"cluster\":{},\"node\":{},\"instance\":\"{:016x}\",\"epoch\":{},\"origin\":\"{:016x}\",\"members\":[{}],\"removed\":[{}]}}\n",
+            "{{\"cluster\":{},\"node\":{},\"instance\":\"{:016x}\",\"epoch\":{},\"origin\":\"{:016x}\",\"members\":[{}],\"removed\":[{}],\"founders\":[{founders}],\"listed\":[{listed}],\"noted\":[{noted}]}}\n",
             quote(cluster),
             self.node,
             record.instance,
@@ -171,6 +197,30 @@ impl Register {
             members.join(","),
             removed.join(",")
         )
+    }
+
+    /// Makes durable who is in groups from now on. Gives the addresses of all members.
+    pub(in crate::io) fn note(
+        &self,
+        memberships: &[NewMembership],
+    ) -> Result<Vec<NodeAddress>, String> {
+        let mut state = self.state();
+        let nodes = state.record.note(memberships, &self.nodes, self.groups);
+        let written = state.record.write(&self.directory);
+        written.map_err(|error| error.to_string())?;
+        Ok(nodes)
+    }
+
+    /// What a replica here knew last of the members of its group.
+    pub(in crate::io) fn noted(&self, group: GroupId) -> Option<NewMembership> {
+        let state = self.state();
+        let (since, term, membership) = state.record.noted.get(&group)?;
+        Some(NewMembership {
+            group,
+            since: *since,
+            term: *term,
+            membership: membership.clone(),
+        })
     }
 
     /// The newest entry of a group that a survivor held when the epoch began.
@@ -193,6 +243,9 @@ impl Register {
         state.welcomed.insert(by);
         if state.may_speak(self.node) {
             state.record.formed = true;
+            if state.record.condition == Condition::Joining {
+                state.record.condition = Condition::New;
+            }
             self.write(&state.record)?;
             self.speaks.store(true, Ordering::Relaxed);
         }
@@ -325,6 +378,20 @@ impl Register {
     }
 }
 
+fn node_json(node: &NodeAddress) -> String {
+    let NodeAddress {
+        id,
+        host,
+        client_port,
+        peer_port,
+        admin_port,
+    } = node;
+    format!(
+        "{{\"id\":{id},\"host\":{},\"client_port\":{client_port},\"peer_port\":{peer_port},\"admin_port\":{admin_port}}}",
+        quote(host)
+    )
+}
+
 impl State {
     /// Whether a peer hears another process for so long that this is not one that ended before this one
     /// began: those are silent.
@@ -359,6 +426,10 @@ mod tests {
     use super::*;
     use crate::io::identity::{Member, Place};
 
+    fn cluster() -> ClusterOptions {
+        ClusterOptions::default()
+    }
+
     const SILENCE: Duration = Duration::from_secs(3);
 
     struct Scratch(PathBuf);
@@ -381,7 +452,10 @@ mod tests {
             address: format!("n{node}:7379"),
         };
         let record = Record::new(5, place, vec![member(1), member(2)]);
-        (Scratch(path.clone()), Register::new(1, path, record, 9))
+        (
+            Scratch(path.clone()),
+            Register::new(&cluster(), 1, path, record, 9),
+        )
     }
 
     fn caller(instance: u64, start: u64, manner: Manner) -> Caller {
@@ -403,7 +477,7 @@ mod tests {
         };
         assert_eq!(meet(&register, 20, Manner::Fresh), Ok(()));
         let record = Record::read(&scratch.0).unwrap().unwrap();
-        let register = Register::new(1, scratch.0.clone(), record, 10);
+        let register = Register::new(&cluster(), 1, scratch.0.clone(), record, 10);
         assert_eq!(meet(&register, 20, Manner::Usual), Ok(()));
         assert_eq!(meet(&register, 21, Manner::Fresh), Err(Cause::Empty));
         assert_eq!(meet(&register, 21, Manner::Usual), Err(Cause::Other));
@@ -426,13 +500,13 @@ mod tests {
         assert!(register.speaks());
         assert_eq!(register.manner(), Manner::Usual);
         let record = Record::read(&scratch.0).unwrap().unwrap();
-        assert!(Register::new(1, scratch.0.clone(), record.clone(), 10).speaks());
+        assert!(Register::new(&cluster(), 1, scratch.0.clone(), record.clone(), 10).speaks());
         let rejoined = Record {
             condition: Condition::Rejoined,
             formed: false,
             ..record
         };
-        assert!(Register::new(1, scratch.0.clone(), rejoined, 10).speaks());
+        assert!(Register::new(&cluster(), 1, scratch.0.clone(), rejoined, 10).speaks());
     }
 
     #[test]
@@ -452,7 +526,7 @@ mod tests {
             ..record.clone()
         };
         for condition in [Condition::New, Condition::Rejoined] {
-            let register = Register::new(1, scratch.0.clone(), changed(condition), 9);
+            let register = Register::new(&cluster(), 1, scratch.0.clone(), changed(condition), 9);
             // New members are of no epoch before, and who is gone has left nothing.
             let met = [6, 7, 2].map(|by| {
                 register.welcomed(by).unwrap();
@@ -467,11 +541,11 @@ mod tests {
             register.welcomed(3).unwrap();
             assert!(register.speaks());
             let formed = Record::read(&scratch.0).unwrap().unwrap();
-            assert!(Register::new(1, scratch.0.clone(), formed, 10).speaks());
+            assert!(Register::new(&cluster(), 1, scratch.0.clone(), formed, 10).speaks());
             std::fs::remove_file(scratch.0.join("membership")).unwrap();
         }
         // A new one waits for all who stay: any of them may know that it was there before.
-        let register = Register::new(6, scratch.0.clone(), changed(Condition::New), 9);
+        let register = Register::new(&cluster(), 6, scratch.0.clone(), changed(Condition::New), 9);
         let met = [1, 2, 3, 7, 4].map(|by| {
             register.welcomed(by).unwrap();
             register.speaks()

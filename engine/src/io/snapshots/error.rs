@@ -7,6 +7,7 @@ use glommio::GlommioError;
 use rustix::io::Errno;
 use wal::{GroupId, LogIndex, Term};
 
+use crate::raft::MembershipError;
 use crate::snapshot::SnapshotError;
 use crate::state_machine::RestoreError;
 
@@ -66,6 +67,12 @@ pub enum SnapshotFileError {
         own: String,
         found: String,
     },
+    #[error("{path} does not say who was in the group: {error}")]
+    Membership {
+        path: PathBuf,
+        #[source]
+        error: MembershipError,
+    },
     #[error("{path}: bytes from {found} on were received, those from {expected} on come next")]
     Order {
         path: PathBuf,
@@ -108,6 +115,7 @@ impl SnapshotFileError {
             | Self::Gone { .. }
             | Self::Length { .. }
             | Self::Restore { .. }
+            | Self::Membership { .. }
             | Self::Misnamed { .. }
             | Self::Foreign { .. } => true,
             // The bytes are right then: a limit of this node is too low for them.

@@ -4,6 +4,7 @@ use wal::{GroupId, LogIndex, Term};
 
 use super::whole::Whole;
 use super::{Name, Shared, SnapshotFileError, Snapshots};
+use crate::raft::Membership;
 use crate::snapshot::{ALIGNMENT, Decoder, Event, Header, Summary};
 use crate::state_machine::{RestoreError, StateMachine};
 
@@ -20,6 +21,8 @@ pub struct Loaded<S> {
 pub struct Restored<S> {
     pub state: S,
     pub header: Header,
+    /// Who was in the group, if an entry had changed that, and which.
+    pub membership: Option<(LogIndex, Membership)>,
     pub summary: Summary,
 }
 
@@ -142,9 +145,16 @@ async fn restore_from<S: StateMachine>(
     let header = decoder.header().cloned();
     let summary = decoder.finish().map_err(damaged)?;
     state.restored().map_err(refused)?;
+    let header = header.expect("a whole snapshot has one");
+    let membership = header.membership.made();
+    let membership = membership.map_err(|error| SnapshotFileError::Membership {
+        path: file.path.clone(),
+        error,
+    })?;
     Ok(Restored {
         state,
-        header: header.expect("a whole snapshot has one"),
+        header,
+        membership,
         summary,
     })
 }
