@@ -4,6 +4,8 @@ use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use serde_json::Value;
+
 /// A machine that is there accepts a connection at once, or has too much to do.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// A node says how it is within a second, with what it knows by then.
@@ -28,6 +30,15 @@ pub(crate) fn ask(method: &str, endpoint: &str, path: &str) -> Result<String, St
     text(exchange(method, endpoint, path, WORK_MAX)?)
 }
 
+/// The status and the body, if that is JSON, of the answer to `POST path`.
+pub(crate) fn post(endpoint: &str, path: &str) -> Result<(u16, Value), String> {
+    let (status, body) = answer("POST", endpoint, path, WORK_MAX)?;
+    let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let said = || Value::from(String::from_utf8_lossy(&body).trim());
+    let json = serde_json::from_slice(&body).unwrap_or_else(|_| said());
+    Ok((code.ok_or("it answered no HTTP")?, json))
+}
+
 fn text(body: Vec<u8>) -> Result<String, String> {
     String::from_utf8(body).map_err(|_| "it answered no text".to_owned())
 }
@@ -38,6 +49,24 @@ fn exchange(
     path: &str,
     patience: Duration,
 ) -> Result<Vec<u8>, String> {
+    let (status, body) = answer(method, endpoint, path, patience)?;
+    if status.split(' ').nth(1) == Some("200") {
+        Ok(body)
+    } else {
+        Err(format!(
+            "it answered {status}: {}",
+            String::from_utf8_lossy(&body).trim()
+        ))
+    }
+}
+
+/// The line with the status, and the body.
+fn answer(
+    method: &str,
+    endpoint: &str,
+    path: &str,
+    patience: Duration,
+) -> Result<(String, Vec<u8>), String> {
     let said = |error: Error| error.to_string();
     let late = |error: Error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
@@ -74,14 +103,7 @@ fn exchange(
     if length.is_some_and(|length| length != body.len()) {
         return Err("its answer was cut off".to_owned());
     }
-    if status.split(' ').nth(1) == Some("200") {
-        Ok(body.to_vec())
-    } else {
-        Err(format!(
-            "it answered {status}: {}",
-            String::from_utf8_lossy(body).trim()
-        ))
-    }
+    Ok((status.to_owned(), body.to_vec()))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod endpoints;
 mod exit;
 mod http;
 mod inspect;
+mod join;
+mod member;
 mod memory;
 mod repair;
 mod serve;
@@ -40,6 +42,10 @@ enum Verb {
         /// The node's configuration (TOML).
         #[arg(long)]
         config: PathBuf,
+        /// Joins a cluster that runs, if the data directory is empty: the admin endpoint of a member. Waits until
+        /// `drakkar member add` lets this node in.
+        #[arg(long, value_name = "HOST:PORT")]
+        join: Option<String>,
     },
     /// Says everything that is wrong with a configuration, or what a disk can do.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -66,6 +72,9 @@ enum Verb {
     /// Practises for a disaster.
     #[command(subcommand)]
     Dr(backup::drill::Verb),
+    /// Shows members, lets new ones in and others go, while the cluster serves.
+    #[command(subcommand)]
+    Member(member::Verb),
     /// Brings back what a cluster cannot bring back by itself. Offline: the node must be stopped.
     #[command(subcommand)]
     Repair(repair::Verb),
@@ -86,7 +95,7 @@ fn main() -> ExitCode {
         Err(refusal) => return exit::explain(&refusal),
     };
     match arguments.verb {
-        Verb::Serve { config } => serve::serve(&config),
+        Verb::Serve { config, join } => serve::serve(&config, join.as_deref()),
         Verb::Check { config, what } => match (what, config) {
             (Some(Checked::Disk(options)), _) => check_disk::run(&options),
             (None, config) => serve::check(&config.expect("required without a subcommand")),
@@ -97,6 +106,7 @@ fn main() -> ExitCode {
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Backup(verb) => backup::run(&verb),
         Verb::Dr(verb) => backup::drill::run(&verb),
+        Verb::Member(verb) => member::run(&verb),
         Verb::Repair(verb) => repair::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
     }

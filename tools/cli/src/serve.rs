@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use wal::ReplayError;
 use wal::io::{DirectoryError, LogError};
 
-use crate::{exit, memory};
+use crate::{exit, join, memory};
 
 /// Reads a configuration, or says everything that is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Config, ExitCode> {
@@ -66,7 +66,7 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     }
 }
 
-pub(crate) fn serve(path: &Path) -> ExitCode {
+pub(crate) fn serve(path: &Path, join: Option<&str>) -> ExitCode {
     log_to_stderr();
     end_on_panic();
     let config = match read(path) {
@@ -82,6 +82,11 @@ pub(crate) fn serve(path: &Path) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return exit::complain(exit::INTERNAL, &error),
     };
+    if let Some(endpoint) = join
+        && let Err(code) = join::join(&config, endpoint)
+    {
+        return code;
+    }
     let node = match Node::open(config) {
         Ok(node) => Arc::new(node),
         Err(error) => {

@@ -119,6 +119,18 @@ fn table(answers: &[(&String, Result<Value, String>)]) -> String {
             } else if group["repairs"].as_u64().is_some_and(|repairs| repairs > 0) {
                 row[0] = format!("{}, repaired", row[0]);
             }
+            let is_in = |list: &str| {
+                let list = group[list].as_array();
+                list.is_none_or(|list| list.contains(&status["node"]))
+            };
+            if !is_in("voters") {
+                let what = if is_in("observers") {
+                    "observer"
+                } else {
+                    "no member"
+                };
+                row[0] = row[0].replacen("follower", what, 1);
+            }
             if lacks_majority(status, group) {
                 row[0] = "leader, no majority".to_owned();
             }
@@ -151,9 +163,14 @@ fn lacks_majority(status: &Value, group: &Value) -> bool {
                 && peer["connected"] == true
         })
     };
-    let connected = followers.iter().filter(is_connected).count();
+    let votes = |follower: &&Value| {
+        let voters = group["voters"].as_array();
+        voters.is_none_or(|voters| voters.contains(&follower["node"]))
+    };
+    let voters: Vec<&Value> = followers.iter().filter(votes).collect();
+    let connected = voters.iter().copied().filter(is_connected).count();
     // With itself they are more than half of all.
-    let needed = followers.len().div_ceil(2);
+    let needed = voters.len().div_ceil(2);
     group["role"] == "leader" && connected < needed
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use engine::config::Config;
-use engine::io::identity::{Condition, Holding, Member, Record, check_stopped, hold};
+use engine::io::identity::{Condition, Holding, Joined, Member, Record, check_stopped, hold};
+
+use crate::join;
 
 use super::seed::Seed;
 use super::{RepairError, ask_others, memberships};
@@ -80,6 +82,23 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
         .map(|it| it.node)
         .collect();
     record.members.retain(is_member);
+    let told = told(config, standing.epoch);
+    for joined in &told {
+        for (group, noted) in &joined.noted {
+            let known = record.noted.get(group).map(|known| known.0);
+            if known.is_none_or(|known| known < noted.0) {
+                record.noted.insert(*group, noted.clone());
+            }
+        }
+    }
+    let changes = |joined: &Joined| joined.noted.len();
+    if let Some(joined) = told.into_iter().max_by_key(changes) {
+        // Members may have come and gone since the configuration was written.
+        record.members = joined.members;
+        record.removed.extend(joined.removed);
+        record.founders = joined.founders;
+        record.listed = joined.listed;
+    }
     // What was removed before is not in every configuration any more, and never comes back all the same.
     for told in memberships(config) {
         let removed = told["removed"].as_array().into_iter().flatten();
@@ -111,6 +130,18 @@ pub(super) fn rejoin(config: &Config, options: &Options) -> Result<String, Repai
          others have told it what it may have forgotten ({wait}), and is filled by their logs and snapshots{begins}",
         record.instance, record.epoch
     ))
+}
+
+/// What the nodes of the epoch that runs say of the members, at their admin ports.
+fn told(config: &Config, epoch: u64) -> Vec<Joined> {
+    let others = config.cluster.nodes.iter();
+    let others = others.filter(|it| it.id != config.node_id && it.admin_port > 0);
+    let told = others.filter_map(|it| {
+        let endpoint = format!("{}:{}", it.host, it.admin_port);
+        let (cluster, joined) = join::membership(&endpoint).ok()?;
+        (cluster == config.cluster.id && joined.epoch == epoch).then_some(joined)
+    });
+    told.collect()
 }
 
 /// Refuses a directory that a node has used: but for one whose node was let in by nobody.

@@ -93,11 +93,7 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     };
     record.origin = origin(&purpose, repair.epoch, &newest);
     record.newest = newest;
-    record.epoch = repair.epoch;
-    record.members = repair.members;
-    record.before.clear();
-    record.removed = repair.removed;
-    record.formed = false;
+    record.begin_epoch(repair.epoch, repair.members, repair.removed);
     record.known.retain(|node, _| survivors.contains(node));
     record.write(directory.path())?;
     Ok(format!(

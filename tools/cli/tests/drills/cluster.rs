@@ -116,9 +116,19 @@ impl Cluster {
     }
 
     pub(crate) fn run(&mut self, node: u16) {
+        self.run_with(node, &[]);
+    }
+
+    /// Starts a node that asks another for the cluster, if it is new.
+    pub(crate) fn join(&mut self, node: u16, other: u16) {
+        let endpoint = self.admin(other);
+        self.run_with(node, &["--join", &endpoint]);
+    }
+
+    fn run_with(&mut self, node: u16, more: &[&str]) {
         let log = self.scratch.join(format!("n{node}.log"));
         let program = Command::new(env!("CARGO_BIN_EXE_drakkar"));
-        let process = Process::serve(program, &self.config(node), &log).unwrap();
+        let process = Process::serve_with(program, &self.config(node), &log, more).unwrap();
         self.processes[usize::from(node)] = Some(process);
     }
 

@@ -10,6 +10,8 @@ mod damage;
 mod drive;
 mod group;
 mod import;
+mod load;
+mod member;
 mod members;
 mod seed;
 mod shrink;

@@ -1,15 +1,13 @@
 //! Another list of members: nodes go for good, and new ones come. Nothing is lost by that.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use nodes::{Answer, Client};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, ELECTION_TIMEOUT, PATIENCE, until};
+use crate::cluster::{Cluster, ELECTION_TIMEOUT, until};
 use crate::drive::{by_shell, fails_when_applied, hosts, owned, words};
+use crate::load::{Load, lost};
 
 /// The words of a change on a node.
 struct Change {
@@ -72,56 +70,6 @@ fn drive(cluster: &Cluster, members: &[u16]) -> String {
     let run = owned(&["--run", &by_shell(&broken)]);
     let hosts = hosts(cluster, members);
     cluster.says(&words(&[&verb, &hosts, &run]), 0, "Done on all of them")
-}
-
-/// Writes until it is told to end.
-struct Load {
-    ends: Arc<AtomicBool>,
-    writer: JoinHandle<Vec<u32>>,
-}
-
-impl Load {
-    fn begin(cluster: &Cluster, nodes: &[u16]) -> Self {
-        let port = |&node: &u16| {
-            let endpoint = cluster.endpoint(node);
-            let port = endpoint.rsplit(':').next().unwrap();
-            port.parse().unwrap()
-        };
-        let mut client = Client::new(nodes.iter().map(port).collect(), 0, PATIENCE);
-        let ends = Arc::new(AtomicBool::new(false));
-        let writer = {
-            let ends = ends.clone();
-            thread::spawn(move || {
-                let mut acknowledged = Vec::new();
-                for number in 0.. {
-                    if ends.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let (key, value) = (format!("load{number}"), format!("value {number}"));
-                    match client.ask(&["SET", &key, &value]) {
-                        Some(Answer::Ok) => acknowledged.push(number),
-                        _ => client.next_node(),
-                    }
-                }
-                acknowledged
-            })
-        };
-        Self { ends, writer }
-    }
-
-    /// The numbers of those writes that were acknowledged.
-    fn end(self) -> Vec<u32> {
-        self.ends.store(true, Ordering::Relaxed);
-        self.writer.join().unwrap()
-    }
-}
-
-fn lost(cluster: &Cluster, node: u16, acknowledged: &[u32]) -> usize {
-    let is_lost = |number: &&u32| {
-        let answer = cluster.ask(node, &["GET", &format!("load{number}")]);
-        answer != Some(format!("value {number}"))
-    };
-    acknowledged.iter().filter(is_lost).count()
 }
 
 #[test]
