@@ -64,7 +64,7 @@ pub(super) struct Executor {
     pub(super) routes: Arc<Routes>,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) book: Arc<Book>,
-    links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
+    pub(super) links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
     /// What runs them.
     dialling: RefCell<BTreeMap<NodeId, Task<()>>>,
     /// Of the book that they are of.
@@ -254,17 +254,16 @@ impl Executor {
             return;
         }
         let (nodes, own) = (self.book.nodes(), self.config.node_id);
+        let is_gone = |_: &NodeId, link: &mut Rc<Link>| !nodes.contains(&link.address);
+        let mut links = self.links.borrow_mut();
+        let gone: Vec<(NodeId, Rc<Link>)> = links.extract_if(.., is_gone).collect();
+        drop(links);
+        for (node, link) in gone {
+            drop(self.dialling.borrow_mut().remove(&node));
+            link.overdue(None, |token| self.lost(token, node));
+        }
         let mut links = self.links.borrow_mut();
         let mut dialling = self.dialling.borrow_mut();
-        links.retain(|node, link| {
-            let listed = nodes.iter().any(|it| *it == link.address);
-            if !listed {
-                // Whatever was asked of it is given up when its connection ends.
-                link.overdue(None, |token| self.lost(token, *node));
-                drop(dialling.remove(node));
-            }
-            listed
-        });
         for address in nodes.iter().filter(|address| address.id != own) {
             let node = NodeId::from_raw(address.id);
             if links.contains_key(&node) {
@@ -284,10 +283,6 @@ impl Executor {
 
     pub(super) fn link(&self, node: NodeId) -> Option<Rc<Link>> {
         self.links.borrow().get(&node).cloned()
-    }
-
-    pub(super) fn links(&self) -> Vec<Rc<Link>> {
-        self.links.borrow().values().cloned().collect()
     }
 
     /// Settles the shard whenever there was an input or its time has come.
@@ -645,8 +640,8 @@ impl Executor {
                 (status, hash)
             })
             .collect();
-        let links = self.links();
-        let peers = links.iter().map(|link| PeerStatus {
+        let links = self.links.borrow();
+        let peers = links.values().map(|link| PeerStatus {
             node: link.node,
             connected: link.connected.get(),
             queue_bytes: link.queue_bytes(),

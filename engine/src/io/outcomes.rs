@@ -59,7 +59,7 @@ impl Executor {
     }
 
     pub(super) fn give_up_overdue(&self, now: Time) {
-        for link in self.links() {
+        for link in self.links.borrow().values() {
             link.overdue(Some(now), |token| self.lost(token, link.node));
         }
     }
