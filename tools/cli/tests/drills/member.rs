@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, ELECTION_TIMEOUT, until};
 use crate::drive::{owned, words};
 use crate::load::{Load, lost, port};
 
@@ -265,7 +266,9 @@ fn a_change_that_would_leave_no_majority_is_refused_and_one_that_never_ends_is_g
         0,
         "node 4 was removed",
     );
-    // With one of three dead, the other may go only after that.
+    // With one of three dead, the other may go only after that. Until it was silent for some election timeouts,
+    // nobody can know.
+    thread::sleep(4 * ELECTION_TIMEOUT);
     let least = says(&cluster, &remove(&cluster, 2, &[1, 2]), 5, "no majority");
     assert!(!least.contains("is gone"), "{least}");
     assert!(
