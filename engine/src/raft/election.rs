@@ -199,7 +199,7 @@ impl Raft {
                 // It is gone: nothing is kept for it.
                 progress.offered = LogIndex::ZERO;
             }
-            progress.was_active = core::mem::take(&mut progress.active);
+            progress.active = false;
         }
         heard >= majority(voters.len())
     }

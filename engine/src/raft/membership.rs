@@ -105,8 +105,10 @@ pub enum ChangeError {
     LastVoter(ReplicaId),
     #[error("of the {voters} voters that there would be, {heard} answer: no majority")]
     NoMajority { heard: usize, voters: usize },
-    #[error("the group was at rest: its members are asked whether they are there")]
-    Asleep,
+    #[error("replica {0} does not answer")]
+    Silent(ReplicaId),
+    #[error("the members are asked whether they are there")]
+    Asked,
     #[error("an address has 1 to {ADDRESS_MAX} bytes")]
     Address,
     #[error("the disks of too many are full or have failed: nothing is written")]
@@ -408,41 +410,59 @@ impl Raft {
         if !settled {
             return Err(ChangeError::Unsettled);
         }
-        if self.is_quiet() {
-            // Who answered before it was at rest may be gone since.
-            for (_, progress) in &mut self.progress {
-                (progress.active, progress.was_active) = (false, false);
-            }
-            self.wake(self.now);
-            self.beat(out);
-            return Err(ChangeError::Asleep);
+        if *change == Change::Remove(self.id) {
+            return Err(ChangeError::Leads(self.id));
         }
-        match *change {
+        let quorum_changes = match change {
             Change::Promote(replica) => {
-                self.check_voter(replica)?;
-                self.check_majority(&next.members)?;
+                self.check_lag(*replica)?;
+                true
             }
-            Change::Remove(replica) if replica == self.id => {
-                return Err(ChangeError::Leads(replica));
-            }
-            Change::Remove(replica) if self.members.voters.contains(&replica) => {
-                self.check_majority(&next.members)?;
-            }
-            Change::Remove(_) | Change::AddObserver(..) => {}
+            Change::Remove(replica) => self.members.voters.contains(replica),
+            Change::AddObserver(..) => false,
+        };
+        if quorum_changes && !self.has_asked_who_is_there(out) {
+            return Err(ChangeError::Asked);
+        }
+        if quorum_changes {
+            self.check_majority(&next.members)?;
+        }
+        if let Change::Promote(replica) = *change
+            && !self.peer(replica).answers
+        {
+            return Err(ChangeError::Silent(replica));
         }
         let payload = next.encode();
         if payload.len() > ENCODED_MAX {
             return Err(ChangeError::TooMany);
         }
+        self.asked_who_is_there = None;
         let index = self.propose(EntryKind::Membership, payload);
         Ok(index.expect("a leader that hands over was refused"))
     }
 
+    /// Whether all were asked whether they are there, a while ago: who died lately counts as there otherwise, and
+    /// a group at rest hears of nobody. Asks them if not.
+    fn has_asked_who_is_there(&mut self, out: &mut Outbox) -> bool {
+        let timeout = self.settings.election_timeout;
+        let asked = self.asked_who_is_there;
+        if asked.is_some_and(|at| self.now < at.after(timeout)) {
+            return true;
+        }
+        self.wake(self.now);
+        self.asked_who_is_there = Some(self.now);
+        for (_, progress) in &mut self.progress {
+            progress.answers = false;
+        }
+        self.beat(out);
+        false
+    }
+
     /// Whether a replica is told what it lacks as fast as it comes, and lacks little.
-    fn check_voter(&self, replica: ReplicaId) -> Result<(), ChangeError> {
+    fn check_lag(&self, replica: ReplicaId) -> Result<(), ChangeError> {
         let progress = self.peer(replica);
         let lag = progress.matched.entries_until(self.log.last_index());
-        if progress.mode != Mode::Replicate || lag > LAG_MAX || !progress.is_heard() {
+        if progress.mode != Mode::Replicate || lag > LAG_MAX {
             return Err(ChangeError::Lags { replica, lag });
         }
         Ok(())
@@ -450,7 +470,7 @@ impl Raft {
 
     /// Whether those who will vote can go on: a majority of them answers.
     fn check_majority(&self, next: &Members) -> Result<(), ChangeError> {
-        let heard = |voter: &&ReplicaId| **voter == self.id || self.peer(**voter).is_heard();
+        let heard = |voter: &&ReplicaId| **voter == self.id || self.peer(**voter).answers;
         let (heard, voters) = (next.voters.iter().filter(heard).count(), next.voters.len());
         if heard < super::quorum::majority(voters) {
             return Err(ChangeError::NoMajority { heard, voters });

@@ -147,6 +147,8 @@ pub struct Raft {
     progress: Vec<(ReplicaId, Progress)>,
     rounds: ReadRounds,
     transfer: Option<(ReplicaId, Time)>,
+    /// When the others were asked for the sake of a change of members.
+    asked_who_is_there: Option<Time>,
 
     // Replicas whose disk lost something, and those that they ask.
     repair: Option<Repair>,
@@ -218,6 +220,7 @@ impl Raft {
             progress: Vec::new(),
             rounds: ReadRounds::default(),
             transfer: None,
+            asked_who_is_there: None,
             repair: None,
             intact_owed: false,
             questions: Vec::new(),
@@ -682,6 +685,7 @@ impl Raft {
         self.transfer_election = false;
         self.rounds.abandon();
         self.transfer = None;
+        self.asked_who_is_there = None;
         self.rest();
     }
 

@@ -23,9 +23,10 @@ pub struct Progress {
     /// The next entry to send.
     pub next: LogIndex,
     pub mode: Mode,
-    /// Heard from since the last quorum check, and in the time before that.
+    /// Heard from since the last quorum check.
     pub active: bool,
-    pub was_active: bool,
+    /// Heard from since somebody wanted to know whether it is there.
+    pub answers: bool,
     /// The newest commit it was told of.
     pub commit_sent: LogIndex,
     /// The newest ReadIndex round it has answered.
@@ -66,7 +67,7 @@ impl Progress {
             next: last.next(),
             mode: Mode::Probe { waiting: false },
             active: false,
-            was_active: false,
+            answers: false,
             commit_sent: LogIndex::ZERO,
             round: 0,
             told: None,
@@ -76,9 +77,8 @@ impl Progress {
         }
     }
 
-    /// Whether it answers.
-    pub fn is_heard(&self) -> bool {
-        self.active || self.was_active
+    fn heard(&mut self) {
+        (self.active, self.answers) = (true, true);
     }
 
     /// What is known of its disk.
@@ -115,7 +115,7 @@ impl Progress {
 
     /// The replica holds everything up to `matched`.
     pub fn acknowledge(&mut self, matched: LogIndex) {
-        self.active = true;
+        self.heard();
         while self
             .window
             .front()
@@ -142,7 +142,7 @@ impl Progress {
 
     /// The replica has no entry at `rejected` that fits; the logs may agree at `hint`.
     pub fn reject(&mut self, rejected: LogIndex, hint: LogIndex) -> Rejection {
-        self.active = true;
+        self.heard();
         match self.mode {
             Mode::Replicate => {
                 if rejected < self.matched {
@@ -167,7 +167,7 @@ impl Progress {
 
     /// The replica's disk lost what is behind `last`, even if it acknowledged that.
     pub fn regress(&mut self, last: LogIndex) {
-        self.active = true;
+        self.heard();
         if last < self.matched {
             self.matched = last;
             self.probe();
@@ -198,7 +198,7 @@ impl Progress {
 
     /// The replica is alive: what it has not answered may be lost.
     pub fn alive(&mut self) {
-        self.active = true;
+        self.heard();
         if let Mode::Probe { waiting } = &mut self.mode {
             *waiting = false;
         }

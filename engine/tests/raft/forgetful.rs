@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Change, Members, Message, Role, Settings, Window};
+use engine::raft::{Change, ChangeError, Members, Message, Role, Settings, Window};
 use wal::{ReplicaId, Term};
 
 use super::replica::{Disk, Replica};
@@ -307,6 +307,10 @@ fn a_vote_for_one_that_was_an_observer_as_far_as_others_know_is_not_given_again(
     assert_eq!(group.role(3), Role::Leader);
     let (raft, said) = group.replica(3).raft();
     let change = Change::Promote(ReplicaId::from_raw(4));
+    assert_eq!(raft.change(&change, said), Err(ChangeError::Asked));
+    group.settle(3);
+    group.consult(3, &[1, 2, 4]);
+    let (raft, said) = group.replica(3).raft();
     raft.change(&change, said).expect("it holds all there is");
     raft.replicate(false, said);
     // Nothing is written, but this is said.

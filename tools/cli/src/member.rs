@@ -259,7 +259,16 @@ impl Driver {
             ));
         };
         let path = format!("/v1/members?group={group}&{change}");
-        let (code, answer) = match http::post(&leader.endpoint, &path) {
+        let post = || http::post(&leader.endpoint, &path);
+        let mut answered = post();
+        if let Ok((_, answer)) = &answered
+            && answer["code"] == "Asked"
+        {
+            // The leader asks the others whether they are there, and knows then.
+            thread::sleep(PAUSE);
+            answered = post();
+        }
+        let (code, answer) = match answered {
             Ok(answer) => answer,
             Err(why) => return Ok(Err(format!("{}: {why}", leader.endpoint))),
         };

@@ -206,6 +206,12 @@ impl Register {
     ) -> Result<Vec<NodeAddress>, String> {
         let mut state = self.state();
         let nodes = state.record.note(memberships, &self.nodes, self.groups);
+        // Who is gone is told so when it dials again.
+        for presence in state.present.iter().filter_map(Weak::upgrade) {
+            if !state.record.has(presence.caller.node) {
+                presence.superseded.store(true, Ordering::Relaxed);
+            }
+        }
         let written = state.record.write(&self.directory);
         written.map_err(|error| error.to_string())?;
         Ok(nodes)
