@@ -391,7 +391,7 @@ fn remove(driver: &Driver, node: u32) -> Result<(), Failure> {
         println!("group {group}: node {node} is gone");
     }
     println!(
-        "node {node} was removed, and its id never comes back: stop it if it runs, and delete it in the configurations"
+        "node {node} was removed, and its id never comes back: it ends if it runs; delete it in the configurations"
     );
     Ok(())
 }
