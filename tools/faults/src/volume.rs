@@ -114,10 +114,9 @@ impl Mount {
         assert!(!self.mounted, "it is not mounted twice");
         let (device, path) = (self.device.display(), self.path.display());
         let (device, path) = (device.to_string(), path.to_string());
-        run(
-            "mount",
-            &["-t", self.kind.name(), "-o", options, &device, &path],
-        )?;
+        // An error of the device that was just healed may still be on its way.
+        let words = ["-t", self.kind.name(), "-o", options, &device, &path];
+        persist(10, || run("mount", &words))?;
         self.mounted = true;
         Ok(())
     }
