@@ -442,28 +442,14 @@ impl Survey {
         let body = header.body(flush);
         let start = offset + header.body_offset();
         let mut at = 0;
+        let mut found = Vec::new();
         for _ in 0..header.records {
             let place = (start + at) as u64;
             let rest = body.get(at..).unwrap_or_default();
             match decode_record(rest) {
                 Ok((decoded, bytes)) => {
                     at += bytes;
-                    let counts = match stamp(rest).role {
-                        Reason::Own => true,
-                        // The segments before are not there.
-                        Reason::Head => !self.begun,
-                        Reason::Echo => false,
-                    };
-                    match decoded {
-                        Decoded::One(record) if counts => self.record(record, segment, place),
-                        Decoded::Run(run) if counts => {
-                            let group = self.found.groups.entry(run.group).or_default();
-                            for index in run.indexes() {
-                                group.entry(index, run.term, (segment, place));
-                            }
-                        }
-                        Decoded::One(_) | Decoded::Run(_) => {}
-                    }
+                    found.push((decoded, place, stamp(rest).role));
                 }
                 Err(error) => {
                     self.found.flaws.push(Flaw::Record {
@@ -471,8 +457,27 @@ impl Survey {
                         offset: place,
                         error,
                     });
-                    return;
+                    break;
                 }
+            }
+        }
+        // How the groups stood before comes first. Without the segments before, it is all that is known of them.
+        found.sort_by_key(|(_, _, role)| *role != Reason::Head);
+        for (decoded, place, role) in found {
+            let counts = match role {
+                Reason::Own => true,
+                Reason::Head => !self.begun,
+                Reason::Echo => false,
+            };
+            match decoded {
+                Decoded::One(record) if counts => self.record(record, segment, place),
+                Decoded::Run(run) if counts => {
+                    let group = self.found.groups.entry(run.group).or_default();
+                    for index in run.indexes() {
+                        group.entry(index, run.term, (segment, place));
+                    }
+                }
+                Decoded::One(_) | Decoded::Run(_) => {}
             }
         }
     }
