@@ -5,7 +5,7 @@
 //! numbers that they take again. So in one segment a flush is dead if one of a later life has its number
 //! or a smaller one.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::flush::FlushHeader;
 use crate::residue::Area;
@@ -13,25 +13,66 @@ use crate::segment::{BLOCK, SECTOR, SegmentId, made_bytes};
 use crate::stop::flushes_of;
 use crate::{FlushNumber, Options};
 
-/// The lives in one segment, but for the first, and the smallest number that is seen of each.
+/// The lives in one segment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lives(BTreeMap<u16, FlushNumber>);
+pub(crate) struct Lives {
+    /// All but the first, and the smallest number that is seen of each.
+    least: BTreeMap<u16, FlushNumber>,
+    /// The last of which the first flush is not seen, though something tells that there was one.
+    headless: u16,
+    /// How far the flushes of each life and of those before say that the log was durable.
+    durable: BTreeMap<u16, FlushNumber>,
+    /// The first flush of the segment behind, if that says where this one ends.
+    limit: Option<FlushNumber>,
+}
 
 impl Lives {
     pub(crate) fn of(segment: SegmentId, instance: u64, bytes: &[u8]) -> Self {
-        let mut lives = BTreeMap::new();
-        let found = flushes_of(segment, instance, bytes).map(|(_, header)| header);
-        for header in found.filter(|header| header.life > 0) {
-            let least = lives.entry(header.life).or_insert(header.number);
+        let mut lives = Self::default();
+        let mut begun = 0;
+        let mut heads = BTreeSet::new();
+        for (_, header) in flushes_of(segment, instance, bytes) {
+            let durable = lives.durable.entry(header.life).or_default();
+            *durable = header.durable.max(*durable);
+            if header.life == 0 {
+                continue;
+            }
+            let least = lives.least.entry(header.life).or_insert(header.number);
             *least = header.number.min(*least);
+            begun = header.life.max(begun);
+            if header.opens {
+                heads.insert(header.life);
+            }
         }
-        Self(lives)
+        let mut known = FlushNumber::ZERO;
+        for durable in lives.durable.values_mut() {
+            known = known.max(*durable);
+            *durable = known;
+        }
+        lives.headless = (1..=begun)
+            .rev()
+            .find(|life| !heads.contains(life))
+            .unwrap_or(0);
+        lives
     }
 
-    /// Whether a later life took the flush's number again.
+    /// The segment behind begins with this flush, and says where this one ends.
+    pub(crate) fn limit(&mut self, first: Option<FlushNumber>) {
+        self.limit = first;
+    }
+
+    /// Whether a later life, or the segment behind, took the flush's number again.
     pub(crate) fn is_dead(&self, header: &FlushHeader) -> bool {
-        let mut later = self.0.range(header.life.saturating_add(1)..);
-        later.any(|(_, &least)| least <= header.number)
+        let mut later = self.least.range(header.life.saturating_add(1)..);
+        self.limit.is_some_and(|first| first <= header.number)
+            || later.any(|(_, &least)| least <= header.number)
+    }
+
+    /// Whether a later life may have taken the flush's number again: nobody sees any more with which it began.
+    /// What follows a flush of its life that is whole and alive is alive all the same.
+    pub(crate) fn is_doubtful(&self, header: &FlushHeader) -> bool {
+        let known = self.durable.get(&header.life);
+        header.life < self.headless && known.is_none_or(|&known| known < header.number)
     }
 
     /// Where a later life begins with this number: with the first of these flushes that is not older. If others
@@ -47,7 +88,7 @@ impl Lives {
     }
 
     fn next(&self) -> u16 {
-        let last = self.0.last_key_value();
+        let last = self.least.last_key_value();
         last.map_or(1, |(&last, _)| last.saturating_add(1))
     }
 }

@@ -126,6 +126,9 @@ impl Replay {
         if self.parts[part].rest.is_none() {
             self.parts[part].lives = Lives::of(id, self.options.instance, bytes);
             self.parts[part].rest = Rest::of(id, self.options, bytes);
+            let next = end.and_then(|_| self.parts.get(part + 1));
+            let first = next.and_then(|next| next.first_flush);
+            self.parts[part].lives.limit(first);
         }
         let area = Area::new(id, made, bytes);
         let area = area.up_to(end.unwrap_or(u64::MAX));
@@ -314,6 +317,7 @@ impl Replay {
             offset,
             number: header.number,
             durable: header.durable,
+            doubtful: lives.is_doubtful(&header),
         });
         self.sightings
             .as_mut()
@@ -337,7 +341,7 @@ impl Replay {
             let from = (sighting.part, sighting.offset);
             let itself = stop.itself && from == place;
             let dead = cut_before && sighting.part == stop.part;
-            from > place && sighting.number >= expected && !dead || itself
+            from > place && sighting.number >= expected && !dead && !sighting.doubtful || itself
         });
         // Wherever it stands now, it was written after this one was durable. Segments are taken from the
         // log only when the first flush of the one that becomes its oldest is durable. The file of a
@@ -391,7 +395,7 @@ impl Replay {
         };
         if next.number > expected {
             self.lose(stop.part, stop.offset, expected, Some(next.number));
-        } else if next.number < expected {
+        } else if next.number < expected || self.is_short(stop, next) {
             // What was followed was history that had been cut off.
             self.lose(stop.part, stop.offset, expected, Some(next.number));
             self.forget();
@@ -415,6 +419,13 @@ impl Replay {
         let next = self.parts.get(stop.part + 1);
         near.any(|seen| seen.number == flush && seen.offset > stop.offset)
             || next.is_some_and(|next| next.first_flush == Some(flush))
+    }
+
+    /// Whether a segment goes on where the flushes that were followed end, although the one behind it begins with
+    /// the next number: later lives took theirs again.
+    fn is_short(&self, stop: Stop, next: Sighting) -> bool {
+        let end = self.parts[stop.part].end;
+        next.part == stop.part + 1 && end.is_some_and(|end| end > stop.offset as u64)
     }
 
     fn lose(&mut self, part: usize, offset: usize, first: FlushNumber, next: Option<FlushNumber>) {

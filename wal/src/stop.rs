@@ -27,6 +27,8 @@ pub(crate) struct Sighting {
     pub(crate) offset: usize,
     pub(crate) number: FlushNumber,
     pub(crate) durable: FlushNumber,
+    /// A later life may have taken its number again.
+    pub(crate) doubtful: bool,
 }
 
 /// The headers of flushes in a segment and their offsets, wherever a block starts with one.
