@@ -52,6 +52,11 @@ impl History {
         }
     }
 
+    /// Whether entries up to there are missing, and nothing tells of it.
+    pub(crate) fn ends_before(&self, last: LogIndex) -> bool {
+        !self.unsure && self.positions.last() < last
+    }
+
     fn truncate(&mut self, from: LogIndex) {
         self.positions.truncate(from);
         while let Some(newest) = self.cache.last_entry() {

@@ -509,7 +509,11 @@ impl Replay {
         records.retain(|(decoded, _, stamp)| match stamp.role {
             Role::Own => true,
             Role::Echo => lost_from.is_some(),
-            Role::Head => headless || needs_head && !damaged.contains(&decoded.group()),
+            Role::Head => {
+                headless
+                    || needs_head && !damaged.contains(&decoded.group())
+                    || self.falls_short(decoded)
+            }
         });
         // What was before comes first.
         records.sort_by_key(|(_, _, stamp)| match stamp.role {
@@ -524,6 +528,17 @@ impl Replay {
             }
         }
         Ok(())
+    }
+
+    /// Whether a segment begins with a log that reaches further than what was followed of it. It went on behind
+    /// entries that were readable beyond a gap then, and their segments have left the log since: a floor
+    /// above them follows.
+    fn falls_short(&self, decoded: &Decoded) -> bool {
+        let Decoded::One(Record::Contents { group, last, .. }) = decoded else {
+            return false;
+        };
+        let history = self.groups.get(group);
+        history.is_some_and(|history| history.ends_before(*last))
     }
 
     /// Takes entries that lie at one place.

@@ -328,3 +328,32 @@ fn what_was_committed_between_two_losses_is_not_missed() {
     assert_eq!(found.last.to_raw(), 7);
     assert_eq!(spares.collect::<Vec<_>>(), there.collect::<Vec<_>>());
 }
+
+#[test]
+fn a_log_goes_on_behind_entries_of_which_the_segments_have_gone_since() {
+    let mut log = log();
+    let restart = |log: &mut Log| log.writer = log.replay().writer;
+    // The state of the snapshot is lost: a segment begins when the log counts as ending at 0.
+    log.flush(&[floor(0)]);
+    restart(&mut log);
+    // Another group needs that segment for ever.
+    let (group, other) = (GroupId::from_raw(2), entry(1));
+    log.flush(&[Record::Entry {
+        group,
+        entry: other,
+    }]);
+    let patch = |index| {
+        let (group, entry) = (GROUP, entry(index));
+        Record::Patch { group, entry }
+    };
+    log.flush(&(1..=6).map(patch).collect::<Vec<_>>());
+    // Another start finds that 7 to 9 are there after all, in older segments, and goes on behind them.
+    restart(&mut log);
+    assert_eq!(log.found().last.to_raw(), 9);
+    log.write(10..=12);
+    let gone = log.release(10);
+    assert!(!gone.is_empty());
+    let found = log.found();
+    assert_eq!((found.damage, found.floor.0.to_raw()), (None, 10));
+    assert_eq!(found.last.to_raw(), 12);
+}
