@@ -430,8 +430,13 @@ fn a_log_does_not_grow_while_a_small_state_is_written_again_and_again() {
     // 30 segments in all.
     for _ in 0..4 {
         load(&cluster, group, 15 << 20);
-        let segments = longest_log(&cluster);
-        assert!(segments <= 22, "{segments} segments");
+        // On a busy machine snapshots come later than what is written.
+        let mut looks = (0..600).map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            longest_log(&cluster)
+        });
+        let short = looks.find(|&segments| segments <= 22);
+        assert!(short.is_some(), "it never becomes shorter than 22 segments");
     }
     assert!(cluster.status(1, group).0.snapshot > LogIndex::ZERO);
     cluster.await_equal_states();
