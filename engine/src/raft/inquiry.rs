@@ -1,9 +1,10 @@
 //! How a replica that may have forgotten votes and terms finds a term above all of them.
 //!
-//! It says nothing but questions, in two rounds. First, every other voter must have answered since
-//! this start, be it *sure* (it has forgotten nothing, or found out) or not. Then it asks anew,
+//! It says nothing but questions, in two rounds. First, every other voter and observer must have answered
+//! since this start, be it *sure* (it has forgotten nothing, or found out) or not. Then it asks anew,
 //! until so many of the `n` voters have answered sure that they share a voter with every majority:
-//! `n − majority + 1`, and one more while one of an even number is about to leave, whose majorities are smaller then. The greatest term told sure in either round is one in which it votes no more; those
+//! `n − majority + 1`, and one more while one of an even number may be about to leave, whose majorities
+//! are smaller then. The greatest term told sure in either round is one in which it votes no more; those
 //! above are free.
 //!
 //! Why no vote or acknowledgement above that term counts: what it forgot, it said before this start.
