@@ -1,45 +1,28 @@
 //! The recorded commands on this core. What a node says stays with the node until `process-ready`,
 //! and then is on its way until `deliver-msgs`.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use engine::raft::{Members, Message, Role, Settings, Window};
+use wal::{EntryKind, LogIndex, Payload, ReplicaId};
 
-use engine::Time;
-use engine::raft::{Log, Members, Message, Outbox, Raft, Role, Settings, Window};
-use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
-
-use super::Snapshot;
-
-/// The recorded timing, in ticks.
-const HEARTBEAT_TICKS: u64 = 1;
-const ELECTION_TICKS: u64 = 3;
-const TICK: Duration = Duration::from_secs(1);
+use super::changes::Changes;
+use super::node::{ELECTION_TICKS, HEARTBEAT_TICKS, Node, ticks};
+use super::{State, numbers};
 
 #[derive(Default)]
 pub(crate) struct Cluster {
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     /// `(from, to, message)`, in the order they were sent.
     under_way: Vec<(u64, u64, Message)>,
     /// A flush is durable only once `process-append-thread` ran.
     storage_is_async: bool,
     /// Nodes of which a leader's lease is relied on: they never forget it.
     keeps_leader: bool,
-}
-
-struct Node {
-    raft: Raft,
-    ticks: u64,
-    flushes: u64,
-    /// What is not yet in the storage, by flush.
-    queue: VecDeque<(FlushNumber, Vec<Entry>)>,
-    storage: Vec<Entry>,
-    said: Outbox,
-    /// Stands for election by itself at this tick.
-    stands_at: Option<u64>,
+    pub(super) changes: Changes,
 }
 
 impl Cluster {
-    pub(crate) fn run(&mut self, command: &str, args: &[&str]) {
+    /// `input` is what the command says beside its arguments: the changes of members.
+    pub(crate) fn run(&mut self, command: &str, args: &[&str], input: &str) {
         match command {
             "log-level" | "raft-state" | "raft-log" | "status" | "process-apply-thread" => {}
             "add-nodes" => self.add_nodes(args),
@@ -81,6 +64,21 @@ impl Cluster {
                     self.node(id(args[0])).raft.forget_leader();
                 }
             }
+            "compact" => self.node(id(args[0])).compact(index(id(args[1]))),
+            "send-snapshot" => {
+                let (from, to) = (id(args[0]), id(args[1]));
+                let offer = self.node(from).offer();
+                self.under_way.push((from, to, offer));
+            }
+            "transfer-leadership" => {
+                let [from, to] = ["from", "to"].map(|name| option(args, name).map(id));
+                let node = self.node(from.expect("who leads"));
+                let to = replica(to.expect("who follows"));
+                node.raft.transfer(to, &mut node.said);
+            }
+            "propose-conf-change" => {
+                self.ask_for_changes(id(args[0]), input, option(args, "transition"));
+            }
             "report-unreachable" => {
                 let lost = replica(id(args[1]));
                 self.node(id(args[0])).raft.unreachable(lost);
@@ -92,21 +90,10 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn snapshot(&self, id: u64) -> Snapshot {
+    /// How a node stands now, told as the recordings tell it.
+    pub(crate) fn state(&self, id: u64) -> State {
         let node = &self.nodes[usize::try_from(id).expect("small") - 1];
-        let raft = &node.raft;
-        Snapshot {
-            id,
-            role: format!("{:?}", raft.role()),
-            term: raft.term().to_raw(),
-            vote: raft.vote().map_or(0, |vote| u64::from(vote.to_raw())),
-            commit: raft.commit().to_raw(),
-            log: node
-                .storage
-                .iter()
-                .map(|entry| (entry.term.to_raw(), entry.index.to_raw()))
-                .collect(),
-        }
+        self.changes.told(State::of(node))
     }
 
     fn add_nodes(&mut self, args: &[&str]) {
@@ -114,16 +101,20 @@ impl Cluster {
         self.storage_is_async = flag("async-storage-writes");
         self.keeps_leader = option(args, "read-only") == Some("lease-based");
         let members = Members {
-            voters: numbers(option(args, "voters").expect("voters"))
+            voters: numbers(option(args, "voters").unwrap_or(""))
                 .map(replica)
                 .collect(),
             observers: numbers(option(args, "learners").unwrap_or(""))
                 .map(replica)
                 .collect(),
         };
-        let floor = LogIndex::from_raw(numbers(option(args, "index").expect("an index")).sum());
+        if members.voters.is_empty() {
+            self.changes.newcomers_from(self.nodes.len() as u64 + 1);
+        }
+        let floor = index(numbers(option(args, "index").unwrap_or("")).sum());
         let in_flight = option(args, "inflight").map(|max| max.parse().expect("a number"));
-        for number in 1..=id(args[0]) {
+        for _ in 0..id(args[0]) {
+            let number = self.nodes.len() as u64 + 1;
             let settings = Settings {
                 heartbeat_interval: ticks(HEARTBEAT_TICKS),
                 election_timeout: ticks(ELECTION_TICKS),
@@ -136,31 +127,8 @@ impl Cluster {
                 append_bytes_max: usize::MAX,
                 seed: number,
             };
-            let hard_state = HardState {
-                term: Term::ZERO,
-                vote: None,
-                commit: floor,
-            };
-            // The recorded nodes start from a snapshot whose last entry is of term 1.
-            let log = Log::new((floor, Term::from_raw(1)), Vec::new(), floor, Vec::new());
-            let raft = Raft::new(
-                replica(number),
-                members.clone(),
-                settings,
-                hard_state,
-                log,
-                Time::default(),
-                Duration::MAX,
-            );
-            self.nodes.push(Node {
-                raft,
-                ticks: 0,
-                flushes: 0,
-                queue: VecDeque::new(),
-                storage: Vec::new(),
-                said: Outbox::new(),
-                stands_at: None,
-            });
+            let node = Node::new(replica(number), members.clone(), settings, floor);
+            self.nodes.push(node);
         }
     }
 
@@ -179,6 +147,7 @@ impl Cluster {
         if !storage_is_async || node.raft.role() == Role::Candidate {
             while node.write() {}
         }
+        node.keep_snapshot();
         let speaks = !node.said.is_empty();
         self.send(id);
         flushes || speaks
@@ -197,28 +166,44 @@ impl Cluster {
     }
 
     fn deliver_messages(&mut self, args: &[&str]) {
+        let class = option(args, "type");
         for to in ids(args) {
-            self.deliver(to);
+            self.deliver(to, class);
         }
         for to in numbers(option(args, "drop").unwrap_or("")) {
             self.under_way.retain(|&(_, receiver, _)| receiver != to);
         }
     }
 
-    /// Says whether there was anything to deliver.
-    fn deliver(&mut self, id: u64) -> bool {
+    /// Says whether there was anything to deliver, of a class or at all.
+    fn deliver(&mut self, id: u64, class: Option<&str>) -> bool {
+        let wanted = |message: &Message| class.is_none_or(|class| class == class_of(message));
         let (arrive, stay): (Vec<_>, Vec<_>) = core::mem::take(&mut self.under_way)
             .into_iter()
-            .partition(|&(_, to, _)| to == id);
+            .partition(|(_, to, message)| *to == id && wanted(message));
         self.under_way = stay;
         let any = !arrive.is_empty();
-        let node = self.node(id);
         for (from, _, message) in arrive {
+            let node = self.node(id);
             let now = node.now();
             node.raft.step(now, replica(from), message, &mut node.said);
             node.raft.replicate(true, &mut node.said);
+            self.fetch_snapshot(id);
         }
         any
+    }
+
+    /// The recorded snapshots travel in the message that says they exist; ours are fetched upon it.
+    fn fetch_snapshot(&mut self, id: u64) {
+        let Some(offer) = self.node(id).raft.take_offer() else {
+            return;
+        };
+        let from = &self.node(u64::from(offer.from.to_raw())).raft;
+        let (since, membership) = from.membership_at(offer.index);
+        let members = Some((since, membership.clone()));
+        let node = self.node(id);
+        let raft = &mut node.raft;
+        raft.install(offer.index, offer.term, members, &mut node.said);
     }
 
     /// Lets these nodes (all if none is named) speak, write and listen until nothing moves.
@@ -232,7 +217,7 @@ impl Cluster {
                 moved |= self.process_ready(id);
             }
             for &id in &ids {
-                moved |= self.deliver(id);
+                moved |= self.deliver(id, None);
             }
             for &id in &ids {
                 while self.node(id).write() {
@@ -240,7 +225,7 @@ impl Cluster {
                 }
                 self.send(id);
             }
-            if !moved {
+            if !moved && !self.pursue_changes() {
                 return;
             }
         }
@@ -259,52 +244,26 @@ impl Cluster {
         }
     }
 
-    fn node(&mut self, id: u64) -> &mut Node {
+    pub(super) fn node(&mut self, id: u64) -> &mut Node {
         &mut self.nodes[usize::try_from(id).expect("small") - 1]
     }
 }
 
-impl Node {
-    fn now(&self) -> Time {
-        Time::default().after(ticks(self.ticks))
-    }
-
-    fn submit(&mut self) {
-        self.flushes += 1;
-        let flush = FlushNumber::from_raw(self.flushes);
-        let mut entries = Vec::new();
-        let keep = |entry: &Entry| entries.push(entry.clone());
-        self.raft.submit(flush, usize::MAX, |_| {}, keep);
-        self.queue.push_back((flush, entries));
-    }
-
-    /// Makes the oldest flush durable. Says whether there was one.
-    fn write(&mut self) -> bool {
-        let Some((flush, entries)) = self.queue.pop_front() else {
-            return false;
-        };
-        for entry in entries {
-            self.storage.retain(|kept| kept.index < entry.index);
-            self.storage.push(entry);
-        }
-        self.raft.written(flush, &mut self.said);
-        true
-    }
-
-    /// Nobody stands for election unless told to: the recorded commands say who does, and when.
-    fn hold_still(&mut self) {
-        if self.raft.role() != Role::Leader {
-            self.raft.wait_until(Time::from_nanos(u64::MAX));
-        }
+/// What the recordings call a message like this one.
+fn class_of(message: &Message) -> &'static str {
+    match message {
+        Message::Append { .. } => "MsgApp",
+        Message::Offer { .. } => "MsgSnap",
+        other => panic!("no recording names the class of {other:?}"),
     }
 }
 
-fn replica(id: u64) -> ReplicaId {
+pub(super) fn replica(id: u64) -> ReplicaId {
     ReplicaId::from_raw(u32::try_from(id).expect("small"))
 }
 
-fn ticks(ticks: u64) -> Duration {
-    TICK * u32::try_from(ticks).expect("few")
+fn index(raw: u64) -> LogIndex {
+    LogIndex::from_raw(raw)
 }
 
 fn id(arg: &str) -> u64 {
@@ -320,10 +279,4 @@ fn ids(args: &[&str]) -> Vec<u64> {
 fn option<'a>(args: &[&'a str], name: &str) -> Option<&'a str> {
     args.iter()
         .find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// The numbers of `7` or `(1, 2, 3)`.
-fn numbers(list: &str) -> impl Iterator<Item = u64> + '_ {
-    list.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|number| number.parse().ok())
 }
