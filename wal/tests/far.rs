@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use wal::{
-    BLOCK, Entry, EntryKind, GroupId, LogIndex, Options, Payload, Record, Replay, Term, Writer,
-};
+mod disk;
+
+use disk::Log;
+use wal::{BLOCK, GroupId, LogIndex, Options, Record, Term};
 
 const OPTIONS: Options = Options {
     segment_bytes: 16 * BLOCK as u64,
@@ -13,33 +14,10 @@ const OPTIONS: Options = Options {
 const FAR: u64 = 20_000_000;
 
 fn entry(index: u64) -> Record {
-    let (term, index) = (Term::from_raw(index % FAR), LogIndex::from_raw(index));
-    let entry = Entry {
-        term,
-        index,
-        kind: EntryKind::Batch,
-        payload: Payload::from(&b"payload"[..]),
-    };
     Record::Entry {
         group: GroupId::from_raw(1),
-        entry,
+        entry: disk::entry(index, index % FAR, *b"payload"),
     }
-}
-
-/// The segment behind some flushes, and where each of them starts.
-fn written(flushes: &[&[Record]]) -> (Vec<u8>, Vec<usize>) {
-    let mut writer: Writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-    let (mut segment, mut starts) = (Vec::new(), Vec::new());
-    for records in flushes {
-        let placement = writer.place(writer.next_flush(), records);
-        let mut bytes = vec![0; placement.bytes];
-        writer.encode(&placement, records, &mut bytes);
-        segment.extend(bytes);
-        starts.push(segment.len() - BLOCK);
-        writer.written(placement.number);
-    }
-    segment.resize(16 * BLOCK, 0);
-    (segment, starts)
 }
 
 /// The most memory that the process has taken so far.
@@ -65,24 +43,18 @@ fn entries_far_behind_what_was_lost_take_no_memory_for_the_distance() {
         Term::from_raw(1),
     );
     let floor = [Record::Floor { group, index, term }];
-    let (mut segment, starts) = written(&[
-        &[entry(1), entry(2), entry(3)],
-        &floor,
-        &[],
-        &[entry(FAR + 1)],
-        &[entry(FAR + 2)],
-    ]);
+    let mut log = Log::new(OPTIONS, 1 << 20);
+    let entries = [entry(1), entry(2), entry(3)];
+    log.flush(&entries);
+    let places = [log.flush(&floor), log.flush(&[])];
+    log.flush(&[entry(FAR + 1)]);
+    log.flush(&[entry(FAR + 2)]);
     let before = peak_bytes();
     // With the floor and the flush that repeats it, the way from 3 to the far entries is lost.
-    for &start in &starts[1..3] {
-        segment[start + 100] ^= 1;
+    for place in &places {
+        log.disk.place(place)[100] ^= 1;
     }
-    let id = wal::SegmentId::from_raw(1);
-    let mut replay = Replay::new(OPTIONS, 1 << 20, [(id, &segment[..BLOCK])]).unwrap();
-    while replay.next_segment().is_some() {
-        replay.segment(&segment).unwrap();
-    }
-    let found = replay.finish();
+    let found = log.disk.replay();
     let taken = peak_bytes() - before;
     let log = &found.groups[&group];
     let damage = log.damage.as_ref().unwrap();

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+mod disk;
+
 use std::ops::RangeInclusive;
 
+use disk::Log;
 use wal::{
-    BLOCK, Claim, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
-    Recovered, RecoveredLog, Replay, SegmentId, Term, UNREADABLE, Writer,
+    BLOCK, Claim, Entry, GroupId, HardState, LogIndex, Options, Record, SegmentId, Term, UNREADABLE,
 };
 
 const OPTIONS: Options = Options {
@@ -16,53 +17,12 @@ const OPTIONS: Options = Options {
 };
 const GROUP: GroupId = GroupId::from_raw(1);
 
-struct Log {
-    disk: BTreeMap<SegmentId, Vec<u8>>,
-    writer: Writer,
-}
-
 impl Log {
-    fn replay(&self) -> Recovered {
-        let firsts = self.disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.disk[&segment]).unwrap();
-        }
-        replay.finish()
-    }
-
-    fn found(&self) -> RecoveredLog {
-        self.replay().groups.remove(&GROUP).unwrap()
-    }
-
-    fn flush(&mut self, records: &[Record]) -> (SegmentId, usize) {
-        let place = self.writer.place(self.writer.next_flush(), records);
-        let mut bytes = vec![0; place.bytes];
-        self.writer.encode(&place, records, &mut bytes);
-        let empty = || vec![0; 8 * BLOCK];
-        let file = self.disk.entry(place.segment).or_insert_with(empty);
-        let at = usize::try_from(place.offset).unwrap();
-        file[at..at + bytes.len()].copy_from_slice(&bytes);
-        self.writer.written(place.number);
-        (place.segment, at)
-    }
-
     fn write(&mut self, indexes: RangeInclusive<u64>) {
         for index in indexes {
             let (group, entry) = (GROUP, entry(index));
             self.flush(&[Record::Entry { group, entry }]);
         }
-    }
-
-    /// The flush with an entry cannot be read any more.
-    fn lose(&mut self, index: u64) {
-        let place = self.writer.locate(GROUP, entry(index).index).unwrap();
-        self.forget((place.segment, place.offset as usize / BLOCK * BLOCK));
-    }
-
-    /// The flush that begins there, of one block, cannot be read any more.
-    fn forget(&mut self, (segment, at): (SegmentId, usize)) {
-        self.disk.get_mut(&segment).unwrap()[at..at + BLOCK].fill(UNREADABLE);
     }
 
     /// Moves the floor, and gives the segments that leave the log then.
@@ -73,18 +33,13 @@ impl Log {
             self.flush(&[]);
             gone.extend(self.writer.reclaim());
         }
-        self.disk.retain(|segment, _| !gone.contains(segment));
+        self.disk.remove(&gone);
         gone
     }
 }
 
 fn entry(index: u64) -> Entry {
-    Entry {
-        term: Term::from_raw(1 + index / 4),
-        index: LogIndex::from_raw(index),
-        kind: EntryKind::Batch,
-        payload: Payload::from(*b"entry"),
-    }
+    disk::entry(index, 1 + index / 4, *b"entry")
 }
 
 fn floor(index: u64) -> Record {
@@ -107,11 +62,13 @@ fn commit(index: u64) -> Record {
     }
 }
 
+fn empty() -> Log {
+    Log::new(OPTIONS, 1 << 20)
+}
+
 /// Entries up to 9, of which a snapshot held those up to 6.
 fn log() -> Log {
-    let disk = BTreeMap::new();
-    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-    let mut log = Log { disk, writer };
+    let mut log = empty();
     log.write(1..=9);
     log.flush(&[floor(6)]);
     log
@@ -122,7 +79,7 @@ fn what_lies_between_an_older_floor_and_the_newer_is_missing_until_it_is_put_bac
     for first in [0, 2, 5] {
         let mut log = log();
         log.flush(&[floor(first)]);
-        let found = log.found();
+        let found = log.found(GROUP);
         let damage = found.damage.unwrap();
         assert_eq!(found.floor.0.to_raw(), first);
         assert_eq!(found.last.to_raw(), first);
@@ -136,7 +93,7 @@ fn what_lies_between_an_older_floor_and_the_newer_is_missing_until_it_is_put_bac
             let (group, entry) = (GROUP, entry(index));
             log.flush(&[Record::Patch { group, entry }]);
         }
-        let found = log.found();
+        let found = log.found(GROUP);
         assert_eq!((found.damage, found.last.to_raw()), (None, 9));
         let there = (first + 1..=9).map(entry);
         assert_eq!(found.tail, there.collect::<Vec<_>>());
@@ -154,11 +111,11 @@ fn a_floor_that_was_lowered_in_a_lost_flush_is_known_by_what_was_put_back() {
             let (group, entry) = (GROUP, entry(index));
             let put_back = log.flush(&[Record::Patch { group, entry }]);
             if index == 1 && named {
-                log.forget(put_back);
+                log.disk.place(&put_back).fill(UNREADABLE);
             }
         }
-        log.forget(lowered);
-        let found = log.found();
+        log.disk.place(&lowered).fill(UNREADABLE);
+        let found = log.found(GROUP);
         assert_eq!(found.floor.0.to_raw(), 0, "named: {named}");
         assert_eq!(found.last.to_raw(), if named { 0 } else { 9 });
         let spares = found.damage.map(|damage| damage.spares);
@@ -175,12 +132,12 @@ fn a_later_segment_begins_with_the_older_floor() {
         log.flush(&[Record::Patch { group, entry }]);
     }
     // Another start begins another segment; what is before it is lost then.
-    log.writer = log.replay().writer;
+    log.writer = log.disk.replay().writer;
     log.flush(&[]);
     log.flush(&[]);
-    let newest = *log.disk.last_key_value().unwrap().0;
-    log.disk.retain(|&segment, _| segment == newest);
-    let found = log.found();
+    let newest = *log.disk.files.last_key_value().unwrap().0;
+    log.disk.files.retain(|&segment, _| segment == newest);
+    let found = log.found(GROUP);
     let gone = found.damage.unwrap();
     assert_eq!(
         (found.floor.0.to_raw(), gone.claim.unwrap().index),
@@ -192,9 +149,7 @@ fn a_later_segment_begins_with_the_older_floor() {
 /// place nor term. Then a peer's snapshot and entries of any term may be less than it acknowledged.
 #[test]
 fn a_log_that_a_peer_has_begun_to_fill_still_misses_what_nobody_named() {
-    let disk = BTreeMap::new();
-    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-    let mut log = Log { disk, writer };
+    let mut log = empty();
     log.flush(&[Record::Damaged {
         group: GROUP,
         claim: Some(Claim {
@@ -205,7 +160,7 @@ fn a_log_that_a_peer_has_begun_to_fill_still_misses_what_nobody_named() {
     }]);
     let claimed = |log: &Log| {
         let damage = log
-            .found()
+            .found(GROUP)
             .damage
             .expect("nobody has said that it is whole");
         assert!(damage.promises_lost);
@@ -234,14 +189,14 @@ fn a_log_that_a_peer_has_begun_to_fill_still_misses_what_nobody_named() {
     assert_eq!(claimed(&log), term);
     let index = LogIndex::from_raw(6);
     log.flush(&[Record::Intact { group, index, term }]);
-    assert_eq!(log.found().damage, None);
+    assert_eq!(log.found(GROUP).damage, None);
 }
 
 /// Starts from a log in which the flushes with these entries are lost, and puts back what is missing, with
 /// all behind it. Gives the first that is.
 fn lose_and_repair(log: &mut Log, lost: RangeInclusive<u64>, last: u64) -> u64 {
-    lost.for_each(|lost| log.lose(lost));
-    let start = log.replay();
+    lost.for_each(|lost| log.lose(GROUP, entry(lost).index));
+    let start = log.disk.replay();
     let first = start.groups[&GROUP].last.next().to_raw();
     let damage = start.groups[&GROUP].damage.clone().unwrap();
     log.writer = start.writer;
@@ -258,7 +213,7 @@ fn lose_and_repair(log: &mut Log, lost: RangeInclusive<u64>, last: u64) -> u64 {
     log.flush(&[commit(last)]);
     let (index, term) = (entry(last).index, entry(last).term);
     log.flush(&[Record::Intact { group, index, term }]);
-    assert_eq!(log.found().damage, None);
+    assert_eq!(log.found(GROUP).damage, None);
     first
 }
 
@@ -268,22 +223,20 @@ fn lose_and_repair(log: &mut Log, lost: RangeInclusive<u64>, last: u64) -> u64 {
 fn segments_in_which_flushes_were_lost_leave_the_log_together() {
     // The second is the end of the log: later starts find it missing where the next segment begins.
     for lost in [3, 10] {
-        let disk = BTreeMap::new();
-        let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-        let mut log = Log { disk, writer };
+        let mut log = empty();
         log.write(1..=10);
         lose_and_repair(&mut log, lost..=lost, 10);
         log.write(11..=30);
         lose_and_repair(&mut log, 20..=20, 30);
-        assert_eq!(log.replay().lost.len(), 2);
+        assert_eq!(log.disk.replay().lost.len(), 2);
 
         // Nothing is left in the segment of the first loss; in that of the second there is.
         let gone = log.release(15);
-        assert_eq!(log.replay().lost.len(), 2, "without {gone:?}");
-        assert_eq!(log.found().damage, None);
+        assert_eq!(log.disk.replay().lost.len(), 2, "without {gone:?}");
+        assert_eq!(log.found(GROUP).damage, None);
         assert!(!log.release(30).is_empty());
-        assert_eq!(log.replay().lost, []);
-        assert_eq!(log.found().damage, None);
+        assert_eq!(log.disk.replay().lost, []);
+        assert_eq!(log.found(GROUP).damage, None);
     }
 }
 
@@ -291,9 +244,7 @@ fn segments_in_which_flushes_were_lost_leave_the_log_together() {
 /// is known of the terms up to there. That puts none of the later entries in doubt.
 #[test]
 fn what_a_start_found_behind_a_loss_is_there_when_the_segments_before_have_left_the_log() {
-    let disk = BTreeMap::new();
-    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-    let mut log = Log { disk, writer };
+    let mut log = empty();
     log.write(1..=5);
     log.flush(&[floor(3)]);
     log.write(6..=17);
@@ -303,25 +254,23 @@ fn what_a_start_found_behind_a_loss_is_there_when_the_segments_before_have_left_
     assert_eq!(lose_and_repair(&mut log, 18..=19, 24), 16);
     let gone = log.release(12);
     assert!(!gone.is_empty());
-    let found = log.found();
+    let found = log.found(GROUP);
     assert_eq!((found.damage, found.last.to_raw()), (None, 24));
-    assert_eq!(log.replay().lost.len(), 1);
+    assert_eq!(log.disk.replay().lost.len(), 1);
 }
 
 #[test]
 fn what_was_committed_between_two_losses_is_not_missed() {
-    let disk = BTreeMap::new();
-    let writer = Replay::new(OPTIONS, 0, []).unwrap().finish().writer;
-    let mut log = Log { disk, writer };
+    let mut log = empty();
     log.write(1..=9);
     log.flush(&[commit(7)]);
     log.write(10..=22);
     log.flush(&[commit(19)]);
     log.write(23..=30);
     for lost in [10, 11, 23, 24] {
-        log.lose(lost);
+        log.lose(GROUP, entry(lost).index);
     }
-    let found = log.found();
+    let found = log.found(GROUP);
     let spares = found.damage.unwrap().spares;
     let spares = spares.iter().map(|entry| entry.index.to_raw());
     let there = (12..=19).chain(25..=30);
@@ -332,7 +281,7 @@ fn what_was_committed_between_two_losses_is_not_missed() {
 #[test]
 fn a_log_goes_on_behind_entries_of_which_the_segments_have_gone_since() {
     let mut log = log();
-    let restart = |log: &mut Log| log.writer = log.replay().writer;
+    let restart = |log: &mut Log| log.writer = log.disk.replay().writer;
     // The state of the snapshot is lost: a segment begins when the log counts as ending at 0.
     log.flush(&[floor(0)]);
     restart(&mut log);
@@ -349,11 +298,11 @@ fn a_log_goes_on_behind_entries_of_which_the_segments_have_gone_since() {
     log.flush(&(1..=6).map(patch).collect::<Vec<_>>());
     // Another start finds that 7 to 9 are there after all, in older segments, and goes on behind them.
     restart(&mut log);
-    assert_eq!(log.found().last.to_raw(), 9);
+    assert_eq!(log.found(GROUP).last.to_raw(), 9);
     log.write(10..=12);
     let gone = log.release(10);
     assert!(!gone.is_empty());
-    let found = log.found();
+    let found = log.found(GROUP);
     assert_eq!((found.damage, found.floor.0.to_raw()), (None, 10));
     assert_eq!(found.last.to_raw(), 12);
 }

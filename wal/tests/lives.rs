@@ -6,67 +6,19 @@
     reason = "a test may panic"
 )]
 
-use std::collections::BTreeMap;
+mod disk;
 
-use wal::survey::{Role, Survey, Surveyed};
+use disk::{Disk, Rng, encode, entry, stamp};
 use wal::{
-    BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload,
-    Placement, Record, Recovered, Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
+    BLOCK, FlushNumber, GroupId, HardState, LogIndex, Options, Payload, Placement, Record,
+    Recovered, ReplicaId, SECTOR, SegmentId, Term, Writer,
 };
 
-const SEGMENT_BYTES: usize = 80 * BLOCK;
 const OPTIONS: Options = Options {
-    segment_bytes: SEGMENT_BYTES as u64,
+    segment_bytes: 80 * BLOCK as u64,
     instance: 0x0007_11fe,
 };
 const GROUP: GroupId = GroupId::from_raw(5);
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % limit
-    }
-}
-
-#[derive(Clone, Default)]
-struct Disk(BTreeMap<SegmentId, Vec<u8>>);
-
-impl Disk {
-    fn replay(&self) -> Recovered {
-        let firsts = self.0.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.0[&segment]).unwrap();
-        }
-        replay.finish()
-    }
-
-    fn survey(&self) -> Surveyed {
-        let firsts = self.0.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
-        let segments = survey.segments().to_vec();
-        for one in segments.iter().filter(|one| one.role != Role::Dead) {
-            survey.witness(one.segment, &self.0[&one.segment]);
-        }
-        for one in segments.iter().filter(|one| one.role == Role::Live) {
-            survey.segment(one.segment, &self.0[&one.segment]);
-        }
-        survey.missed(&self.replay().lost);
-        survey.finish()
-    }
-
-    fn write(&mut self, at: &Placement, bytes: &[u8], keeps: impl Fn(usize) -> bool) {
-        let file = self.0.get_mut(&at.segment).unwrap();
-        for (sector, bytes) in bytes.chunks(SECTOR).enumerate().filter(|it| keeps(it.0)) {
-            let from = at.offset as usize + sector * SECTOR;
-            file[from..from + SECTOR].copy_from_slice(bytes);
-        }
-    }
-}
 
 /// A log, and what every start of it must find.
 struct Story {
@@ -87,13 +39,17 @@ fn payload(stamp: u64, bytes: u64) -> Payload {
         .collect()
 }
 
+fn begin(writer: &mut Writer, records: &[Record]) -> (Placement, Vec<u8>) {
+    let at = writer.place(writer.next_flush(), records);
+    (at, encode(writer, &at, records))
+}
+
 impl Story {
     /// A first segment that was recycled or not, with a few flushes.
     fn new(recycled: bool) -> Self {
-        let mut disk = Disk::default();
+        let disk = Disk::new(OPTIONS, 1 << 20);
         let first = SegmentId::from_raw(1);
         let mut writer = disk.replay().writer;
-        disk.0.insert(first, vec![0; SEGMENT_BYTES]);
         let mut story = Self {
             disk,
             acknowledged: Vec::new(),
@@ -111,10 +67,7 @@ impl Story {
                 story.durable(&mut writer, 1);
                 for free in writer.reclaim() {
                     let to = writer.next_segment();
-                    let table = writer.recycle(free, to);
-                    let mut file = story.disk.0.remove(&free).unwrap();
-                    file[writer.room() as usize..].copy_from_slice(&table);
-                    story.disk.0.insert(to, file);
+                    story.disk.recycle(&mut writer, free, to);
                 }
             }
             let before = writer.next_segment();
@@ -133,19 +86,8 @@ impl Story {
     }
 
     fn flush(&mut self, writer: &mut Writer, records: &[Record]) {
-        let (at, bytes) = self.encode(writer, records);
-        self.disk.write(&at, &bytes, |_| true);
-        writer.written(at.number);
+        self.disk.flush(writer, records);
         self.acknowledged.append(&mut self.under_way);
-    }
-
-    fn encode(&mut self, writer: &mut Writer, records: &[Record]) -> (Placement, Vec<u8>) {
-        let at = writer.place(writer.next_flush(), records);
-        let file = self.disk.0.entry(at.segment);
-        file.or_insert_with(|| vec![0; SEGMENT_BYTES]);
-        let mut bytes = vec![0; at.bytes];
-        writer.encode(&at, records, &mut bytes);
-        (at, bytes)
     }
 
     fn next(&mut self, term: u64, bytes: u64) -> Record {
@@ -154,12 +96,7 @@ impl Story {
         self.under_way.push(stamp);
         Record::Entry {
             group: GROUP,
-            entry: Entry {
-                term: Term::from_raw(term),
-                index: LogIndex::from_raw(index),
-                kind: EntryKind::Batch,
-                payload: payload(stamp, bytes),
-            },
+            entry: entry(index, term, payload(stamp, bytes)),
         }
     }
 
@@ -177,9 +114,8 @@ impl Story {
         );
         all.truncate(last);
         for entry in &log.tail {
-            let stamp = entry.payload.first_chunk().copied().map(u64::from_le_bytes);
             let at = entry.index.to_raw() as usize - 1;
-            assert_eq!(stamp, Some(all[at]), "{what}: entry {}", entry.index);
+            assert_eq!(stamp(entry), Some(all[at]), "{what}: entry {}", entry.index);
         }
         self.acknowledged = all;
         let voted = log.hard_state.term.to_raw();
@@ -195,9 +131,7 @@ impl Story {
             return false;
         };
         assert_eq!(found.given_up, []);
-        for dead in &found.dead {
-            self.disk.0.remove(dead);
-        }
+        self.disk.remove(&found.dead);
         writer.resume(rest);
         let term = self.lives + 1;
         let durable = rng.below(3);
@@ -217,15 +151,13 @@ impl Story {
                 let bytes = [9, 600, 6000][rng.below(3) as usize];
                 records.push(self.next(term, bytes));
             }
-            let (at, bytes) = self.encode(&mut writer, &records);
             if flush < durable {
-                self.disk.write(&at, &bytes, |_| true);
-                writer.written(at.number);
-                self.acknowledged.append(&mut self.under_way);
+                self.flush(&mut writer, &records);
                 let voted = matches!(records.first(), Some(Record::HardState { .. }));
                 self.voted = if voted { term } else { self.voted };
                 continue;
             }
+            let (at, bytes) = begin(&mut writer, &records);
             let (shape, border) = (rng.below(5), rng.below(at.bytes as u64) as usize / SECTOR);
             let dice: Vec<_> = (0..at.bytes / SECTOR).map(|_| rng.below(2)).collect();
             self.disk.write(&at, &bytes, |sector| match shape {
@@ -247,19 +179,17 @@ fn what_starts_on_a_full_disk_acknowledge_is_there_and_nothing_of_what_they_left
         let mut rng = Rng(seed);
         let mut story = Story::new(seed % 2 == 0);
         loop {
-            let files = story.disk.0.len();
+            let files = story.disk.files.len();
             let what = format!("seed {seed}, life {}", story.lives);
             let found = story.disk.replay();
             story.check(&found, &what);
-            let survey = story.disk.survey();
+            let survey = story.disk.survey(&found.lost);
             assert_eq!(survey.flaws, [], "{what}");
             torn += u64::from(found.cut.is_some());
             if rng.below(8) == 0 && files < 6 {
                 // There is space again, for one start.
                 let mut writer = found.writer;
-                for dead in &found.dead {
-                    story.disk.0.remove(dead);
-                }
+                story.disk.remove(&found.dead);
                 story.durable(&mut writer, 1 + rng.below(3));
                 spaces += 1;
                 continue;
@@ -267,7 +197,7 @@ fn what_starts_on_a_full_disk_acknowledge_is_there_and_nothing_of_what_they_left
             if !story.live(found, &mut rng) {
                 break;
             }
-            assert_eq!(story.disk.0.len(), files, "{what}: another file");
+            assert_eq!(story.disk.files.len(), files, "{what}: another file");
             lives += 1;
         }
     }
@@ -297,14 +227,13 @@ fn what_rots_of_a_life_is_missed_and_what_was_dead_stays_so() {
         let mut writer = found.writer;
         writer.resume(found.rest.unwrap());
         story.durable(&mut writer, 1);
-        let (at, bytes) = story.encode(&mut writer, &[]);
-        story.disk.write(&at, &bytes, |_| true);
+        let at = story.disk.flush(&mut writer, &[]);
         let newest = at.segment;
-        let sound = story.disk.0[&newest].clone();
+        let sound = story.disk.files[&newest].clone();
         for sector in BLOCK / SECTOR..at.offset as usize / SECTOR {
             for with in [0x5a, 0] {
                 let place = sector * SECTOR..(sector + 1) * SECTOR;
-                let file = story.disk.0.get_mut(&newest).unwrap();
+                let file = story.disk.files.get_mut(&newest).unwrap();
                 file[place.clone()].fill(with);
                 let found = story.disk.replay();
                 let log = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
@@ -316,11 +245,10 @@ fn what_rots_of_a_life_is_missed_and_what_was_dead_stays_so() {
                     rotten += 1;
                 }
                 for entry in &log.tail {
-                    let stamp = entry.payload.first_chunk().copied().map(u64::from_le_bytes);
                     let at = entry.index.to_raw() as usize - 1;
-                    assert_eq!(stamp, story.acknowledged.get(at).copied(), "{what}");
+                    assert_eq!(stamp(entry), story.acknowledged.get(at).copied(), "{what}");
                 }
-                story.disk.0.insert(newest, sound.clone());
+                story.disk.files.insert(newest, sound.clone());
             }
         }
     }
@@ -335,7 +263,7 @@ fn the_first_flush_of_a_life_that_the_disk_put_elsewhere_is_missed() {
     let mut writer = found.writer;
     writer.resume(rest);
     let record = story.next(2, 100);
-    let (at, bytes) = story.encode(&mut writer, &[record]);
+    let (at, bytes) = begin(&mut writer, &[record]);
     writer.written(at.number);
     let mut stray = at;
     stray.offset = rest.offset + rest.bytes - bytes.len() as u64;
@@ -350,7 +278,7 @@ fn the_file_that_was_made_ready_becomes_the_first_segment_of_the_next_start() {
     let mut story = Story::new(false);
     let mut writer = story.disk.replay().writer;
     let spare = writer.next_segment();
-    story.disk.0.insert(spare, vec![0; SEGMENT_BYTES]);
+    story.disk.make(spare);
     let found = story.disk.replay();
     assert_eq!(found.spare.unwrap().segment, spare);
     assert_eq!(found.dead, [spare]);
@@ -367,9 +295,8 @@ fn the_file_that_was_made_ready_becomes_the_first_segment_of_the_next_start() {
     for sector in [0, 8, 77] {
         let mut disk = story.disk.clone();
         let next = found.writer.next_segment();
-        let mut file = vec![0; SEGMENT_BYTES];
-        file[sector * SECTOR] = 1;
-        disk.0.insert(next, file);
+        disk.make(next);
+        disk.files.get_mut(&next).unwrap()[sector * SECTOR] = 1;
         assert_eq!(disk.replay().spare, None, "sector {sector}");
     }
     assert!(FlushNumber::ZERO < found.writer.next_flush());

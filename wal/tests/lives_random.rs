@@ -8,90 +8,69 @@
     reason = "a test may panic"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod disk;
 
-use wal::survey::{Role, Survey, Surveyed};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+
+use disk::{Rng, encode, entry, stamp};
 use wal::{
-    BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload,
-    Placement, Record, Recovered, Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
+    BLOCK, Entry, FlushNumber, GroupId, HardState, LogIndex, Options, Payload, Placement, Record,
+    Recovered, ReplicaId, SECTOR, SegmentId, Term, Writer,
 };
 
 const INSTANCE: u64 = 0x0007_11fe;
 const GROUPS: [GroupId; 2] = [GroupId::from_raw(5), GroupId::from_raw(9)];
 
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % limit
-    }
-
-    fn one_in(&mut self, of: u64) -> bool {
-        self.below(of) == 0
-    }
-}
-
+/// A disk on which nothing is written twice.
 #[derive(Clone)]
 struct Disk {
-    options: Options,
-    files: BTreeMap<SegmentId, Vec<u8>>,
+    disk: disk::Disk,
     /// Sectors that anybody wrote since a file got its name.
     touched: BTreeMap<SegmentId, BTreeSet<usize>>,
 }
 
+impl Deref for Disk {
+    type Target = disk::Disk;
+
+    fn deref(&self) -> &disk::Disk {
+        &self.disk
+    }
+}
+
+impl DerefMut for Disk {
+    fn deref_mut(&mut self) -> &mut disk::Disk {
+        &mut self.disk
+    }
+}
+
 impl Disk {
-    fn replay(&self) -> Recovered {
-        self.try_replay().unwrap()
-    }
-
-    fn try_replay(&self) -> Result<Recovered, wal::ReplayError> {
-        let firsts = self.files.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(self.options, 1 << 20, firsts).unwrap();
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.files[&segment])?;
-        }
-        Ok(replay.finish())
-    }
-
-    fn survey(&self) -> Surveyed {
-        let firsts = self.files.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut survey = Survey::new(Some(INSTANCE), firsts);
-        let segments = survey.segments().to_vec();
-        for one in segments.iter().filter(|one| one.role != Role::Dead) {
-            survey.witness(one.segment, &self.files[&one.segment]);
-        }
-        for one in segments.iter().filter(|one| one.role == Role::Live) {
-            survey.segment(one.segment, &self.files[&one.segment]);
-        }
-        survey.missed(&self.replay().lost);
-        survey.finish()
-    }
-
     fn make(&mut self, id: SegmentId) {
-        let bytes = self.options.segment_bytes as usize;
-        assert!(self.files.insert(id, vec![0; bytes]).is_none());
+        self.disk.make(id);
         self.touched.insert(id, BTreeSet::new());
     }
 
+    fn recycle(&mut self, writer: &mut Writer, from: SegmentId, to: SegmentId) {
+        self.disk.recycle(writer, from, to);
+        self.touched.insert(to, BTreeSet::new());
+    }
+
     fn write(&mut self, at: &Placement, bytes: &[u8], keeps: impl Fn(usize) -> bool) {
-        let file = self.files.get_mut(&at.segment).unwrap();
+        let before = self.disk.place(at);
         let touched = self.touched.get_mut(&at.segment).unwrap();
-        for (sector, bytes) in bytes.chunks(SECTOR).enumerate().filter(|it| keeps(it.0)) {
-            let from = at.offset as usize + sector * SECTOR;
+        for sector in (0..at.bytes / SECTOR).filter(|&it| keeps(it)) {
+            let (place, from) = (sector * SECTOR, at.offset as usize + sector * SECTOR);
             assert!(
                 !touched.contains(&(from / SECTOR)),
                 "{} @{from} is written twice",
                 at.segment
             );
             // What is as before looks as if nobody had written it, and all headers of segments have one checksum.
-            if from >= BLOCK && file[from..from + SECTOR] != *bytes {
+            if from >= BLOCK && before[place..][..SECTOR] != bytes[place..][..SECTOR] {
                 touched.insert(from / SECTOR);
             }
-            file[from..from + SECTOR].copy_from_slice(bytes);
         }
+        self.disk.write(at, bytes, keeps);
     }
 }
 
@@ -128,17 +107,12 @@ struct Story {
     starts: u64,
 }
 
-fn stamp_of(entry: &Entry) -> u64 {
-    u64::from_le_bytes(*entry.payload.first_chunk().unwrap())
-}
-
 fn agrees(found: &Recovered, state: &State) -> bool {
     GROUPS.iter().zip(&state.entries).all(|(group, entries)| {
         let log = found.groups.get(group).unwrap_or(&found.unmentioned);
         let tail = log.tail.iter();
-        let alike = |entry: &Entry| {
-            entries.get(entry.index.to_raw() as usize - 1) == Some(&stamp_of(entry))
-        };
+        let alike =
+            |entry: &Entry| entries.get(entry.index.to_raw() as usize - 1) == stamp(entry).as_ref();
         log.last.to_raw() as usize == entries.len() && tail.clone().all(alike)
     }) && voted(found) == state.voted
 }
@@ -162,7 +136,7 @@ impl Story {
         let state = states.into_iter().find(|state| agrees(found, state));
         self.sure =
             state.unwrap_or_else(|| panic!("{what}: found {:?}, {}", found.groups, voted(found)));
-        let flaws = self.disk.survey().flaws;
+        let flaws = self.disk.survey(&found.lost).flaws;
         if !flaws.is_empty() {
             self.dump(found);
         }
@@ -229,12 +203,7 @@ impl Story {
                 state.entries[which].push(stamp);
                 records.push(Record::Entry {
                     group,
-                    entry: Entry {
-                        term: Term::from_raw(term),
-                        index: LogIndex::from_raw(index),
-                        kind: EntryKind::Batch,
-                        payload,
-                    },
+                    entry: entry(index, term, payload),
                 });
             }
         }
@@ -304,11 +273,7 @@ impl Story {
             {
                 wanted.pop_front();
                 if let Some(from) = free.pop_front() {
-                    let table = writer.recycle(from, segment);
-                    let mut file = self.disk.files.remove(&from).unwrap();
-                    file[writer.room() as usize..].copy_from_slice(&table);
-                    self.disk.files.insert(segment, file);
-                    self.disk.touched.insert(segment, BTreeSet::new());
+                    self.disk.recycle(&mut writer, from, segment);
                     counts.recycled += 1;
                 } else {
                     self.disk.make(segment);
@@ -330,8 +295,7 @@ impl Story {
                     }
                 }
                 let at = writer.place(writer.next_flush(), &records);
-                let mut bytes = vec![0; at.bytes];
-                writer.encode(&at, &records, &mut bytes);
+                let bytes = encode(&mut writer, &at, &records);
                 if at.opens_segment {
                     wanted.push_back((at.number, writer.next_segment()));
                 }
@@ -426,8 +390,7 @@ impl Story {
                 story.records(&mut state, rng)
             };
             let at = writer.place(writer.next_flush(), &records);
-            let mut bytes = vec![0; at.bytes];
-            writer.encode(&at, &records, &mut bytes);
+            let bytes = encode(&mut writer, &at, &records);
             if !story.disk.files.contains_key(&at.segment) {
                 if full {
                     return 0;
@@ -516,13 +479,13 @@ impl Story {
                     continue;
                 }
             };
-            let _ = story.disk.survey();
+            let _ = story.disk.survey(&found.lost);
             let mut wrong = Vec::new();
             for (which, group) in GROUPS.iter().enumerate() {
                 let entries = &story.sure.entries[which];
                 let log = found.groups.get(group).unwrap_or(&found.unmentioned);
                 let alike = |entry: &Entry| {
-                    entries.get(entry.index.to_raw() as usize - 1) == Some(&stamp_of(entry))
+                    entries.get(entry.index.to_raw() as usize - 1) == stamp(entry).as_ref()
                 };
                 let whole = log.last.to_raw() as usize == entries.len();
                 let claim = log.damage.as_ref().and_then(|it| it.claim);
@@ -588,8 +551,7 @@ fn random_stories() {
             instance: INSTANCE,
         };
         let disk = Disk {
-            options,
-            files: BTreeMap::new(),
+            disk: disk::Disk::new(options, 1 << 20),
             touched: BTreeMap::new(),
         };
         let mut story = Story {
@@ -622,9 +584,7 @@ fn random_stories() {
                 }
                 if !full && rng.one_in(2) {
                     let next = found.writer.next_segment();
-                    for dead in &found.dead {
-                        story.disk.files.remove(dead);
-                    }
+                    story.disk.remove(&found.dead);
                     story.disk.make(next);
                 }
                 continue;

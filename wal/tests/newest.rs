@@ -7,14 +7,12 @@
     reason = "a test may panic"
 )]
 
-use std::collections::BTreeMap;
+mod disk;
+
 use std::ops::Range;
 
-use wal::survey::{Role, Survey, Surveyed};
-use wal::{
-    BLOCK, Entry, EntryKind, GroupId, LogIndex, Options, Payload, Record, Recovered, Replay,
-    SECTOR, SegmentId, Term, UNREADABLE, Writer,
-};
+use disk::{Disk, entry};
+use wal::{BLOCK, GroupId, LogIndex, Options, Record, SECTOR, SegmentId, Term, UNREADABLE, Writer};
 
 const SEGMENT_BYTES: usize = 10 * BLOCK;
 const OPTIONS: Options = Options {
@@ -26,8 +24,6 @@ const GROUP: GroupId = GroupId::from_raw(5);
 const FLUSHES: usize = 3;
 /// Entries that each of them holds: a run of small ones, and one more.
 const ENTRIES: u64 = 3;
-
-type Disk = BTreeMap<SegmentId, Vec<u8>>;
 
 /// Which file the segment behind the newest has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,36 +45,12 @@ struct Log {
     last: u64,
 }
 
-fn replay(disk: &Disk) -> Recovered {
-    let firsts = disk
-        .iter()
-        .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
-    let mut replay = Replay::new(OPTIONS, 0, firsts).unwrap();
-    while let Some(segment) = replay.next_segment() {
-        replay.segment(&disk[&segment]).unwrap();
-    }
-    replay.finish()
-}
-
-fn survey(disk: &Disk) -> Surveyed {
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
-    let segments = survey.segments().to_vec();
-    for one in segments.iter().filter(|one| one.role != Role::Dead) {
-        survey.witness(one.segment, &disk[&one.segment]);
-    }
-    for one in segments.iter().filter(|one| one.role == Role::Live) {
-        survey.segment(one.segment, &disk[&one.segment]);
-    }
-    survey.missed(&replay(disk).lost);
-    survey.finish()
-}
-
 impl Log {
     fn new(recycled: bool, behind: Behind) -> Self {
+        let disk = Disk::new(OPTIONS, 0);
         let mut log = Self {
-            disk: Disk::new(),
-            writer: replay(&Disk::new()).writer,
+            writer: disk.replay().writer,
+            disk,
             free: Vec::new(),
             newest: SegmentId::from_raw(0),
             before: Vec::new(),
@@ -90,8 +62,7 @@ impl Log {
         }
         let next = log.writer.next_segment();
         if behind != Behind::Nothing {
-            let file = log.file(next, behind == Behind::Recycled);
-            log.disk.insert(next, file);
+            log.make(next, behind == Behind::Recycled);
         }
         log
     }
@@ -104,12 +75,7 @@ impl Log {
             self.last += 1;
             let large = 3000 + 700 * (self.last as usize % 4);
             let bytes = if at < ENTRIES { 30 } else { large };
-            let entry = Entry {
-                term: Term::from_raw(3),
-                index: LogIndex::from_raw(self.last),
-                kind: EntryKind::Batch,
-                payload: Payload::from(vec![self.last as u8; bytes]),
-            };
+            let entry = entry(self.last, 3, vec![self.last as u8; bytes]);
             records.push(Record::Entry { group, entry });
         }
         if self.last > ENTRIES {
@@ -118,37 +84,31 @@ impl Log {
         }
         let at = self.writer.place(self.writer.next_flush(), &records);
         if at.opens_segment {
-            let file = self.file(at.segment, recycles && !self.free.is_empty());
+            self.make(at.segment, recycles && !self.free.is_empty());
             self.newest = at.segment;
-            self.before = file.clone();
+            self.before = self.disk.files[&at.segment].clone();
             self.flushes.clear();
-            self.disk.insert(at.segment, file);
         }
-        let place = at.offset as usize..at.offset as usize + at.bytes;
-        let mut bytes = vec![0; at.bytes];
-        self.writer.encode(&at, &records, &mut bytes);
-        self.disk.get_mut(&at.segment).unwrap()[place.clone()].copy_from_slice(&bytes);
-        self.flushes.push(place);
-        self.writer.written(at.number);
+        self.disk.flush_at(&mut self.writer, at, &records);
+        let start = at.offset as usize;
+        self.flushes.push(start..start + at.bytes);
         for segment in self.writer.reclaim() {
             self.free.push(segment);
             if !recycles && self.free.len() > 1 {
                 let oldest = self.free.remove(0);
                 self.writer.discard(oldest);
-                self.disk.remove(&oldest);
+                self.disk.remove(&[oldest]);
             }
         }
     }
 
-    fn file(&mut self, segment: SegmentId, recycled: bool) -> Vec<u8> {
-        if !recycled {
-            return vec![0; SEGMENT_BYTES];
+    fn make(&mut self, segment: SegmentId, recycled: bool) {
+        if recycled {
+            let from = self.free.remove(0);
+            self.disk.recycle(&mut self.writer, from, segment);
+        } else {
+            self.disk.make(segment);
         }
-        let from = self.free.remove(0);
-        let table = self.writer.recycle(from, segment);
-        let mut file = self.disk.remove(&from).unwrap();
-        file[self.writer.room() as usize..].copy_from_slice(&table);
-        file
     }
 
     /// The newest segment in pieces: header, flushes, what is behind them, the table.
@@ -170,7 +130,7 @@ impl Log {
         if whole == 0 && behind != Behind::Nothing {
             return false;
         }
-        let right = &self.disk[&self.newest];
+        let right = &self.disk.files[&self.newest];
         let room = self.writer.room() as usize;
         let zeroes = vec![0; SEGMENT_BYTES];
         let before = match &damaged[room..] {
@@ -199,7 +159,7 @@ impl Log {
 
     /// Whether only the last flushes are missing, as if they had never been begun.
     fn ends_early(&self, damaged: &[u8], behind: Behind) -> bool {
-        let right = &self.disk[&self.newest];
+        let right = &self.disk.files[&self.newest];
         let whole = self.flushes.iter();
         let whole = whole.take_while(|place| damaged[(*place).clone()] == right[(*place).clone()]);
         let end = whole.clone().last().map_or(0, |place| place.end);
@@ -216,7 +176,7 @@ fn a_start_takes_for_a_crash_only_what_a_crash_can_leave() {
             let pieces = log.pieces();
             let mut disk = log.disk.clone();
             for state in 0..4_usize.pow(pieces.len() as u32) {
-                let mut file = log.disk[&log.newest].clone();
+                let mut file = log.disk.files[&log.newest].clone();
                 for (position, piece) in pieces.iter().enumerate() {
                     match state >> (2 * position) & 3 {
                         0 => {}
@@ -226,9 +186,9 @@ fn a_start_takes_for_a_crash_only_what_a_crash_can_leave() {
                     }
                 }
                 let what = format!("recycled {recycled}, behind {behind:?}, {state:#x}");
-                disk.insert(log.newest, file);
-                let file = &disk[&log.newest];
-                let found = replay(&disk);
+                disk.files.insert(log.newest, file);
+                let file = &disk.files[&log.newest];
+                let found = disk.replay();
                 let group = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
                 let last = group.last.to_raw();
                 let first = log.last - ENTRIES * log.flushes.len() as u64;
@@ -245,7 +205,7 @@ fn a_start_takes_for_a_crash_only_what_a_crash_can_leave() {
                     assert!(!crash, "{what}: {:?} without reason", found.lost);
                     if state % 7 == 0 {
                         assert!(
-                            !survey(&disk).flaws.is_empty(),
+                            !disk.survey(&found.lost).flaws.is_empty(),
                             "{what}: a survey sees nothing"
                         );
                     }
@@ -264,8 +224,8 @@ fn a_newest_segment_whose_file_became_shorter_is_missed() {
             let log = Log::new(recycled, behind);
             for length in (BLOCK..SEGMENT_BYTES).step_by(BLOCK / 2) {
                 let mut disk = log.disk.clone();
-                disk.get_mut(&log.newest).unwrap().truncate(length);
-                let found = replay(&disk);
+                disk.files.get_mut(&log.newest).unwrap().truncate(length);
+                let found = disk.replay();
                 let group = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
                 let whole = group.last.to_raw() == log.last;
                 assert!(
@@ -285,19 +245,17 @@ fn a_segment_of_which_only_the_header_was_written_is_no_loss_however_often_a_sta
     for recycled in [false, true] {
         let mut log = Log::new(recycled, Behind::Nothing);
         let opened = log.flushes[0].clone();
-        let file = log.disk.get_mut(&log.newest).unwrap();
+        let file = log.disk.files.get_mut(&log.newest).unwrap();
         file[BLOCK..opened.end].copy_from_slice(&log.before[BLOCK..opened.end]);
         file[opened.end..].copy_from_slice(&log.before[opened.end..]);
         for _ in 0..3 {
-            let found = replay(&log.disk);
+            let found = log.disk.replay();
             let group = &found.groups[&GROUP];
             assert_eq!((&found.lost[..], group.damage.as_ref()), (&[][..], None));
             assert_eq!(group.last.to_raw(), log.last - ENTRIES * FLUSHES as u64);
-            for dead in found.dead {
-                log.disk.remove(&dead);
-            }
+            log.disk.remove(&found.dead);
             let next = found.writer.next_segment();
-            log.disk.insert(next, vec![0; SEGMENT_BYTES]);
+            log.disk.make(next);
         }
     }
 }
@@ -309,23 +267,21 @@ fn what_tells_of_a_loss_stays_until_that_is_noted() {
     for (recycled, misdirected) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut log = Log::new(recycled, Behind::Fresh);
         let room = log.writer.room() as usize;
-        let start = log.disk[&log.newest][..log.flushes[0].end].to_vec();
+        let start = log.disk.files[&log.newest][..log.flushes[0].end].to_vec();
         // Flushes behind it would know it durable.
         let before = &log.before[..room];
-        let file = log.disk.get_mut(&log.newest).unwrap();
+        let file = log.disk.files.get_mut(&log.newest).unwrap();
         file[..room].copy_from_slice(before);
         if misdirected {
             file[room - start.len()..room].copy_from_slice(&start);
         }
         for _ in 0..3 {
-            let found = replay(&log.disk);
+            let found = log.disk.replay();
             let group = &found.groups[&GROUP];
             let whole = group.last.to_raw() == log.last - ENTRIES * (FLUSHES as u64 - 1);
             let told = group.damage.is_some() || misdirected && whole;
             assert!(told, "{recycled}, {misdirected}: {} in silence", group.last);
-            for dead in found.dead {
-                log.disk.remove(&dead);
-            }
+            log.disk.remove(&found.dead);
         }
     }
 }
@@ -334,23 +290,21 @@ fn what_tells_of_a_loss_stays_until_that_is_noted() {
 fn crashes_right_behind_starts_add_nothing_to_a_loss_of_the_past() {
     let mut log = Log::new(false, Behind::Nothing);
     let rotten = log.flushes[1].clone();
-    log.disk.get_mut(&log.newest).unwrap()[rotten].fill(0x5a);
+    log.disk.files.get_mut(&log.newest).unwrap()[rotten].fill(0x5a);
     let mut known = None;
     for start in 0..6 {
-        let found = replay(&log.disk);
+        let found = log.disk.replay();
         assert!(!found.lost.is_empty(), "the rot is not seen");
         let known = known.get_or_insert(found.lost.clone());
         assert_eq!(*known, found.lost, "start {start}");
-        for dead in &found.dead {
-            log.disk.remove(dead);
-        }
+        log.disk.remove(&found.dead);
         log.last = found.groups[&GROUP].last.to_raw();
         log.writer = found.writer;
         log.flush(false);
         if start > 0 {
             // Of the first flush in its segment only the beginning gets to the disk, or only the file is made.
             let written = if start % 2 == 1 { BLOCK + SECTOR } else { 0 };
-            log.disk.get_mut(&log.newest).unwrap()[written..].fill(0);
+            log.disk.files.get_mut(&log.newest).unwrap()[written..].fill(0);
         }
     }
 }

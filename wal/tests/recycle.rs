@@ -7,17 +7,16 @@
     reason = "a test may panic"
 )]
 
-use std::collections::BTreeMap;
+mod disk;
 
-use wal::survey::{Role, Survey, Surveyed};
+use disk::{Disk, entry};
 use wal::{
-    BLOCK, Entry, EntryKind, FlushNumber, GroupId, HardState, LogIndex, Options, Payload, Record,
-    Recovered, Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
+    BLOCK, FlushNumber, GroupId, HardState, LogIndex, Options, Placement, Record, Recovered,
+    Replay, ReplicaId, SECTOR, SegmentId, Term, Writer,
 };
 
-const SEGMENT_BYTES: usize = 10 * BLOCK;
 const OPTIONS: Options = Options {
-    segment_bytes: SEGMENT_BYTES as u64,
+    segment_bytes: 10 * BLOCK as u64,
     instance: 0x7ec7_c1e5,
 };
 /// Entries of a flush. Those of one term are a run, but for the last one if it is large.
@@ -26,39 +25,29 @@ const GROUP: GroupId = GroupId::from_raw(5);
 
 /// A log of which a snapshot takes everything behind the newest entries.
 struct Log {
-    disk: BTreeMap<SegmentId, Vec<u8>>,
+    disk: Disk,
     writer: Writer,
     free: Vec<SegmentId>,
     recycled: usize,
     last: u64,
     /// Entries that no snapshot takes.
     kept: u64,
-    /// Where the newest flush lies: segment, offset, bytes.
-    newest: (SegmentId, usize, usize),
+    newest: Option<Placement>,
     /// What its place held before.
     before: Vec<u8>,
 }
 
-fn replay(disk: &BTreeMap<SegmentId, Vec<u8>>) -> Recovered {
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let mut replay = Replay::new(OPTIONS, 0, firsts).unwrap();
-    while let Some(segment) = replay.next_segment() {
-        replay.segment(&disk[&segment]).unwrap();
-    }
-    replay.finish()
-}
-
 impl Log {
     fn new() -> Self {
-        let disk = BTreeMap::new();
+        let disk = Disk::new(OPTIONS, 0);
         Self {
-            writer: replay(&disk).writer,
+            writer: disk.replay().writer,
             disk,
+            newest: None,
             free: Vec::new(),
             recycled: 0,
             last: 0,
             kept: 4 * ENTRIES,
-            newest: (SegmentId::from_raw(0), 0, 0),
             before: Vec::new(),
         }
     }
@@ -71,12 +60,8 @@ impl Log {
         for at in 1..=ENTRIES {
             self.last += 1;
             let bytes = if at < ENTRIES { 20 } else { payload_bytes };
-            let entry = Entry {
-                term: term_of(self.last),
-                index: LogIndex::from_raw(self.last),
-                kind: EntryKind::Batch,
-                payload: Payload::from(vec![self.last as u8; bytes]),
-            };
+            let term = term_of(self.last).to_raw();
+            let entry = entry(self.last, term, vec![self.last as u8; bytes]);
             entries.push(Record::Entry { group, entry });
         }
         let state = HardState {
@@ -91,37 +76,26 @@ impl Log {
             records.push(Record::Floor { group, index, term });
         }
         let at = self.writer.place(self.writer.next_flush(), &records);
-        if at.opens_segment {
-            let file = self.take_file(at.segment);
-            self.disk.insert(at.segment, file);
+        if at.opens_segment && self.free.is_empty() {
+            self.disk.make(at.segment);
+        } else if at.opens_segment {
+            let from = self.free.remove(0);
+            self.disk.recycle(&mut self.writer, from, at.segment);
+            self.recycled += 1;
         }
-        let mut bytes = vec![0; at.bytes];
-        self.writer.encode(&at, &records, &mut bytes);
-        let file = self.disk.get_mut(&at.segment).unwrap();
-        let place = at.offset as usize..at.offset as usize + at.bytes;
-        self.before = file[place.clone()].to_vec();
-        file[place].copy_from_slice(&bytes);
-        self.newest = (at.segment, at.offset as usize, at.bytes);
-        self.writer.written(at.number);
+        self.before = self.disk.place(&at).to_vec();
+        self.disk.flush_at(&mut self.writer, at, &records);
+        self.newest = Some(at);
         self.free.extend(self.writer.reclaim());
     }
 
-    fn take_file(&mut self, segment: SegmentId) -> Vec<u8> {
-        if self.free.is_empty() {
-            return vec![0; SEGMENT_BYTES];
-        }
-        let from = self.free.remove(0);
-        let table = self.writer.recycle(from, segment);
-        let mut file = self.disk.remove(&from).unwrap();
-        file[self.writer.room() as usize..].copy_from_slice(&table);
-        self.recycled += 1;
-        file
+    fn newest_opens_segment(&self) -> bool {
+        self.newest.is_none_or(|at| at.opens_segment)
     }
 
     /// The place of the newest flush.
     fn place(&mut self) -> &mut [u8] {
-        let (segment, offset, bytes) = self.newest;
-        &mut self.disk.get_mut(&segment).unwrap()[offset..offset + bytes]
+        self.disk.place(&self.newest.unwrap())
     }
 }
 
@@ -156,7 +130,7 @@ fn a_flush_of_which_any_sectors_are_old_is_torn_and_nothing_else_is_missed() {
             if log.place() == whole {
                 continue;
             }
-            let found = replay(&log.disk);
+            let found = log.disk.replay();
             assert_eq!(found.lost, [], "round {round}: {written:?}");
             assert_eq!(found.groups[&GROUP].damage, None, "{written:?}");
             assert_eq!(
@@ -167,7 +141,7 @@ fn a_flush_of_which_any_sectors_are_old_is_torn_and_nothing_else_is_missed() {
             torn += 1;
         }
         log.place().copy_from_slice(&whole);
-        let found = replay(&log.disk);
+        let found = log.disk.replay();
         assert_eq!((last(&found), found.cut), (log.last, None));
     }
     assert!(log.recycled > 20 && torn > 3000, "{} {torn}", log.recycled);
@@ -182,11 +156,11 @@ fn a_bit_that_flips_in_the_newest_flush_is_rot_in_a_recycled_segment_too() {
             continue;
         }
         for at in (0..log.place().len()).step_by(61) {
-            if log.newest.1 == 0 && at < BLOCK {
+            if log.newest_opens_segment() && at < BLOCK {
                 continue;
             }
             log.place()[at] ^= 0x10;
-            let found = replay(&log.disk);
+            let found = log.disk.replay();
             assert_eq!(found.cut, None, "round {round} @{at}");
             assert!(!found.lost.is_empty(), "round {round} @{at}");
             log.place()[at] ^= 0x10;
@@ -206,7 +180,7 @@ fn a_durable_flush_that_turns_into_what_its_place_held_before_is_missed() {
         log.flush(10);
         let newest = std::mem::replace(&mut log.newest, place);
         log.place().copy_from_slice(&old);
-        let found = replay(&log.disk);
+        let found = log.disk.replay();
         let first = FlushNumber::from_raw(number.to_raw() - 1);
         assert_eq!(found.lost.first().map(|lost| lost.first), Some(first));
         assert!(found.groups[&GROUP].damage.is_some(), "round {round}");
@@ -221,8 +195,8 @@ fn a_segment_says_all_that_matters_of_those_before_it() {
     let mut log = Log::new();
     for _ in 0..200 {
         log.flush(3000);
-        assert!(log.disk.len() < 8, "what is not needed is reclaimed");
-        let found = replay(&log.disk);
+        assert!(log.disk.files.len() < 8, "what is not needed is reclaimed");
+        let found = log.disk.replay();
         let group = &found.groups[&GROUP];
         assert_eq!(group.damage, None);
         assert_eq!(found.lost, []);
@@ -232,36 +206,23 @@ fn a_segment_says_all_that_matters_of_those_before_it() {
     }
 }
 
-fn survey(disk: &BTreeMap<SegmentId, Vec<u8>>) -> Surveyed {
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
-    let segments = survey.segments().to_vec();
-    for one in segments.iter().filter(|one| one.role != Role::Dead) {
-        survey.witness(one.segment, &disk[&one.segment]);
-    }
-    for one in segments.iter().filter(|one| one.role == Role::Live) {
-        survey.segment(one.segment, &disk[&one.segment]);
-    }
-    survey.finish()
-}
-
 #[test]
 fn a_survey_finds_a_recycled_log_sound_and_every_flaw_in_it() {
     let mut log = Log::new();
     for round in 0..90 {
         log.flush(100 + round * 977 % 3000);
-        let found = survey(&log.disk);
+        let found = log.disk.survey(&[]);
         assert_eq!((found.flaws, found.torn), (vec![], None), "round {round}");
         let number = log.writer.next_flush().to_raw() - 1;
         assert_eq!(found.last_flush, FlushNumber::from_raw(number));
         let range = found.groups[&GROUP].range.map(|(_, last)| last.to_raw());
         assert_eq!(range, Some(log.last));
         for at in (0..log.place().len()).step_by(509) {
-            if log.newest.1 == 0 && (64..BLOCK).contains(&at) {
+            if log.newest_opens_segment() && (64..BLOCK).contains(&at) {
                 continue;
             }
             log.place()[at] ^= 2;
-            let found = survey(&log.disk);
+            let found = log.disk.survey(&[]);
             assert!(!found.flaws.is_empty(), "round {round} @{at}");
             log.place()[at] ^= 2;
         }
@@ -272,15 +233,13 @@ fn a_survey_finds_a_recycled_log_sound_and_every_flaw_in_it() {
 #[test]
 fn the_first_segment_that_is_left_names_what_those_before_it_held() {
     let mut log = Log::new();
-    while log.last < 30 * ENTRIES || log.newest.1 > 0 {
+    while log.last < 30 * ENTRIES || !log.newest_opens_segment() {
         log.flush(3000);
     }
     // The older segments vanish, with entries that no floor released.
-    let oldest: Vec<SegmentId> = log.disk.keys().copied().collect();
-    for segment in &oldest[..oldest.len() - 1] {
-        log.disk.remove(segment);
-    }
-    let found = replay(&log.disk);
+    let oldest: Vec<SegmentId> = log.disk.files.keys().copied().collect();
+    log.disk.remove(&oldest[..oldest.len() - 1]);
+    let found = log.disk.replay();
     let damage = found.groups[&GROUP]
         .damage
         .clone()
@@ -313,42 +272,20 @@ fn the_table_is_read_where_it_was_written_whatever_the_size() {
             segment_bytes: segment_bytes as u64,
             ..OPTIONS
         };
-        let entry = |index: u64, payload: Vec<u8>| Record::Entry {
-            group: GROUP,
-            entry: Entry {
-                term: Term::from_raw(1),
-                index: LogIndex::from_raw(index),
-                kind: EntryKind::Batch,
-                payload: Payload::from(payload),
-            },
-        };
+        let mut disk = Disk::new(options, 0);
         // Sectors that differ, in most of the first segment.
         let filled = (0..segment_bytes / 2).map(|at| (at / 512 * 7 + at) as u8);
-        let records = [entry(1, filled.collect())];
-        let mut writer = Replay::new(options, 0, []).unwrap().finish().writer;
-        let mut file = vec![0; segment_bytes];
-        let at = writer.place(writer.next_flush(), &records);
-        writer.encode(&at, &records, &mut file[..at.bytes]);
-        writer.written(at.number);
-        let before = BTreeMap::from([(at.segment, file.clone())]);
-        let table = writer.recycle(at.segment, at.segment.next());
-        let end = segment_bytes - table.len();
-        file[end..].copy_from_slice(&table);
+        let (group, entry) = (GROUP, entry(1, 1, filled.collect::<Vec<_>>()));
+        let mut writer = disk.replay().writer;
+        let at = disk.flush(&mut writer, &[Record::Entry { group, entry }]);
+        let before = disk.clone();
+        let next = writer.next_segment();
+        disk.recycle(&mut writer, at.segment, next);
         // Another start writes to the file that was recycled.
-        let firsts = before.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(options, 0, firsts).unwrap();
-        replay.segment(&before[&at.segment]).unwrap();
-        let mut writer = replay.finish().writer;
-        let next = writer.place(writer.next_flush(), &[]);
-        writer.encode(&next, &[], &mut file[..next.bytes]);
-        let mut disk = before;
-        disk.insert(at.segment.next(), file);
-        let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(options, 0, firsts).unwrap();
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&disk[&segment]).unwrap();
-        }
-        let found = replay.finish();
+        let mut writer = before.replay().writer;
+        disk.flush(&mut writer, &[]);
+        disk.files.extend(before.files);
+        let found = disk.replay();
         assert_eq!((&found.lost[..], found.cut), (&[][..], None), "{blocks}");
     }
 }
@@ -366,17 +303,18 @@ fn a_log_whose_only_segment_loses_its_first_flush_does_not_begin_anew_in_silence
             continue; // there may never have been more than what is lost
         }
         alone += 1;
-        let mut disk = BTreeMap::from([(only, log.disk[&only].clone())]);
+        let mut disk = log.disk.clone();
+        disk.files.retain(|&segment, _| segment == only);
         for lost in [0..SECTOR, BLOCK..BLOCK + SECTOR, 0..2 * BLOCK] {
-            let file = disk.get_mut(&only).unwrap();
+            let file = disk.files.get_mut(&only).unwrap();
             let kept = file[lost.clone()].to_vec();
             file[lost.clone()].fill(0);
-            let found = replay(&disk);
+            let found = disk.replay();
             // What is there still says so, or says that it is not all.
             let known = found.groups.get(&GROUP).unwrap_or(&found.unmentioned);
             let whole = known.last.to_raw() == log.last;
             assert!(known.damage.is_some() || whole, "{only} without {lost:?}");
-            disk.get_mut(&only).unwrap()[lost].copy_from_slice(&kept);
+            disk.files.get_mut(&only).unwrap()[lost].copy_from_slice(&kept);
         }
     }
     assert!(alone > 10, "{alone}");

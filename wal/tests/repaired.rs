@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+mod disk;
 
+use disk::{Disk, Rng, encode};
 use wal::{
-    BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Placement,
-    Record, Recovered, RecoveredLog, Replay, SegmentId, Term, UNREADABLE, Writer,
+    BLOCK, Damage, Entry, GroupId, HardState, LogIndex, Options, Placement, Record, RecoveredLog,
+    SECTOR, SegmentId, Term, UNREADABLE, Writer,
 };
 
 const OPTIONS: Options = Options {
@@ -15,7 +16,6 @@ const OPTIONS: Options = Options {
     instance: 7,
 };
 const GROUPS: usize = 2;
-const SECTOR: usize = 512;
 
 /// What a group holds, by those who wrote it.
 #[derive(Default)]
@@ -28,7 +28,7 @@ struct Group {
 }
 
 struct Log {
-    disk: BTreeMap<SegmentId, Vec<u8>>,
+    disk: Disk,
     writer: Writer,
     flushes: Vec<Placement>,
     groups: [Group; GROUPS],
@@ -67,12 +67,7 @@ impl Group {
     }
 
     fn entry(&self, index: u64) -> Entry {
-        Entry {
-            term: Term::from_raw(self.term_of(index)),
-            index: LogIndex::from_raw(index),
-            kind: EntryKind::Batch,
-            payload: Payload::from(*b"entry"),
-        }
+        disk::entry(index, self.term_of(index), *b"entry")
     }
 
     fn state(&self, group: usize) -> Record {
@@ -96,51 +91,25 @@ impl Group {
 
 impl Log {
     fn new() -> Self {
+        let disk = Disk::new(OPTIONS, 1 << 20);
         Self {
-            disk: BTreeMap::new(),
-            writer: Replay::new(OPTIONS, 0, []).unwrap().finish().writer,
+            writer: disk.replay().writer,
+            disk,
             flushes: Vec::new(),
             groups: Default::default(),
             harmed: false,
         }
     }
 
-    fn replay(&self) -> Recovered {
-        let firsts = self.disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts).unwrap();
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.disk[&segment]).unwrap();
-        }
-        replay.finish()
-    }
-
-    /// Writes those sectors of a flush that are to be kept.
-    fn write(&mut self, records: &[Record], keeps: impl Fn(usize) -> bool) -> Placement {
-        let place = self.writer.place(self.writer.next_flush(), records);
-        let mut bytes = vec![0; place.bytes];
-        self.writer.encode(&place, records, &mut bytes);
-        let empty = || vec![0; 10 * BLOCK];
-        let file = self.disk.entry(place.segment).or_insert_with(empty);
-        let at = usize::try_from(place.offset).unwrap();
-        let sectors = file[at..].chunks_exact_mut(SECTOR);
-        for (number, (to, from)) in sectors.zip(bytes.chunks_exact(SECTOR)).enumerate() {
-            if keeps(number) {
-                to.copy_from_slice(from);
-            }
-        }
-        place
-    }
-
     fn flush(&mut self, records: &[Record]) {
-        let place = self.write(records, |_| true);
-        self.writer.written(place.number);
+        let place = self.disk.flush(&mut self.writer, records);
         self.flushes.push(place);
         let gone = self.writer.reclaim();
         self.drop_segments(&gone);
     }
 
     fn drop_segments(&mut self, gone: &[SegmentId]) {
-        self.disk.retain(|segment, _| !gone.contains(segment));
+        self.disk.remove(gone);
         self.flushes.retain(|at| !gone.contains(&at.segment));
     }
 
@@ -169,7 +138,7 @@ impl Log {
 
     /// Starts, and stops in the middle of the flush that notes what is missing.
     fn start_in_vain(&mut self, keeps: impl Fn(usize) -> bool) {
-        let found = self.replay();
+        let found = self.disk.replay();
         self.drop_segments(&found.dead);
         self.writer = found.writer;
         let groups = (0..GROUPS).map(|group| {
@@ -181,20 +150,18 @@ impl Log {
         // Of something larger than a sector, the end is never written.
         records.push(Record::Entry {
             group: id(GROUPS),
-            entry: Entry {
-                term: Term::from_raw(1),
-                index: LogIndex::from_raw(1),
-                kind: EntryKind::Batch,
-                payload: Payload::from(vec![1; BLOCK / 2]),
-            },
+            entry: disk::entry(1, 1, vec![1; BLOCK / 2]),
         });
         let last = |number| number >= (BLOCK + BLOCK / 2) / SECTOR;
-        self.write(&records, |number| keeps(number) && !last(number));
+        let at = self.writer.place(self.writer.next_flush(), &records);
+        let bytes = encode(&mut self.writer, &at, &records);
+        self.disk
+            .write(&at, &bytes, |number| keeps(number) && !last(number));
     }
 
     /// Starts, and puts back what is missing. Says of how many groups something was.
     fn start(&mut self) -> usize {
-        let mut found = self.replay();
+        let mut found = self.disk.replay();
         let (dead, given_up) = (found.dead, found.given_up);
         self.drop_segments(&dead);
         self.writer = found.writer;
@@ -252,7 +219,7 @@ impl Log {
     }
 
     fn check(&self, what: &str) {
-        let found = self.replay();
+        let found = self.disk.replay();
         let sound = self.harmed || found.lost.is_empty();
         assert!(sound, "{what}: torn, and taken for lost: {:?}", found.lost);
         for (group, of) in self.groups.iter().enumerate() {
@@ -275,13 +242,8 @@ impl Log {
 fn what_was_put_back_is_there_at_every_later_start() {
     let (mut losses, mut damaged) = (0, 0);
     for seed in 1..=2_000_u64 {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut draw = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 16) % below
-        };
+        let mut rng = Rng(seed);
+        let mut draw = |below: u64| rng.below(below);
         let mut log = Log::new();
         for step in 0..60 {
             let group = usize::try_from(draw(GROUPS as u64)).unwrap();
@@ -323,7 +285,7 @@ fn what_was_put_back_is_there_at_every_later_start() {
                             let at = log.flushes[usize::try_from(at).unwrap()];
                             let from = usize::try_from(at.offset).unwrap();
                             let header = if at.opens_segment { BLOCK } else { 0 };
-                            let file = log.disk.get_mut(&at.segment).unwrap();
+                            let file = log.disk.files.get_mut(&at.segment).unwrap();
                             file[from + header..from + at.bytes].fill(UNREADABLE);
                         }
                     }

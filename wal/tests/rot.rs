@@ -7,11 +7,14 @@
     reason = "a test may panic"
 )]
 
+mod disk;
+
 use std::collections::BTreeMap;
 
+use disk::{Disk, entry};
 use wal::{
-    BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Record,
-    Recovered, RecoveredLog, Replay, ReplayError, ReplicaId, SegmentId, Term, Writer,
+    BLOCK, Damage, Entry, GroupId, HardState, LogIndex, Options, Record, Recovered, RecoveredLog,
+    ReplayError, ReplicaId, SegmentId, Term, Writer,
 };
 
 const SEGMENT_BLOCKS: usize = 12;
@@ -36,6 +39,8 @@ impl Random {
     }
 }
 
+type Files = BTreeMap<SegmentId, Vec<u8>>;
+
 /// What one group's log is when nothing is lost.
 #[derive(Clone, Default)]
 struct Model {
@@ -43,8 +48,6 @@ struct Model {
     hard_state: HardState,
     floor: LogIndex,
 }
-
-type Disk = BTreeMap<SegmentId, Vec<u8>>;
 
 struct History {
     random: Random,
@@ -59,21 +62,6 @@ struct History {
     written: u64,
 }
 
-fn replay(disk: &Disk) -> Recovered {
-    try_replay(disk, OPTIONS).unwrap()
-}
-
-fn try_replay(disk: &Disk, options: Options) -> Result<Recovered, ReplayError> {
-    let firsts = disk
-        .iter()
-        .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
-    let mut replay = Replay::new(options, CACHE_BYTES, firsts)?;
-    while let Some(segment) = replay.next_segment() {
-        replay.segment(&disk[&segment])?;
-    }
-    Ok(replay.finish())
-}
-
 impl History {
     fn new(seed: u64) -> Self {
         Self::of(seed, OPTIONS.instance)
@@ -85,13 +73,14 @@ impl History {
             instance,
             ..OPTIONS
         };
+        let disk = Disk::new(options, CACHE_BYTES);
         let mut history = Self {
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            disk: Disk::new(),
+            writer: disk.replay().writer,
+            disk,
             used: BTreeMap::new(),
             free: Vec::new(),
             recycled: 0,
-            writer: try_replay(&Disk::new(), options).unwrap().writer,
             models: BTreeMap::new(),
             written: 0,
         };
@@ -149,12 +138,8 @@ impl History {
             self.written += 1;
             let bytes = if alike { 40 } else { self.random.below(1300) };
             let payload = vec![self.written as u8; bytes];
-            model.entries.push(Entry {
-                term: model.hard_state.term,
-                index: LogIndex::from_raw(model.entries.len() as u64 + 1),
-                kind: EntryKind::Batch,
-                payload: Payload::from(payload),
-            });
+            let (index, term) = (model.entries.len() as u64 + 1, model.hard_state.term);
+            model.entries.push(entry(index, term.to_raw(), payload));
         }
         if self.random.below(4) == 0 {
             let commit = self.random.below(model.entries.len() + 1) as u64;
@@ -171,41 +156,33 @@ impl History {
     fn flush(&mut self, records: &[Record]) {
         let at = self.writer.place(self.writer.next_flush(), records);
         if at.opens_segment {
-            let file = self.take_file(at.segment);
-            self.disk.insert(at.segment, file);
+            self.make(at.segment);
         }
-        let mut bytes = vec![0; at.bytes];
-        self.writer.encode(&at, records, &mut bytes);
-        let segment = self.disk.get_mut(&at.segment).unwrap();
+        self.disk.flush_at(&mut self.writer, at, records);
         let end = at.offset as usize + at.bytes;
-        segment[at.offset as usize..end].copy_from_slice(&bytes);
         self.used.insert(at.segment, end / BLOCK);
-        self.writer.written(at.number);
         for segment in self.writer.reclaim() {
             if self.writer.is_recyclable(segment) {
                 self.free.push(segment);
             } else {
-                self.disk.remove(&segment);
+                self.disk.remove(&[segment]);
             }
         }
         if self.free.len() > 2 {
             let oldest = self.free.remove(0);
             self.writer.discard(oldest);
-            self.disk.remove(&oldest);
+            self.disk.remove(&[oldest]);
         }
     }
 
-    /// A file for a new segment.
-    fn take_file(&mut self, segment: SegmentId) -> Vec<u8> {
+    fn make(&mut self, segment: SegmentId) {
         if self.free.is_empty() {
-            return vec![0; SEGMENT_BLOCKS * BLOCK];
+            self.disk.make(segment);
+        } else {
+            let from = self.free.remove(0);
+            self.disk.recycle(&mut self.writer, from, segment);
+            self.recycled += 1;
         }
-        let from = self.free.remove(0);
-        let table = self.writer.recycle(from, segment);
-        let mut file = self.disk.remove(&from).unwrap();
-        file[self.writer.room() as usize..].copy_from_slice(&table);
-        self.recycled += 1;
-        file
     }
 
     /// Another writer goes on; it finds the files that were free as they are.
@@ -218,15 +195,15 @@ impl History {
     /// flush before it, is not emptied: what is lost together with its only witness cannot be told
     /// from what was under way.
     fn rot(&mut self) -> String {
-        let segments: Vec<SegmentId> = self.disk.keys().copied().collect();
+        let segments: Vec<SegmentId> = self.disk.files.keys().copied().collect();
         let segment = segments[self.random.below(segments.len())];
         let newest = segment == segments[segments.len() - 1];
         let what = self.random.below(20);
         if what == 0 && !newest {
-            self.disk.remove(&segment);
+            self.disk.remove(&[segment]);
             return format!("segment {segment} is gone");
         }
-        let bytes = self.disk.get_mut(&segment).unwrap();
+        let bytes = self.disk.files.get_mut(&segment).unwrap();
         let used = self.used[&segment];
         let marked = usize::from(newest && !(8..16).contains(&what));
         let used = used - marked;
@@ -256,7 +233,7 @@ impl History {
     fn stays_honest(&mut self, what: &str) {
         let disk = self.disk.clone();
         let what = format!("{what}, then {}", self.rot());
-        let found = replay(&self.disk);
+        let found = self.disk.replay();
         for group in (0..GROUPS).map(GroupId::from_raw) {
             let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
             self.check(group, log, &what);
@@ -327,7 +304,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
         for _ in 0..1 + history.random.below(3) {
             what = format!("{what}, {}", history.rot());
         }
-        let found = replay(&history.disk);
+        let found = history.disk.replay();
         let groups = || (0..GROUPS).map(GroupId::from_raw);
         let log_of = |found: &Recovered, group| {
             let log = found.groups.get(&group).unwrap_or(&found.unmentioned);
@@ -343,11 +320,9 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
         }
 
         // The same is found again while nobody heals it, even when something else is written.
-        for segment in &found.dead {
-            history.disk.remove(segment);
-        }
+        history.disk.remove(&found.dead);
         let logs: Vec<RecoveredLog> = groups().map(|group| log_of(&found, group)).collect();
-        let again = replay(&history.disk);
+        let again = history.disk.replay();
         for (group, log) in groups().zip(&logs) {
             assert_eq!(
                 log_of(&again, group).damage,
@@ -357,7 +332,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
         }
         history.restart(again.writer);
         history.flush(&[]);
-        let again = replay(&history.disk);
+        let again = history.disk.replay();
         for (group, log) in groups().zip(&logs) {
             assert_eq!(
                 log_of(&again, group).damage,
@@ -378,14 +353,14 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
                 }]);
             }
         }
-        let again = replay(&history.disk);
+        let again = history.disk.replay();
         history.restart(again.writer);
         history.stays_honest(&format!("{what}, noted"));
         for (group, log) in groups().zip(&logs) {
             if log.damage.is_none() {
                 continue;
             }
-            let noted = log_of(&replay(&history.disk), group).damage;
+            let noted = log_of(&history.disk.replay(), group).damage;
             assert_eq!(
                 noted.map(|damage| (damage.claim, damage.promises_lost)),
                 log.damage
@@ -405,7 +380,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
                     let missing = model.entries[from..].iter().cloned();
                     records.extend(missing.map(|entry| Record::Patch { group, entry }));
                     history.flush(&records.drain(..2).collect::<Vec<_>>());
-                    history.check(group, &log_of(&replay(&history.disk), group), &what);
+                    history.check(group, &log_of(&history.disk.replay(), group), &what);
                 }
                 // A leader replaces all that is not known to be right.
                 _ => {
@@ -422,7 +397,7 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
             history.flush(&[Record::Intact { group, index, term }]);
         }
         history.flush(&[]);
-        let healed = replay(&history.disk);
+        let healed = history.disk.replay();
         for group in groups().filter(|group| history.models.contains_key(group)) {
             let log = log_of(&healed, group);
             let whole = history.check(group, &log, &what);
@@ -440,9 +415,9 @@ fn whatever_rots_nothing_is_missing_in_silence_and_what_heals_stays_healed() {
 }
 
 /// Harms one segment file as a whole. Of the newest, what leaves nothing to tell of it is not done.
-fn harm_file(history: &mut History, foreign: &Disk) -> String {
+fn harm_file(history: &mut History, foreign: &Files) -> String {
     let random = &mut history.random;
-    let segments: Vec<SegmentId> = history.disk.keys().copied().collect();
+    let segments: Vec<SegmentId> = history.disk.files.keys().copied().collect();
     let pick = |random: &mut Random| segments[random.below(segments.len())];
     let (segment, other) = (pick(random), pick(random));
     let newest = segment == segments[segments.len() - 1];
@@ -451,20 +426,20 @@ fn harm_file(history: &mut History, foreign: &Disk) -> String {
     let length = least + random.below(SEGMENT_BLOCKS * BLOCK - least);
     let from = foreign.values().nth(random.below(foreign.len()));
     let from = from.unwrap().clone();
-    let theirs = history.disk[&other].clone();
-    let file = history.disk.get_mut(&segment).unwrap();
+    let theirs = history.disk.files[&other].clone();
+    let file = history.disk.files.get_mut(&segment).unwrap();
     match kind {
         0 => file.truncate(length),
         1 => file.extend((0..5000).map(|at| (at % 251) as u8 ^ length as u8)),
         2 => *file = from,
         3 => {
             let ours = std::mem::replace(file, theirs);
-            history.disk.insert(other, ours);
+            history.disk.files.insert(other, ours);
         }
         4 => *file = theirs,
         5 => file.clear(),
         6 => file.fill(0),
-        _ => drop(history.disk.remove(&segment)),
+        _ => drop(history.disk.files.remove(&segment)),
     }
     format!("{segment} and {other} of {segments:?}: {kind}, {length}")
 }
@@ -474,12 +449,12 @@ fn files_that_are_gone_cut_off_empty_too_long_zero_or_anothers_are_missed_refuse
     let (mut damaged, mut whole, mut refused) = (0, 0, 0);
     for seed in 1..=FILE_STATES {
         let mut history = History::new(seed | 1 << 32);
-        let foreign = History::of(seed | 1 << 33, 0x0f0e).disk;
+        let foreign = History::of(seed | 1 << 33, 0x0f0e).disk.files;
         let mut what = format!("seed {seed}");
         for _ in 0..1 + history.random.below(2) {
             what = format!("{what}, {}", harm_file(&mut history, &foreign));
         }
-        let found = match try_replay(&history.disk, OPTIONS) {
+        let found = match history.disk.try_replay() {
             Ok(found) => found,
             Err(ReplayError::Instance { .. }) => {
                 refused += 1;

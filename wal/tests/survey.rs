@@ -2,20 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+mod disk;
 
-use wal::survey::{Condition, Flaw, Role, Survey, Surveyed};
-use wal::{
-    BLOCK, Entry, EntryKind, FlushNumber, GroupId, LogIndex, Options, Payload, Placement, Record,
-    Replay, SegmentId, Term, Writer,
-};
+use disk::Disk;
+use wal::survey::{Condition, Flaw, Survey};
+use wal::{BLOCK, FlushNumber, GroupId, LogIndex, Options, Placement, Record, SegmentId, Term};
 
 const OPTIONS: Options = Options {
     segment_bytes: 6 * BLOCK as u64,
     instance: 0x1a57,
 };
-
-type Disk = BTreeMap<SegmentId, Vec<u8>>;
 
 fn segment(raw: u32) -> SegmentId {
     SegmentId::from_raw(raw)
@@ -26,12 +22,7 @@ fn flush(raw: u64) -> FlushNumber {
 }
 
 fn entry(index: u64) -> Record {
-    let entry = Entry {
-        term: Term::from_raw(3),
-        index: LogIndex::from_raw(index),
-        kind: EntryKind::Batch,
-        payload: Payload::from(vec![7; 100]),
-    };
+    let entry = disk::entry(index, 3, vec![7; 100]);
     Record::Entry {
         group: GroupId::from_raw(1),
         entry,
@@ -48,43 +39,18 @@ fn entries(flush: u64) -> Vec<Record> {
 
 /// Flushes of one run of entries and one block each; four fit a segment.
 fn log(flushes: u64) -> (Disk, Vec<Placement>) {
-    let replay = Replay::new(OPTIONS, 0, []).unwrap();
-    let mut writer: Writer = replay.finish().writer;
-    let (mut disk, mut places) = (Disk::new(), Vec::new());
-    for number in 1..=flushes {
-        let records = entries(number);
-        let place = writer.place(flush(number), &records);
-        let mut bytes = vec![0; place.bytes];
-        writer.encode(&place, &records, &mut bytes);
-        let file = disk
-            .entry(place.segment)
-            .or_insert_with(|| vec![0; 6 * BLOCK]);
-        let at = usize::try_from(place.offset).unwrap();
-        file[at..at + bytes.len()].copy_from_slice(&bytes);
-        writer.written(place.number);
-        places.push(place);
-    }
-    disk.insert(writer.next_segment(), vec![0; 6 * BLOCK]);
+    let mut disk = Disk::new(OPTIONS, 0);
+    let mut writer = disk.replay().writer;
+    let flushes = (1..=flushes).map(|number| disk.flush(&mut writer, &entries(number)));
+    let places = flushes.collect();
+    disk.make(writer.next_segment());
     (disk, places)
-}
-
-fn survey(disk: &Disk) -> Surveyed {
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let mut survey = Survey::new(Some(OPTIONS.instance), firsts);
-    let segments = survey.segments().to_vec();
-    for one in segments.iter().filter(|one| one.role != Role::Dead) {
-        survey.witness(one.segment, &disk[&one.segment]);
-    }
-    for one in segments.iter().filter(|one| one.role == Role::Live) {
-        survey.segment(one.segment, &disk[&one.segment]);
-    }
-    survey.finish()
 }
 
 #[test]
 fn a_sound_log_has_no_flaws_and_names_its_entries() {
     let (disk, _) = log(10);
-    let found = survey(&disk);
+    let found = disk.survey(&[]);
     assert_eq!((found.flaws, found.torn), (vec![], None));
     assert_eq!(found.last_flush, flush(10));
     let group = &found.groups[&GroupId::from_raw(1)];
@@ -97,9 +63,9 @@ fn a_sound_log_has_no_flaws_and_names_its_entries() {
 #[test]
 fn every_damage_is_named_not_only_the_first() {
     let (mut disk, _) = log(10);
-    disk.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
-    disk.get_mut(&segment(2)).unwrap()[BLOCK..2 * BLOCK].fill(0);
-    let found = survey(&disk);
+    disk.files.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
+    disk.files.get_mut(&segment(2)).unwrap()[BLOCK..2 * BLOCK].fill(0);
+    let found = disk.survey(&[]);
     let [rotten, gap_1, lost, gap_2] = &found.flaws[..] else {
         panic!("{:?}", found.flaws);
     };
@@ -126,8 +92,8 @@ fn the_last_flush_may_be_torn_and_is_no_flaw() {
     let last = places.last().unwrap();
     let at = usize::try_from(last.offset).unwrap();
     // The second of its sectors holds the record.
-    disk.get_mut(&last.segment).unwrap()[at + 512..at + 1024].fill(0);
-    let found = survey(&disk);
+    disk.files.get_mut(&last.segment).unwrap()[at + 512..at + 1024].fill(0);
+    let found = disk.survey(&[]);
     assert_eq!(found.flaws, []);
     let torn = found.torn.unwrap();
     assert_eq!((torn.offset, torn.number), (last.offset, flush(6)));
@@ -137,8 +103,8 @@ fn the_last_flush_may_be_torn_and_is_no_flaw() {
 #[test]
 fn a_segment_that_is_gone_or_lost_its_header_is_named_and_the_rest_is_read() {
     let (mut disk, _) = log(10);
-    disk.remove(&segment(2));
-    let found = survey(&disk);
+    disk.remove(&[segment(2)]);
+    let found = disk.survey(&[]);
     let (missing, needed_by) = (segment(2), segment(3));
     let gone = Flaw::Missing {
         segment: missing,
@@ -148,8 +114,8 @@ fn a_segment_that_is_gone_or_lost_its_header_is_named_and_the_rest_is_read() {
     assert_eq!(found.last_flush, flush(10));
 
     let (mut disk, _) = log(10);
-    disk.get_mut(&segment(2)).unwrap()[..BLOCK].fill(0);
-    let found = survey(&disk);
+    disk.files.get_mut(&segment(2)).unwrap()[..BLOCK].fill(0);
+    let found = disk.survey(&[]);
     let header = Flaw::Header {
         segment: segment(2),
     };
@@ -159,9 +125,13 @@ fn a_segment_that_is_gone_or_lost_its_header_is_named_and_the_rest_is_read() {
 #[test]
 fn swapped_blocks_are_named_where_they_stand() {
     let (mut disk, _) = log(10);
-    let (left, right) = disk.get_mut(&segment(1)).unwrap().split_at_mut(3 * BLOCK);
+    let (left, right) = disk
+        .files
+        .get_mut(&segment(1))
+        .unwrap()
+        .split_at_mut(3 * BLOCK);
     left[2 * BLOCK..].swap_with_slice(&mut right[..BLOCK]);
-    let places: Vec<_> = survey(&disk).flaws.iter().map(Flaw::place).collect();
+    let places: Vec<_> = disk.survey(&[]).flaws.iter().map(Flaw::place).collect();
     assert!(
         places.contains(&(segment(1), 2 * BLOCK as u64)),
         "{places:?}"
@@ -185,8 +155,8 @@ fn no_flipped_byte_goes_unnoticed() {
                 continue;
             }
             let mut disk = disk.clone();
-            disk.get_mut(&place.segment).unwrap()[at] ^= 0x10;
-            let found = survey(&disk);
+            disk.files.get_mut(&place.segment).unwrap()[at] ^= 0x10;
+            let found = disk.survey(&[]);
             let block = (at - at % BLOCK) as u64;
             let places = found.flaws.iter().map(Flaw::place);
             let named = places.filter(|&(id, offset)| {
@@ -201,11 +171,11 @@ fn no_flipped_byte_goes_unnoticed() {
 #[test]
 fn flushes_are_listed_with_their_condition() {
     let (mut disk, _) = log(3);
-    disk.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
-    let firsts = disk.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
+    disk.files.get_mut(&segment(1)).unwrap()[2 * BLOCK + 600] ^= 1;
+    let firsts = disk.files.iter().map(|(&id, bytes)| (id, &bytes[..BLOCK]));
     let mut survey = Survey::new(None, firsts);
-    survey.witness(segment(1), &disk[&segment(1)]);
-    let flushes = survey.segment(segment(1), &disk[&segment(1)]);
+    survey.witness(segment(1), &disk.files[&segment(1)]);
+    let flushes = survey.segment(segment(1), &disk.files[&segment(1)]);
     let conditions: Vec<_> = flushes.iter().map(|one| one.condition).collect();
     use Condition::{Rotten, Sound};
     assert_eq!(conditions, [Sound, Rotten, Sound]);

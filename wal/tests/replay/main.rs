@@ -6,22 +6,24 @@
     reason = "a test may panic"
 )]
 
+#[path = "../disk/mod.rs"]
+mod disk;
 mod patches;
 mod runs;
 mod scribe;
 
 use wal::{
-    BLOCK, FlushNumber, GroupId, LogIndex, Options, Placement, Replay, ReplayError, ReplicaId,
-    SECTOR, SegmentId, Term,
+    BLOCK, FlushNumber, GroupId, LogIndex, Placement, ReplayError, ReplicaId, SECTOR, SegmentId,
+    Term,
 };
 
-use scribe::{Disk, OPTIONS, Scribe, covered, entry, last_of, vote};
+use scribe::{Scribe, covered, entry, last_of, vote};
 
 #[test]
 fn a_sound_log_comes_back_whole_and_goes_on_in_a_new_segment() {
     let mut scribe = Scribe::story(true);
-    assert!(scribe.disk.0.len() >= 3, "the story spans segments");
-    let recovered = scribe.disk.replay().unwrap();
+    assert!(scribe.disk.files.len() >= 3, "the story spans segments");
+    let recovered = scribe.disk.replay();
     let log = &recovered.groups[&GroupId::from_raw(1)];
     assert_eq!(
         (log.last.to_raw(), log.tail.len()),
@@ -44,15 +46,15 @@ fn a_sound_log_comes_back_whole_and_goes_on_in_a_new_segment() {
     assert_eq!(locate(scribe.index - 2), locate(scribe.index));
     for index in 1..=scribe.index {
         let at = locate(index);
-        let bytes = &scribe.disk.0[&at.segment][at.offset as usize..][..at.bytes as usize];
+        let bytes = &scribe.disk.files[&at.segment][at.offset as usize..][..at.bytes as usize];
         let read = wal::decode_entry(bytes, GroupId::from_raw(1), LogIndex::from_raw(index));
         assert_eq!(read.unwrap(), log.tail[index as usize - 1]);
     }
-    let segments = scribe.disk.0.len();
+    let segments = scribe.disk.files.len();
     scribe.writer = recovered.writer;
     scribe.entries(&[8]);
-    assert_eq!(scribe.disk.0.len(), segments + 1);
-    assert_eq!(last_of(&scribe.disk.replay().unwrap()), scribe.index);
+    assert_eq!(scribe.disk.files.len(), segments + 1);
+    assert_eq!(last_of(&scribe.disk.replay()), scribe.index);
 }
 
 #[test]
@@ -60,7 +62,7 @@ fn a_later_entry_replaces_those_at_its_index_and_above() {
     let mut scribe = Scribe::new();
     scribe.entries(&[10, 10, 10, 10]);
     scribe.flush(&[entry(2, 2, 20), entry(3, 3, 20)]);
-    let recovered = scribe.disk.replay().unwrap();
+    let recovered = scribe.disk.replay();
     let log = &recovered.groups[&GroupId::from_raw(1)];
     let terms: Vec<_> = log
         .terms
@@ -82,7 +84,7 @@ fn a_later_entry_replaces_those_at_its_index_and_above() {
 #[test]
 fn a_cut_anywhere_loses_only_what_was_not_wholly_written() {
     let scribe = Scribe::story(true);
-    for (&segment, bytes) in &scribe.disk.0 {
+    for (&segment, bytes) in &scribe.disk.files {
         for cut in 0..=bytes.len() {
             // Sectors are written or not: what lies in the sector of the cut was not.
             let from = cut / SECTOR * SECTOR;
@@ -90,8 +92,8 @@ fn a_cut_anywhere_loses_only_what_was_not_wholly_written() {
                 continue; // the same image
             }
             let mut disk = scribe.disk.clone();
-            disk.0.get_mut(&segment).unwrap()[from..].fill(0);
-            disk.0.retain(|&id, _| id <= segment);
+            disk.files.get_mut(&segment).unwrap()[from..].fill(0);
+            disk.files.retain(|&id, _| id <= segment);
             let whole = |(at, _): &&(Placement, u64)| {
                 let end = usize::try_from(at.offset).unwrap() + at.bytes;
                 at.segment < segment || (at.segment == segment && end <= from)
@@ -102,7 +104,7 @@ fn a_cut_anywhere_loses_only_what_was_not_wholly_written() {
                 .filter(whole)
                 .map(|(_, last)| *last)
                 .max();
-            let recovered = disk.replay();
+            let recovered = disk.try_replay();
             let recovered = recovered.unwrap_or_else(|error| panic!("{segment} @{cut}: {error}"));
             let found = last_of(&recovered);
             assert_eq!(found, acknowledged.unwrap_or(0), "{segment} cut at {cut}");
@@ -115,12 +117,12 @@ fn a_flipped_byte_is_found_or_does_no_harm() {
     for marked in [true, false] {
         let scribe = Scribe::story(marked);
         let mut noticed = 0;
-        for (&segment, bytes) in &scribe.disk.0 {
+        for (&segment, bytes) in &scribe.disk.files {
             for at in 0..bytes.len() {
                 for mask in [0xff, 1 << (at % 8)] {
                     let mut disk = scribe.disk.clone();
-                    disk.0.get_mut(&segment).unwrap()[at] ^= mask;
-                    let recovered = disk.replay();
+                    disk.files.get_mut(&segment).unwrap()[at] ^= mask;
+                    let recovered = disk.try_replay();
                     let place = format!("{segment} @{at} ^ {mask:#x}");
                     let recovered = recovered.unwrap_or_else(|error| panic!("{place}: {error}"));
                     covered(&recovered, scribe.index, &place);
@@ -143,13 +145,13 @@ fn a_lost_sector_of_what_was_known_durable_is_rot() {
         for sector in (start + header..start + at.bytes).step_by(SECTOR) {
             for fill in [0, 0x77] {
                 let mut disk = scribe.disk.clone();
-                let lost = &mut disk.0.get_mut(&at.segment).unwrap()[sector..sector + SECTOR];
+                let lost = &mut disk.files.get_mut(&at.segment).unwrap()[sector..sector + SECTOR];
                 if lost.iter().all(|&byte| byte == fill) {
                     continue; // nothing is lost
                 }
                 lost.fill(fill);
                 let place = format!("{} @{sector} filled with {fill}", at.segment);
-                let recovered = disk.replay();
+                let recovered = disk.try_replay();
                 let recovered = recovered.unwrap_or_else(|error| panic!("{place}: {error}"));
                 assert!(!recovered.lost.is_empty(), "{place}: not noticed");
                 covered(&recovered, scribe.index, &place);
@@ -169,15 +171,15 @@ fn a_tail_of_zeroes_is_missed_unless_it_begins_inside_of_the_newest_segment() {
     for (first, _) in &scribe.flushes {
         let mut disk = scribe.disk.clone();
         // It was made once the first flush of the newest segment was durable.
-        disk.0.insert(next_file, vec![0; 5 * BLOCK]);
-        for (&segment, bytes) in disk.0.range_mut(first.segment..) {
+        disk.make(next_file);
+        for (&segment, bytes) in disk.files.range_mut(first.segment..) {
             let own = segment == first.segment;
             let from = if own { first.offset } else { 0 };
             bytes[usize::try_from(from).unwrap()..].fill(0);
         }
         let place = format!("zeroes from {} @{}", first.segment, first.offset);
         let recovered = disk
-            .replay()
+            .try_replay()
             .unwrap_or_else(|error| panic!("{place}: {error}"));
         if first.segment == newest.segment && !first.opens_segment {
             undecidable += 1;
@@ -225,11 +227,11 @@ fn whatever_is_lost_of_flushes_under_way_the_ones_before_stay() {
                 }
             }
             whole &= torn == bytes;
-            scribe.disk.write(&placement, &torn);
+            scribe.disk.write(&placement, &torn, |_| true);
         }
         let recovered = scribe
             .disk
-            .replay()
+            .try_replay()
             .unwrap_or_else(|error| panic!("round {round}: {error}"));
         let last = last_of(&recovered);
         assert!(
@@ -242,18 +244,12 @@ fn whatever_is_lost_of_flushes_under_way_the_ones_before_stay() {
         );
 
         // The log goes on, and what was torn stays out of it, however often it is read.
-        for segment in &recovered.dead {
-            scribe.disk.0.remove(segment);
-        }
+        scribe.disk.remove(&recovered.dead);
         scribe.writer = recovered.writer;
         scribe.index = last;
         scribe.entries(&[50]);
         scribe.flush(&[]);
-        assert_eq!(
-            last_of(&scribe.disk.replay().unwrap()),
-            last + 1,
-            "round {round}"
-        );
+        assert_eq!(last_of(&scribe.disk.replay()), last + 1, "round {round}");
     }
 }
 
@@ -261,25 +257,14 @@ fn whatever_is_lost_of_flushes_under_way_the_ones_before_stay() {
 fn a_missing_segment_is_noticed_and_a_foreign_one_refused() {
     let scribe = Scribe::story(true);
     let mut disk = scribe.disk.clone();
-    disk.0.remove(&SegmentId::from_raw(2));
-    let recovered = disk.replay().unwrap();
+    disk.remove(&[SegmentId::from_raw(2)]);
+    let recovered = disk.replay();
     assert_eq!(recovered.lost.len(), 1, "{:?}", recovered.lost);
     covered(&recovered, scribe.index, "without segment 2");
 
-    let firsts = scribe
-        .disk
-        .0
-        .iter()
-        .map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let error = Replay::new(
-        Options {
-            instance: 7,
-            ..OPTIONS
-        },
-        0,
-        firsts,
-    )
-    .unwrap_err();
+    disk = scribe.disk.clone();
+    disk.options.instance = 7;
+    let error = disk.try_replay().unwrap_err();
     assert!(
         matches!(
             error,
@@ -299,33 +284,33 @@ fn a_missing_segment_is_noticed_and_a_foreign_one_refused() {
 fn flushes_that_a_crash_left_behind_a_torn_one_stay_dead_without_the_header_that_says_so() {
     let mut scribe = Scribe::new();
     scribe.flush(&[vote(1)]);
-    scribe.writer = scribe.disk.replay().unwrap().writer;
+    scribe.writer = scribe.disk.replay().writer;
     scribe.entries(&[10]);
     let torn = scribe.next_entry(10);
     scribe.encode(&[torn]);
     let dead = scribe.next_entry(10);
     let (placement, bytes) = scribe.encode(&[dead]);
-    scribe.disk.write(&placement, &bytes);
-    scribe.writer = scribe.disk.replay().unwrap().writer;
+    scribe.disk.write(&placement, &bytes, |_| true);
+    scribe.writer = scribe.disk.replay().writer;
     scribe.index = 1;
     scribe.entries(&[10, 10, 10]);
     scribe.flush(&[vote(2)]);
     scribe.entries(&[10]);
     scribe.flush(&[]);
-    assert_eq!(scribe.disk.0.len(), 4);
+    assert_eq!(scribe.disk.files.len(), 4);
 
     let third = SegmentId::from_raw(3);
     let mut damaged = vec![("without the segment".to_owned(), scribe.disk.clone())];
-    damaged[0].1.0.remove(&third);
+    damaged[0].1.remove(&[third]);
     for blocks in 1..=3 {
         for byte in [0, 0xee] {
             let mut disk = scribe.disk.clone();
-            disk.0.get_mut(&third).unwrap()[..blocks * BLOCK].fill(byte);
+            disk.files.get_mut(&third).unwrap()[..blocks * BLOCK].fill(byte);
             damaged.push((format!("{blocks} blocks are {byte:#x}"), disk));
         }
     }
     for (what, disk) in damaged {
-        let recovered = disk.replay().unwrap();
+        let recovered = disk.replay();
         covered(&recovered, scribe.index, &what);
         let log = &recovered.groups[&GroupId::from_raw(1)];
         let lost = log.damage.as_ref();
@@ -351,29 +336,27 @@ fn a_write_that_went_astray_is_missed_wherever_it_went() {
 }
 
 fn stray_everywhere(scribe: &Scribe, flush: usize) {
-    let bytes_of = |placement: &Placement| {
-        let from = usize::try_from(placement.offset).unwrap();
-        &scribe.disk.0[&placement.segment][from..from + placement.bytes]
-    };
+    let mut written = scribe.disk.clone();
+    let mut bytes_of = |placement: &Placement| written.place(placement).to_vec();
     let (meant, _) = &scribe.flushes[flush];
     let home = (meant.segment, usize::try_from(meant.offset).unwrap());
     let bytes = bytes_of(meant);
     let places = (0..=4 * BLOCK - bytes.len()).step_by(SECTOR);
-    let segments = scribe.disk.0.keys();
+    let segments = scribe.disk.files.keys();
     let places = segments.flat_map(|&id| places.clone().map(move |to| (id, to)));
     for (segment, to) in places.filter(|&place| place != home) {
-        let empty = scribe.disk.0.keys().map(|&id| (id, vec![0; 4 * BLOCK]));
-        let mut disk = Disk(empty.collect());
+        let mut disk = scribe.disk.clone();
+        disk.files.values_mut().for_each(|file| file.fill(0));
         for (at, _) in &scribe.flushes {
             if at.number == meant.number {
-                let file = disk.0.get_mut(&segment).unwrap();
-                file[to..to + bytes.len()].copy_from_slice(bytes);
+                let file = disk.files.get_mut(&segment).unwrap();
+                file[to..to + bytes.len()].copy_from_slice(&bytes);
             } else {
-                disk.write(at, bytes_of(at));
+                disk.write(at, &bytes_of(at), |_| true);
             }
         }
         let what = format!("flush {} is at {segment} @{to}", meant.number);
-        covered(&disk.replay().unwrap(), scribe.index, &what);
+        covered(&disk.replay(), scribe.index, &what);
     }
 }
 
@@ -385,18 +368,18 @@ fn a_torn_header_costs_nothing_of_a_segment_in_which_a_flush_rotted() {
     scribe.entries(&[10]);
     let (rotten, _) = scribe.flushes[0];
     let mut disk = scribe.disk.clone();
-    disk.0.get_mut(&rotten.segment).unwrap()[BLOCK] ^= 1;
-    scribe.writer = disk.replay().unwrap().writer;
+    disk.files.get_mut(&rotten.segment).unwrap()[BLOCK] ^= 1;
+    scribe.writer = disk.replay().writer;
     for at in 0..2 {
         let record = scribe.next_entry(10);
         let (placement, bytes) = scribe.encode(&[record]);
         if at > 0 {
-            disk.write(&placement, &bytes);
+            disk.write(&placement, &bytes, |_| true);
         } else {
-            disk.0.insert(placement.segment, vec![0; 4 * BLOCK]);
+            disk.make(placement.segment);
         }
     }
-    let recovered = disk.replay().unwrap();
+    let recovered = disk.replay();
     let damage = recovered.groups[&GroupId::from_raw(1)].damage.as_ref();
     let spares = damage.unwrap().spares.iter();
     let spares: Vec<_> = spares.map(|entry| entry.index.to_raw()).collect();
@@ -405,14 +388,14 @@ fn a_torn_header_costs_nothing_of_a_segment_in_which_a_flush_rotted() {
 #[test]
 fn a_log_of_another_format_is_refused_in_words() {
     let scribe = Scribe::story(true);
-    for segment in scribe.disk.0.keys() {
+    for segment in scribe.disk.files.keys() {
         let mut disk = scribe.disk.clone();
-        let header = &mut disk.0.get_mut(segment).unwrap()[..64];
+        let header = &mut disk.files.get_mut(segment).unwrap()[..64];
         header[4..6].copy_from_slice(&2_u16.to_le_bytes());
         let crc = crc32c::crc32c(&header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(
-            disk.replay().unwrap_err().to_string(),
+            disk.try_replay().unwrap_err().to_string(),
             format!(
                 "segment {segment} @0: format 2, this build reads 3: use the build that wrote it"
             )
@@ -446,15 +429,15 @@ fn a_spare_that_was_never_written_is_no_part_of_the_log() {
             }
             scribe.flush(&[]);
         }
-        let newest = *scribe.disk.0.keys().next_back().unwrap();
-        scribe.disk.0.insert(newest.next(), vec![0; 5 * BLOCK]);
-        let recovered = scribe.disk.replay().unwrap();
+        let newest = *scribe.disk.files.keys().next_back().unwrap();
+        scribe.disk.make(newest.next());
+        let recovered = scribe.disk.replay();
         assert_eq!(last_of(&recovered), scribe.index);
         // The spare is not removed: a start may die before it has.
         scribe.writer = recovered.writer;
         scribe.entries(&[8]);
     }
-    let recovered = scribe.disk.replay().unwrap();
+    let recovered = scribe.disk.replay();
     assert_eq!(last_of(&recovered), scribe.index);
     assert!(recovered.lost.is_empty());
 }

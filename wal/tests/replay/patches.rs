@@ -1,8 +1,8 @@
 //! Entries that were put back, or written anew.
 
-use wal::{BLOCK, GroupId, LogIndex, Record, Replay, Term};
+use wal::{GroupId, LogIndex, Record, Term};
 
-use crate::scribe::{OPTIONS, Scribe, covered, entry, last_of, vote};
+use crate::scribe::{Scribe, covered, entry, last_of, vote};
 
 #[test]
 fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
@@ -11,13 +11,8 @@ fn an_entry_that_was_put_back_is_no_part_of_the_tail_behind_a_hole() {
     scribe.flush(&[entry(4, 1, 200)]);
     scribe.flush(&[entry(4, 2, 10)]);
     scribe.flush(&[put_back(2)]);
-    let firsts = scribe.disk.0.iter();
-    let firsts = firsts.map(|(&id, bytes)| (id, &bytes[..BLOCK]));
-    let mut replay = Replay::new(OPTIONS, 100, firsts).unwrap();
-    while let Some(segment) = replay.next_segment() {
-        replay.segment(&scribe.disk.0[&segment]).unwrap();
-    }
-    let recovered = replay.finish();
+    scribe.disk.cache_bytes = 100;
+    let recovered = scribe.disk.replay();
     let tail = recovered.groups[&GroupId::from_raw(1)].tail.iter();
     let tail: Vec<_> = tail.map(|entry| entry.index.to_raw()).collect();
     assert_eq!(tail, [4]);
@@ -38,11 +33,9 @@ fn a_lost_flush_of_entries_that_were_put_back_takes_those_behind_the_end_with_it
     scribe.flush(&[put_back(2), put_back(3), put_back(4), put_back(5)]);
     let (lost, _) = scribe.flushes[1];
     scribe.flush(&[]);
-    let from = usize::try_from(lost.offset).unwrap();
     let lose = |scribe: &mut Scribe| {
-        let file = scribe.disk.0.get_mut(&lost.segment).unwrap();
-        file[from..from + lost.bytes].fill(0xee);
-        scribe.disk.replay().unwrap()
+        scribe.disk.place(&lost).fill(0xee);
+        scribe.disk.replay()
     };
     let recovered = lose(&mut scribe);
     covered(&recovered, 5, "nothing follows");
@@ -59,9 +52,7 @@ pub(crate) fn roll(scribe: &mut Scribe) {
     let segment = scribe.flushes.last().unwrap().0.segment;
     while scribe.flushes.last().unwrap().0.segment == segment {
         scribe.flush(&[vote(2)]);
-        for gone in scribe.writer.reclaim() {
-            scribe.disk.0.remove(&gone);
-        }
+        scribe.disk.remove(&scribe.writer.reclaim());
     }
 }
 
@@ -85,9 +76,9 @@ fn an_entry_that_was_written_anew_outlives_the_segment_it_came_from() {
     scribe.flush(&[floor(2), Record::Patch { group, entry }]);
     roll(&mut scribe);
     roll(&mut scribe);
-    assert!(!scribe.disk.0.contains_key(&first), "nothing needs it");
+    assert!(!scribe.disk.files.contains_key(&first), "nothing needs it");
 
-    let log = scribe.disk.replay().unwrap().groups.remove(&group).unwrap();
+    let log = scribe.disk.replay().groups.remove(&group).unwrap();
     assert_eq!((log.floor.0.to_raw(), log.last.to_raw()), (2, 3));
     assert_eq!((log.damage, log.tail.len()), (None, 1));
 }
@@ -109,9 +100,9 @@ fn a_log_that_was_written_anew_as_a_whole_has_no_entry_before_its_first() {
     scribe.flush(&anew);
     roll(&mut scribe);
     roll(&mut scribe);
-    assert!(!scribe.disk.0.contains_key(&first), "nothing needs it");
+    assert!(!scribe.disk.files.contains_key(&first), "nothing needs it");
 
-    let log = scribe.disk.replay().unwrap().groups.remove(&group).unwrap();
+    let log = scribe.disk.replay().groups.remove(&group).unwrap();
     assert_eq!(log.floor, (LogIndex::ZERO, Term::ZERO));
     assert_eq!((log.last.to_raw(), log.damage), (3, None));
 }

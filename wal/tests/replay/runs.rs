@@ -15,7 +15,7 @@ fn found(scribe: &Scribe, recovered: &Recovered) -> Vec<(u64, u64)> {
     let read = |index: LogIndex| {
         let at = recovered.writer.locate(GROUP, index).unwrap();
         assert_eq!(Some(at), scribe.writer.locate(GROUP, index));
-        let bytes = &scribe.disk.0[&at.segment][at.offset as usize..][..at.bytes as usize];
+        let bytes = &scribe.disk.files[&at.segment][at.offset as usize..][..at.bytes as usize];
         wal::decode_entry(bytes, GROUP, index).unwrap()
     };
     for entry in &log.tail {
@@ -40,7 +40,7 @@ fn a_run_keeps_its_beginning_when_it_is_replaced_from_its_middle_on() {
         let mut scribe = Scribe::new();
         scribe.entries(&[10, 20, 10, 0, 10]);
         scribe.flush(&[entry(from, 2, 20), entry(from + 1, 2, 20)]);
-        let recovered = scribe.disk.replay().unwrap();
+        let recovered = scribe.disk.replay();
         let kept = (1..from).map(|index| (index, 1));
         let expected: Vec<_> = kept.chain([(from, 2), (from + 1, 2)]).collect();
         assert_eq!(found(&scribe, &recovered), expected);
@@ -56,7 +56,7 @@ fn an_entry_that_is_put_back_leaves_the_rest_of_its_run_in_place() {
         scribe.entries(&[10, 10, 10, 10]);
         let run = scribe.writer.locate(GROUP, LogIndex::from_raw(index));
         scribe.flush(&[put_back(index)]);
-        let recovered = scribe.disk.replay().unwrap();
+        let recovered = scribe.disk.replay();
         assert_eq!(found(&scribe, &recovered), [(1, 1), (2, 1), (3, 1), (4, 1)]);
         for other in 1..=4 {
             let place = recovered.writer.locate(GROUP, LogIndex::from_raw(other));
@@ -75,8 +75,8 @@ fn a_segment_lives_as_long_as_one_entry_of_its_runs_is_above_the_floor() {
         scribe.flush(&[floor(index)]);
         roll(&mut scribe);
         roll(&mut scribe);
-        assert!(scribe.disk.0.contains_key(&first), "floor {index}");
-        let recovered = scribe.disk.replay().unwrap();
+        assert!(scribe.disk.files.contains_key(&first), "floor {index}");
+        let recovered = scribe.disk.replay();
         let left: Vec<_> = (index + 1..=6).map(|index| (index, 1)).collect();
         assert_eq!(found(&scribe, &recovered), left);
         // As a start finds it.
@@ -85,6 +85,6 @@ fn a_segment_lives_as_long_as_one_entry_of_its_runs_is_above_the_floor() {
     scribe.flush(&[floor(6)]);
     roll(&mut scribe);
     roll(&mut scribe);
-    assert!(!scribe.disk.0.contains_key(&first), "nothing needs it");
-    assert_eq!(last_of(&scribe.disk.replay().unwrap()), 6);
+    assert!(!scribe.disk.files.contains_key(&first), "nothing needs it");
+    assert_eq!(last_of(&scribe.disk.replay()), 6);
 }

@@ -1,43 +1,16 @@
 //! A log being written, in memory, and what must come back of it.
 
-use std::collections::BTreeMap;
-
 use wal::{
-    BLOCK, Damage, Entry, EntryKind, GroupId, HardState, LogIndex, Options, Payload, Placement,
-    Record, Recovered, Replay, ReplayError, ReplicaId, SegmentId, Term, Writer,
+    BLOCK, Damage, GroupId, HardState, LogIndex, Options, Placement, Record, Recovered, ReplicaId,
+    Term, Writer,
 };
+
+use crate::disk::{self, Disk};
 
 pub(crate) const OPTIONS: Options = Options {
     segment_bytes: 5 * BLOCK as u64,
     instance: 0x1a57,
 };
-
-/// A disk: segments of bytes, zeroes where nothing was written.
-#[derive(Clone, Default)]
-pub(crate) struct Disk(pub(crate) BTreeMap<SegmentId, Vec<u8>>);
-
-impl Disk {
-    pub(crate) fn write(&mut self, at: &Placement, bytes: &[u8]) {
-        let segment = self
-            .0
-            .entry(at.segment)
-            .or_insert_with(|| vec![0; 5 * BLOCK]);
-        let offset = usize::try_from(at.offset).unwrap();
-        segment[offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-
-    pub(crate) fn replay(&self) -> Result<Recovered, ReplayError> {
-        let firsts = self
-            .0
-            .iter()
-            .map(|(&id, bytes)| (id, &bytes[..BLOCK.min(bytes.len())]));
-        let mut replay = Replay::new(OPTIONS, 1 << 20, firsts)?;
-        while let Some(segment) = replay.next_segment() {
-            replay.segment(&self.0[&segment])?;
-        }
-        Ok(replay.finish())
-    }
-}
 
 /// A log being written: the disk, and what each flush acknowledged.
 pub(crate) struct Scribe {
@@ -49,14 +22,8 @@ pub(crate) struct Scribe {
 }
 
 pub(crate) fn entry(index: u64, term: u64, bytes: usize) -> Record {
-    let payload = Payload::from(vec![u8::try_from(index % 251).unwrap() | 1; bytes]);
-    let (term, index) = (Term::from_raw(term), LogIndex::from_raw(index));
-    let entry = Entry {
-        term,
-        index,
-        kind: EntryKind::Batch,
-        payload,
-    };
+    let byte = u8::try_from(index % 251).unwrap() | 1;
+    let entry = disk::entry(index, term, vec![byte; bytes]);
     Record::Entry {
         group: GroupId::from_raw(1),
         entry,
@@ -78,10 +45,10 @@ pub(crate) fn vote(term: u64) -> Record {
 
 impl Scribe {
     pub(crate) fn new() -> Self {
-        let writer = Disk::default().replay().unwrap().writer;
+        let disk = Disk::new(OPTIONS, 1 << 20);
         Self {
-            disk: Disk::default(),
-            writer,
+            writer: disk.replay().writer,
+            disk,
             flushes: vec![],
             index: 0,
         }
@@ -89,15 +56,14 @@ impl Scribe {
 
     pub(crate) fn encode(&mut self, records: &[Record]) -> (Placement, Vec<u8>) {
         let placement = self.writer.place(self.writer.next_flush(), records);
-        let mut bytes = vec![0xee; placement.bytes];
-        self.writer.encode(&placement, records, &mut bytes);
+        let bytes = disk::encode(&mut self.writer, &placement, records);
         self.flushes.push((placement, self.index));
         (placement, bytes)
     }
 
     pub(crate) fn flush(&mut self, records: &[Record]) {
         let (placement, bytes) = self.encode(records);
-        self.disk.write(&placement, &bytes);
+        self.disk.write(&placement, &bytes, |_| true);
         self.writer.written(placement.number);
     }
 
