@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wal::NodeId;
+
 use crate::Time;
 use crate::config::Config;
 use crate::shard::{DiskState, GroupStatus, Stage};
@@ -15,6 +17,9 @@ const SECOND: f64 = 1e9;
 const STAGE_POWERS: std::ops::Range<u32> = 10..35;
 /// Batches have from one to a million commands.
 const COMMAND_POWERS: std::ops::Range<u32> = 1..21;
+/// Appends have from one entry to some thousands, and from few bytes to 64 MiB.
+const ENTRY_POWERS: std::ops::Range<u32> = 1..14;
+const BYTE_POWERS: std::ops::Range<u32> = 6..27;
 
 /// A metric of something: its name, what it is, what it means, and its value.
 type Metric<T> = (&'static str, Kind, &'static str, fn(&T) -> Option<f64>);
@@ -24,6 +29,7 @@ pub(super) fn text(config: &Config, now: Time, shards: &[ShardStatus]) -> String
     let mut text = Exposition::default();
     node(&mut text, config, now, shards);
     groups(&mut text, shards);
+    reachable(&mut text, config.node(), shards);
     followers(&mut text, shards);
     shard_metrics(&mut text, shards);
     peers(&mut text, shards);
@@ -69,6 +75,18 @@ fn node(text: &mut Exposition, config: &Config, now: Time, shards: &[ShardStatus
         "Whether a write counts only once it survives the loss of power; log.durable.",
     );
     text.sample(&[], flag(config.log_durable));
+    text.family(
+        "drakkar_storage_total_bytes",
+        Kind::Gauge,
+        "The size of the file system that the data directory is in.",
+    );
+    if let Ok(stat) = rustix::fs::statvfs(&config.data_dir) {
+        let bytes = stat.f_blocks.saturating_mul(stat.f_frsize);
+        for shard in shards {
+            let number = shard.shard.to_string();
+            text.sample(&[("shard", &number)], bytes as f64);
+        }
+    }
     if let Some(bytes) = resident_bytes() {
         text.family(
             "process_resident_memory_bytes",
@@ -103,6 +121,16 @@ const GROUPS: &[Metric<GroupStatus>] = &[
         |it| Some(it.persisted.to_raw() as f64)),
     ("drakkar_raft_floor_index", Kind::Gauge, "The log begins behind this entry.",
         |it| Some(it.floor.to_raw() as f64)),
+    ("drakkar_raft_leader_changes_total", Kind::Counter,
+        "Times that a leader of the group was found here, the one before or another.",
+        |it| Some(it.leader_changes as f64)),
+    ("drakkar_raft_campaigns_total", Kind::Counter,
+        "Times that this node stood for election, or asked whether it should, because it heard no leader.",
+        |it| Some(it.campaigns as f64)),
+    ("drakkar_raft_voters", Kind::Gauge, "Members of the group that have a vote.",
+        |it| Some(it.members.voters.len() as f64)),
+    ("drakkar_raft_observers", Kind::Gauge, "Members of the group that hold data and have no vote.",
+        |it| Some(it.members.observers.len() as f64)),
     ("drakkar_raft_truncations_total", Kind::Counter,
         "Times that uncommitted entries were dropped here because a leader's conflicted.",
         |it| Some(it.truncations as f64)),
@@ -174,6 +202,25 @@ fn group_sample(
     let (group, shard) = (group.to_string(), shard.shard.to_string());
     if let Some(value) = value {
         text.sample(&[("group", &group), ("shard", &shard)], value);
+    }
+}
+
+fn reachable(text: &mut Exposition, own: NodeId, shards: &[ShardStatus]) {
+    text.family(
+        "drakkar_raft_reachable_voters",
+        Kind::Gauge,
+        "Voters of the group that are connected to this node, itself counted if it has a vote.",
+    );
+    for shard in shards {
+        let connected = |node| {
+            let is_peer = |peer: &PeerStatus| peer.node == node && peer.connected;
+            node == own || shard.peers.iter().any(is_peer)
+        };
+        for (status, _) in &shard.groups {
+            let voters = status.members.voters.iter();
+            let reachable = voters.filter(|voter| connected(NodeId::from_raw(voter.to_raw())));
+            group_sample(text, shard, status.group, Some(reachable.count() as f64));
+        }
     }
 }
 
@@ -321,6 +368,7 @@ fn costs(text: &mut Exposition, shards: &[ShardStatus]) {
             COMMAND_POWERS,
         );
     }
+    appends(text, shards);
     text.family(
         "drakkar_wal_flush_commands",
         Kind::Histogram,
@@ -334,6 +382,42 @@ fn costs(text: &mut Exposition, shards: &[ShardStatus]) {
             1.0,
             COMMAND_POWERS,
         );
+    }
+}
+
+fn appends(text: &mut Exposition, shards: &[ShardStatus]) {
+    text.family(
+        "drakkar_raft_batch_entries",
+        Kind::Histogram,
+        "Entries of an append to a follower that has any.",
+    );
+    for shard in shards {
+        let labels = [("shard", &*shard.shard.to_string())];
+        let entries = &shard.accounts.appends.entries;
+        text.histogram(&labels, entries, 1.0, ENTRY_POWERS);
+    }
+    text.family(
+        "drakkar_raft_batch_bytes",
+        Kind::Histogram,
+        "Payload of an append to a follower that has entries.",
+    );
+    for shard in shards {
+        let labels = [("shard", &*shard.shard.to_string())];
+        let bytes = &shard.accounts.appends.bytes;
+        text.histogram(&labels, bytes, 1.0, BYTE_POWERS);
+    }
+    text.family(
+        "drakkar_raft_append_rtt_seconds",
+        Kind::Histogram,
+        "How long an append takes until the follower says that its disk has it. Sampled.",
+    );
+    for shard in shards {
+        let number = shard.shard.to_string();
+        for (peer, times) in shard.accounts.appends.round_trips() {
+            let peer = peer.to_string();
+            let labels = [("peer", peer.as_str()), ("shard", &number)];
+            text.histogram(&labels, times, SECOND, STAGE_POWERS);
+        }
     }
 }
 

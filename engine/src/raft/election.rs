@@ -29,6 +29,7 @@ impl Raft {
             return;
         }
         self.transfer_election = false;
+        self.campaigns += 1;
         if self.settings.pre_vote {
             self.role = Role::PreCandidate;
             self.leader = None;

@@ -119,6 +119,8 @@ pub struct Raft {
     /// The term and vote are not yet durable: nobody was asked yet.
     requests_held: bool,
     transfer_election: bool,
+    /// How often it stood for election, or asked whether it should.
+    campaigns: u64,
 
     // Followers.
     /// Equal to the log of this term's leader up to here.
@@ -207,6 +209,7 @@ impl Raft {
             ballots: Vec::new(),
             requests_held: false,
             transfer_election: false,
+            campaigns: 0,
             verified: commit,
             acknowledged: LogIndex::ZERO,
             answer_owed: false,
@@ -265,6 +268,11 @@ impl Raft {
     /// The replica that leadership is on its way to.
     pub fn transferring(&self) -> Option<ReplicaId> {
         self.transfer.map(|(to, _)| to)
+    }
+
+    /// How often this replica stood for election, or asked whether it should, because it heard no leader.
+    pub fn campaigns(&self) -> u64 {
+        self.campaigns
     }
 
     /// How often this replica dropped uncommitted entries that conflicted with a leader's.

@@ -8,6 +8,8 @@ use alloc::vec;
 use core::fmt;
 use core::time::Duration;
 
+use super::Appends;
+
 /// Parts that each power of two is cut into: a value is known to a sixteenth.
 const PARTS: usize = 16;
 const PARTS_LOG2: u32 = PARTS.ilog2();
@@ -190,6 +192,8 @@ pub struct Accounts {
     pub commands_per_entry: Histogram,
     /// Commands that were sealed for each flush, of those that had any.
     pub commands_per_flush: Histogram,
+    /// What followers were sent.
+    pub appends: Appends,
     /// Durable writes of the log.
     pub flushes: u64,
     /// Their bytes on the disk.

@@ -74,6 +74,8 @@ pub(super) struct Group {
     pub(super) duty: Duty,
     /// Commands of the batches that were sealed, and how long each was open; not yet in the accounts.
     sealed: Vec<(usize, Duration)>,
+    /// How often a leader was found, the one before or another.
+    pub(super) leader_changes: u64,
     /// How the replica stood when the group was last looked at.
     pub(super) settled: Option<Standing>,
 }
@@ -178,6 +180,7 @@ impl Group {
             draining: false,
             duty: Duty::default(),
             sealed: Vec::new(),
+            leader_changes: 0,
             settled: None,
         }
     }
@@ -673,6 +676,8 @@ impl Group {
             fetching: self.snapshots.fetching(),
             keys: self.kv.keys(),
             data_bytes: self.kv.held_bytes(),
+            leader_changes: self.leader_changes,
+            campaigns: self.raft.campaigns(),
             truncations: self.raft.truncations(),
             repairs: self.raft.repairs(),
             damaged: self.raft.is_damaged(),

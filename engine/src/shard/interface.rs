@@ -354,6 +354,10 @@ pub struct GroupStatus {
     pub keys: u64,
     /// Memory that the data takes, roughly.
     pub data_bytes: u64,
+    /// How often a leader was found, the one before or another.
+    pub leader_changes: u64,
+    /// How often it stood for election, or asked whether it should, because it heard no leader.
+    pub campaigns: u64,
     /// How often uncommitted entries were dropped here because a leader's conflicted.
     pub truncations: u64,
     /// How often it got back, since the start, what its disk had lost.

@@ -4,6 +4,7 @@
 //! inputs yield equal outputs: there is no clock, no randomness and no I/O in here.
 
 mod accounts;
+mod appends;
 mod disk;
 mod duty;
 mod flushes;
@@ -32,6 +33,7 @@ use pulse::{Peace, Pulse};
 use set::GroupSet;
 
 pub use accounts::{Accounts, Histogram, Stage};
+pub use appends::Appends;
 pub use interface::{
     BegunSnapshot, DiskState, DiskStatus, FetchSnapshot, Flush, GroupNews, GroupOptions,
     GroupStatus, Input, Member, NewMembership, Options, Outcome, Output, ReadLog, Snapshot,
@@ -172,6 +174,8 @@ impl Shard {
                         self.tell_disk(at);
                     }
                     self.tell_heard(at);
+                    let appends = &mut self.accounts.appends;
+                    appends.received(from, group, &message, clock.now);
                     self.groups[at].message(clock, from, message, out);
                     self.touched(at);
                 }
@@ -259,7 +263,8 @@ impl Shard {
     }
 
     /// Ends a burst of inputs: seals open batches if the log can take a flush, applies what is
-    /// committed, and says what is to be done next. Call after every burst.
+    /// committed, and says what is to be done next. Call after every burst, and take what it says: messages that
+    /// are still there when the next one ends are counted as sent again.
     pub fn settle(&mut self, clock: Clock, out: &mut Output) {
         self.settle_watched(clock, out, &mut |_| {});
     }
@@ -295,6 +300,7 @@ impl Shard {
         }
         self.begin_snapshot(out);
         self.give_pulse(out);
+        self.count_appends(out);
         let next = self.timers.first().map(|&(time, _)| time);
         // While a flush is on its way its end is waited for, not the time of the mark.
         let mark = self.mark_at.filter(|_| self.under_way.is_empty());
@@ -387,6 +393,16 @@ impl Shard {
         if let Peace::Follows(leader) = self.groups[at].peace() {
             let heard = self.pulse.heard(leader);
             self.groups[at].raft.heard_elsewhere(heard);
+        }
+    }
+
+    fn count_appends(&mut self, out: &Output) {
+        if self.accounts.counts_only {
+            return;
+        }
+        for message in &out.messages {
+            let (appends, now) = (&mut self.accounts.appends, self.clock.now);
+            appends.sent(message, now, self.options.election_timeout);
         }
     }
 

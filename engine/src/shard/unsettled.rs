@@ -34,7 +34,11 @@ impl Shard {
             return;
         }
         let told = (group.leader(), standing.damaged);
-        if core::mem::replace(&mut self.told[at], told) != told {
+        let before = core::mem::replace(&mut self.told[at], told);
+        if told.0.is_some() && told.0 != before.0 {
+            group.leader_changes += 1;
+        }
+        if before != told {
             news.push(GroupNews {
                 group: group.id,
                 leader: told.0,

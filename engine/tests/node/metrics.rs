@@ -106,6 +106,16 @@ fn metrics_are_in_the_format_of_prometheus_and_count_what_was_done() {
     assert_eq!(sum("drakkar_raft_has_leader"), 12.0);
     assert_eq!(sum("drakkar_raft_commands_total"), 100.0);
     assert_eq!(sum("drakkar_raft_batch_commands_sum"), 100.0);
+    assert!(
+        sum("drakkar_raft_batch_entries_sum") >= 100.0,
+        "each command was an entry that went to one follower at least"
+    );
+    assert!(sum("drakkar_raft_batch_bytes_sum") >= 100.0 * "key0value".len() as f64);
+    assert!(sum("drakkar_raft_leader_changes_total") >= 12.0);
+    assert!(sum("drakkar_raft_campaigns_total") >= 4.0);
+    assert_eq!(sum("drakkar_raft_voters"), 36.0, "three of each replica");
+    assert_eq!(sum("drakkar_raft_observers"), 0.0);
+    assert!(sum("drakkar_storage_total_bytes") > sum("drakkar_storage_free_bytes"));
     assert_eq!(sum("drakkar_replica_damaged"), 0.0);
     assert_eq!(sum("drakkar_disk_state"), 6.0, "each disk is in one state");
     assert!(sum("drakkar_wal_bytes_total") >= 4096.0 * sum("drakkar_wal_flushes_total"));
@@ -148,7 +158,36 @@ fn histograms_add_up(samples: &BTreeMap<(&str, BTreeMap<&str, &str>), f64>) {
         );
         histograms += 1;
     }
-    assert_eq!(histograms, 2 * (8 + 2), "of each of two shards");
+    let of_peers = |(name, _): &&(&str, _)| *name == "drakkar_raft_append_rtt_seconds_count";
+    let of_peers = samples.keys().filter(of_peers).count();
+    assert_eq!(histograms, 2 * (8 + 4) + of_peers, "of each of two shards");
+}
+
+/// What the metrics of a node say by that name, of all its shards and groups.
+fn of_node(cluster: &Cluster, id: usize, name: &str) -> f64 {
+    let text = get(cluster, id, "/metrics");
+    let samples = parse(&text);
+    let named = samples.iter().filter(|((found, _), _)| *found == name);
+    named.map(|(_, value)| value).sum()
+}
+
+#[test]
+fn round_trips_to_followers_are_timed_and_voters_that_are_gone_are_missed() {
+    let mut cluster = Cluster::start("round-trips", 1, true);
+    // Leaders that have just changed wait for answers that never come, and then watch again.
+    cluster.wait_until("no append was timed", |cluster| {
+        cluster.connect(1).ask("SET key value", "+OK\r\n");
+        let timed = |id| of_node(cluster, id, "drakkar_raft_append_rtt_seconds_count") > 0.0;
+        (1..=3).any(timed)
+    });
+    let reachable = |cluster: &Cluster| of_node(cluster, 1, "drakkar_raft_reachable_voters");
+    cluster.wait_until("not all are connected", |cluster| {
+        reachable(cluster) == 12.0
+    });
+    cluster.kill(3);
+    cluster.wait_until("who is gone is not missed", |cluster| {
+        reachable(cluster) == 8.0
+    });
 }
 
 #[test]
