@@ -4,12 +4,16 @@
 //! stand in `raft/cluster.rs`. After an intended change: `UPDATE_EXPECT=1 cargo test -p engine --test
 //! raft`, then read the difference.
 
+#[path = "raft/amnesia.rs"]
+mod amnesia;
 #[path = "raft/cluster.rs"]
 mod cluster;
 #[path = "raft/cut.rs"]
 mod cut;
 #[path = "raft/forgetful.rs"]
 mod forgetful;
+#[path = "raft/group.rs"]
+mod group;
 #[path = "raft/matrix.rs"]
 mod matrix;
 #[path = "raft/promises.rs"]

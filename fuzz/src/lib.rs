@@ -245,7 +245,6 @@ fn survey(segments: &BTreeMap<SegmentId, Vec<u8>>) {
         for one in found.iter().filter(|one| one.role != Role::Dead) {
             survey.witness(one.segment, &segments[&one.segment]);
         }
-        let found = survey.segments().to_vec();
         for one in found.iter().filter(|one| one.role == Role::Live) {
             std::hint::black_box(survey.segment(one.segment, &segments[&one.segment]));
         }

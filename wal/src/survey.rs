@@ -118,8 +118,6 @@ pub struct Survey {
     /// Every flush up to this one was known durable by another.
     durable: FlushNumber,
     expected: Option<FlushNumber>,
-    /// What segments begin with whose headers do not say so, as their flushes tell.
-    begins: BTreeMap<SegmentId, FlushNumber>,
     /// Everything behind the place where the log ends is not part of it.
     ended: bool,
     /// Some flush was read.
@@ -147,12 +145,13 @@ impl Survey {
             segments: Vec::new(),
             durable: FlushNumber::ZERO,
             expected: None,
-            begins: BTreeMap::new(),
             ended: false,
             begun: false,
             found: Surveyed::default(),
         };
         survey.link(&headers);
+        let first = survey.live().find_map(|segment| segment.first_flush);
+        survey.expected = first;
         survey
     }
 
@@ -232,45 +231,26 @@ impl Survey {
         self.segments.iter().filter(live)
     }
 
-    /// What a segment begins with.
-    fn begin(&self, segment: &SegmentFinding) -> Option<FlushNumber> {
-        let told = self.begins.get(&segment.segment).copied();
-        segment.first_flush.or(told)
-    }
-
-    /// Learns from a segment how far the log was durable, and that a spare one was begun and has lost its header.
-    /// To be done with all live and spare ones before the first is judged.
+    /// Learns from a segment how far the log was durable. To be done with all live and spare ones
+    /// before the first is judged.
     pub fn witness(&mut self, segment: SegmentId, bytes: &[u8]) {
-        let finding = self.finding(segment);
-        let area = finding.area(bytes);
+        let area = self.finding(segment).area(bytes);
         let mut offset = BLOCK;
         while offset < area.bytes.len() {
             offset += match self.header(segment, area, offset) {
                 Start::Header(header) => {
                     self.durable = self.durable.max(header.durable);
-                    if finding.first_flush.is_none() {
-                        self.begins.entry(segment).or_insert(header.number);
-                    }
                     header.blocks as usize * BLOCK
                 }
                 Start::Unwritten | Start::Rotten => BLOCK,
             };
         }
-        if self.begins.contains_key(&segment) {
-            let mut segments = self.segments.iter_mut();
-            let one = segments.find(|one| one.segment == segment);
-            one.expect("only segments of the survey are given").role = Role::Live;
-        }
     }
 
-    /// Judges a segment; returns its flushes. To be done with all that are live once all were witnessed, oldest first.
+    /// Judges a segment; returns its flushes. To be done with all live ones, oldest first.
     pub fn segment(&mut self, segment: SegmentId, bytes: &[u8]) -> Vec<FlushFinding> {
         let finding = self.finding(segment);
         assert_eq!(finding.role, Role::Live, "only live segments hold flushes");
-        if self.expected.is_none() {
-            let first = self.live().find_map(|live| self.begin(live));
-            self.expected = first;
-        }
         if finding.first_flush.is_none() {
             self.headless(segment);
         }
@@ -344,7 +324,7 @@ impl Survey {
     /// The first flush of the next live segment: those of this one are older, unless they are dead.
     fn limit(&self, segment: SegmentId) -> Option<FlushNumber> {
         let mut behind = self.live().filter(|next| next.segment > segment);
-        behind.find_map(|next| self.begin(next))
+        behind.find_map(|next| next.first_flush)
     }
 
     /// Flushes between the expected one and `next` are not where they should be.

@@ -39,22 +39,9 @@ fn entries(flush: u64) -> Vec<Record> {
 
 /// Flushes of one run of entries and one block each; four fit a segment.
 fn log(flushes: u64) -> (Disk, Vec<Placement>) {
-    log_of(flushes, entries)
-}
-
-/// The same, but every second flush takes two blocks: most segments have one left at their end.
-fn log_with_room(flushes: u64) -> (Disk, Vec<Placement>) {
-    const LARGE: u64 = 40;
-    let last = |flush: u64| flush / 2 * (LARGE + ENTRIES) + flush % 2 * ENTRIES;
-    log_of(flushes, |flush| {
-        (last(flush - 1) + 1..=last(flush)).map(entry).collect()
-    })
-}
-
-fn log_of(flushes: u64, records: impl Fn(u64) -> Vec<Record>) -> (Disk, Vec<Placement>) {
     let mut disk = Disk::new(OPTIONS, 0);
     let mut writer = disk.replay().writer;
-    let flushes = (1..=flushes).map(|number| disk.flush(&mut writer, &records(number)));
+    let flushes = (1..=flushes).map(|number| disk.flush(&mut writer, &entries(number)));
     let places = flushes.collect();
     disk.make(writer.next_segment());
     (disk, places)
@@ -133,28 +120,6 @@ fn a_segment_that_is_gone_or_lost_its_header_is_named_and_the_rest_is_read() {
         segment: segment(2),
     };
     assert_eq!((found.flaws, found.last_flush), (vec![header], flush(10)));
-}
-
-/// Whichever of them is begun last, with space left at the ends of those before, as nearly always.
-#[test]
-fn a_header_that_decayed_to_zeroes_is_all_that_is_named_and_all_flushes_are_read() {
-    for flushes in 5..=11 {
-        let (disk, places) = log_with_room(flushes);
-        let last = places.last().unwrap();
-        for &id in disk.files.keys().filter(|&&id| id <= last.segment) {
-            let in_it = places.iter().filter(|place| place.segment == id);
-            let header = Flaw::Header { segment: id };
-            // A first flush that nothing knew durable may never have been acknowledged.
-            let alone = id == last.segment && in_it.count() == 1;
-            let flaws = if alone { vec![] } else { vec![header] };
-            let mut disk = disk.clone();
-            disk.files.get_mut(&id).unwrap()[..BLOCK].fill(0);
-            let found = disk.survey(&[]);
-            assert_eq!(found.flaws, flaws, "{flushes} flushes, {id}");
-            let newest = if alone { flushes - 1 } else { flushes };
-            assert_eq!(found.last_flush, flush(newest), "{flushes} flushes, {id}");
-        }
-    }
 }
 
 #[test]

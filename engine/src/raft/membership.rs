@@ -483,18 +483,7 @@ impl Raft {
         let changes = self.memberships.take(&entry);
         self.log.append(entry);
         if changes {
-            let made = self.memberships.made.last().cloned();
-            // Who comes in knew the newest members first, and is sent the group's history then: what that says
-            // of earlier ones is no news. A change of a later term is, wherever it stands.
-            let is_news = match (&self.noted, &made) {
-                (Some((since, term, _)), Some((index, of, _))) => {
-                    index >= since || *term > Term::ZERO && of > term
-                }
-                _ => true,
-            };
-            if is_news {
-                self.noted = made;
-            }
+            self.noted = self.memberships.made.last().cloned();
             self.follow_membership();
         }
     }
@@ -550,78 +539,5 @@ impl Raft {
                 progress.push((replica, Progress::new(log.last_index())));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::vec;
-    use core::time::Duration;
-
-    use wal::HardState;
-
-    use super::super::{Log, Settings, Window};
-    use super::*;
-    use crate::time::Time;
-
-    fn voters(ids: &[u32]) -> Membership {
-        let voters = ids.iter().map(|&id| ReplicaId::from_raw(id)).collect();
-        let observers = Vec::new();
-        Members { voters, observers }.into()
-    }
-
-    /// A change of members that the log holds from now on, and since when who is noted then.
-    fn holds(raft: &mut Raft, index: u64, term: u64, ids: &[u32]) -> u64 {
-        raft.hold(Entry {
-            term: Term::from_raw(term),
-            index: LogIndex::from_raw(index),
-            kind: EntryKind::Membership,
-            payload: voters(ids).encode(),
-        });
-        raft.to_note().0.to_raw()
-    }
-
-    #[test]
-    fn history_does_not_replace_what_was_noted_and_news_does() {
-        let settings = Settings {
-            heartbeat_interval: Duration::from_millis(10),
-            election_timeout: Duration::from_millis(100),
-            pre_vote: true,
-            check_quorum: true,
-            window: Window {
-                bytes_max: 1 << 16,
-                messages_max: 16,
-            },
-            append_bytes_max: 1 << 16,
-            seed: 1,
-        };
-        let start = |since, term| {
-            let log = Log::new((LogIndex::ZERO, Term::ZERO), vec![], LogIndex::ZERO, vec![]);
-            let (now, wait) = (Time::default(), Duration::from_millis(100));
-            let (own, created) = (ReplicaId::from_raw(5), voters(&[1, 2, 3]).members);
-            let raft = Raft::new(
-                own,
-                created,
-                settings.clone(),
-                HardState::default(),
-                log,
-                now,
-                wait,
-            );
-            let noted = voters(&[1, 2, 3, 4, 5]);
-            raft.having_noted(LogIndex::from_raw(since), Term::from_raw(term), noted)
-        };
-        // It comes in, and hears how others did before.
-        let mut raft = start(3, 2);
-        assert_eq!(holds(&mut raft, 1, 1, &[1, 2, 3, 4]), 3);
-        assert_eq!(holds(&mut raft, 2, 2, &[1, 2, 3]), 3);
-        assert_eq!(holds(&mut raft, 3, 2, &[1, 2, 3, 4, 5]), 3);
-        assert_eq!(holds(&mut raft, 4, 2, &[1, 2, 3, 5]), 4);
-        // What a snapshot told has no term.
-        let mut raft = start(3, 0);
-        assert_eq!(holds(&mut raft, 1, 1, &[1, 2, 3, 4]), 3);
-        // The change that was noted came to nothing.
-        let mut raft = start(3, 2);
-        assert_eq!(holds(&mut raft, 1, 3, &[1, 2, 3, 4]), 1);
     }
 }

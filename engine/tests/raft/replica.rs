@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use engine::Time;
-use engine::raft::{Log, Members, Message, Outbox, Raft, RepairNote, Settings};
+use engine::raft::{Log, Members, Membership, Message, Outbox, Raft, RepairNote, Settings};
 use wal::{
     Claim, Damage, Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term,
 };
@@ -27,6 +27,8 @@ pub(crate) struct Disk {
     pub(crate) rot: Rot,
     /// What entries written last replaced.
     pub(crate) replaced: Vec<Entry>,
+    /// Beside the log: the newest membership that anyone may have been told of, and the entry that made it.
+    pub(crate) noted: Option<(LogIndex, Term, Membership)>,
 }
 
 /// What of a disk is no longer readable.
@@ -71,6 +73,7 @@ impl Disk {
             entries: terms.iter().enumerate().map(entry).collect(),
             rot: Rot::default(),
             replaced: Vec::new(),
+            noted: None,
         }
     }
 
@@ -246,7 +249,10 @@ impl Replica {
             .filter(|entry| entry.kind == EntryKind::Membership)
             .cloned()
             .collect();
-        let raft = raft.with_changes(Term::ZERO, &changes);
+        let mut raft = raft.with_changes(Term::ZERO, &changes);
+        if let Some((since, term, noted)) = self.disk.noted.clone() {
+            raft = raft.having_noted(since, term, noted);
+        }
         self.raft = Some(match self.disk.damage() {
             Some(damage) => raft.damaged(damage),
             None => raft,
@@ -311,6 +317,10 @@ impl Replica {
         let said = core::mem::take(&mut self.said);
         for (to, message) in &said {
             self.vouch(*to, message);
+        }
+        if let Some(raft) = self.raft.as_ref().filter(|_| !said.is_empty()) {
+            let (since, term, newest) = raft.to_note();
+            self.disk.noted = (since > LogIndex::ZERO).then(|| (since, term, newest.clone()));
         }
         said
     }

@@ -164,25 +164,19 @@ fn survey(directory: &Path, live: bool) -> Result<Report, ViewError> {
     let has = |shard: &u16| logs.iter().any(|(number, _)| number == shard);
     Ok(Report {
         identity,
-        membership: check_membership(directory, instance, !logs.is_empty()).err(),
+        membership: check_membership(directory, !logs.is_empty()).err(),
         missing: (0..named).filter(|shard| !has(shard)).collect(),
         shards,
         snapshots: survey_snapshots(directory, live)?,
     })
 }
 
-/// Whether the file that says who the members are is whole, and of this directory. Where there are logs, there is one.
-fn check_membership(
-    directory: &Path,
-    instance: Option<u64>,
-    has_logs: bool,
-) -> Result<(), IdentityError> {
-    let path = directory.join("membership");
+/// Whether the file that says who the members are is whole. Where there are logs, there is one.
+fn check_membership(directory: &Path, has_logs: bool) -> Result<(), IdentityError> {
     match Record::read(directory)? {
-        None if has_logs => Err(IdentityError::Missing { path }),
-        Some(record) if instance.is_some_and(|own| own != record.instance) => {
-            Err(IdentityError::Damaged { path })
-        }
+        None if has_logs => Err(IdentityError::Missing {
+            path: directory.join("membership"),
+        }),
         _ => Ok(()),
     }
 }
@@ -206,7 +200,7 @@ fn survey_shard(
         survey.witness(finding.segment, &SegmentView::open(path, finding.segment)?);
     }
     let (mut segments, mut unreadable) = (Vec::new(), Vec::new());
-    for finding in survey.segments().to_vec() {
+    for finding in findings {
         let mut flushes = Vec::new();
         if finding.role == Role::Live {
             let bytes = SegmentView::open(path, finding.segment)?;

@@ -91,7 +91,7 @@ impl DataDirectory {
         }
         let lock = lock(path)?;
         let file = path.join(IDENTITY);
-        let instance = match read(&file) {
+        let instance = match fs::read_to_string(&file) {
             Ok(text) => check(&text, &file, identity)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.join("shard-0").exists() {
@@ -118,7 +118,7 @@ impl DataDirectory {
     pub fn readdress(path: &Path, identity: &Identity) -> Result<Self, DirectoryError> {
         let file = path.join(IDENTITY);
         let lock = lock(path)?;
-        let text = read(&file).map_err(failed("read", &file))?;
+        let text = fs::read_to_string(&file).map_err(failed("read", &file))?;
         let (found, instance) = parse(&text, &file)?;
         let moved = Identity {
             address: found.address,
@@ -221,11 +221,6 @@ fn write(path: &Path, identity: &Identity, instance: u64) -> Result<(), Director
     fs::rename(&temporary, &name).map_err(failed("rename", &temporary))?;
     let synced = File::open(path).and_then(|directory| directory.sync_all());
     synced.map_err(failed("sync", path))
-}
-
-/// The text of an identity file. Bytes that are no text do not pass its check either.
-pub(super) fn read(path: &Path) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
 }
 
 fn check(text: &str, path: &Path, identity: &Identity) -> Result<u64, DirectoryError> {

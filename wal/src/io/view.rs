@@ -56,11 +56,12 @@ impl DataView {
     /// Whose data it is, and the instance that its segments carry.
     pub fn identity(&self) -> Result<(Identity, u64), ViewError> {
         let path = self.path.join(IDENTITY);
-        let text = directory::read(&path).map_err(failed("read", &path))?;
-        Ok(directory::parse(&text, &path)?)
+        let text = fs::read(&path).map_err(failed("read", &path))?;
+        // Bytes that are no text do not pass the check either.
+        Ok(directory::parse(&String::from_utf8_lossy(&text), &path)?)
     }
 
-    /// The logs that there are, by shard. None of them, but an identity: they are gone.
+    /// The logs that there are, by shard.
     pub fn shards(&self) -> Result<Vec<(u16, PathBuf)>, ViewError> {
         let mut found = Vec::new();
         for name in names(&self.path)? {
@@ -69,7 +70,7 @@ impl DataView {
                 found.push((shard, self.path.join(name)));
             }
         }
-        if found.is_empty() && !self.path.join(IDENTITY).exists() {
+        if found.is_empty() {
             let path = self.path.clone();
             return Err(ViewError::Empty { path });
         }

@@ -52,7 +52,6 @@ impl Disk {
         for one in segments.iter().filter(|one| one.role != Role::Dead) {
             survey.witness(one.segment, &self.files[&one.segment]);
         }
-        let segments = survey.segments().to_vec();
         for one in segments.iter().filter(|one| one.role == Role::Live) {
             survey.segment(one.segment, &self.files[&one.segment]);
         }

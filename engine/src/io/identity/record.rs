@@ -215,8 +215,6 @@ impl Record {
         let gone = self.members.iter().map(|it| it.node);
         let gone: Vec<u32> = gone.filter(|it| !all.contains(it)).collect();
         self.removed.extend(gone);
-        // A change that came to nothing and is made again, or history that was heard late, may bring one back.
-        self.removed.retain(|id| !all.contains(id));
         let known = || nodes.iter().chain(&self.listed).chain(&self.founders);
         let addresses = all.iter().filter_map(|&id| known().find(|it| it.id == id));
         let addresses: Vec<NodeAddress> = addresses.cloned().collect();
@@ -470,39 +468,6 @@ mod tests {
             assert!(Record::parse(&flipped, path).is_err(), "byte {at}");
             assert!(Record::parse(&text[..at], path).is_err(), "cut at {at}");
         }
-    }
-
-    #[test]
-    fn who_is_a_member_of_a_group_again_was_not_removed() {
-        let place = Place::parse("1 2 3").unwrap();
-        let node = |id: u32| {
-            let port = 10 + u16::try_from(id).unwrap();
-            NodeAddress::parse(id, &format!("host {port} {port} 0")).unwrap()
-        };
-        let nodes = [1, 2, 3].map(node);
-        let founders: Vec<Member> = nodes.iter().map(Member::of).collect();
-        let mut record = Record::new(7, place, founders);
-        let mut note = |since, voters: &[u32]| {
-            let members = crate::raft::Members {
-                voters: voters.iter().map(|&id| ReplicaId::from_raw(id)).collect(),
-                observers: Vec::new(),
-            };
-            let mut membership = Membership::from(members);
-            let address = (ReplicaId::from_raw(4), node(4).text());
-            membership.addresses.push(address);
-            let noted = NewMembership {
-                group: GroupId::from_raw(0),
-                since: LogIndex::from_raw(since),
-                term: Term::from_raw(1),
-                membership,
-            };
-            record.note(&[noted], &nodes, 1);
-            let members = record.members.iter().map(|it| it.node);
-            (members.collect::<Vec<_>>(), record.removed.clone())
-        };
-        assert_eq!(note(5, &[1, 2, 3, 4]), (vec![1, 2, 3, 4], vec![]));
-        assert_eq!(note(4, &[1, 2, 3]), (vec![1, 2, 3], vec![4]));
-        assert_eq!(note(6, &[1, 3, 4]), (vec![1, 3, 4], vec![2]));
     }
 
     #[test]
