@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod linearizability;
 mod members;
+mod memberships;
 mod nemesis;
 mod network;
 mod node;

@@ -2,18 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use engine::raft::{Membership, Message, Role};
+use engine::raft::{Message, Role};
 use engine::shard::{Flush, GroupStatus};
 use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId, Term};
 
 use crate::contents::{Change, Content, Contents, Found, apply, ends_log, position, same};
 use crate::faults::{Counters, Plan};
-use crate::members::place_of;
+use crate::memberships::{Memberships, Voters, voters_of};
 use crate::node::node_id;
 use crate::rng;
-
-/// Positions of nodes.
-type Voters = Vec<usize>;
 
 /// A broken promise, in a sentence.
 pub(crate) type Broken = String;
@@ -22,8 +19,6 @@ pub(crate) type Broken = String;
 #[derive(Clone)]
 pub(crate) struct Oracle {
     members: Vec<usize>,
-    /// With whom the groups were created, unless a repair has made others members.
-    founders: Vec<usize>,
     groups: Vec<Group>,
     logs: Vec<NodeLog>,
 }
@@ -40,8 +35,7 @@ struct Group {
     committed: LogIndex,
     /// Terms of which a leader has committed an entry.
     commits: BTreeSet<Term>,
-    /// Each change of the members that was written: who they were before, and are after.
-    changes: BTreeMap<(LogIndex, Term), (Voters, Membership)>,
+    memberships: Memberships,
     /// The state after each index that was seen at rest, and who was seen.
     hashes: BTreeMap<LogIndex, (u64, usize)>,
 }
@@ -104,10 +98,13 @@ impl Oracle {
             seen: (0..groups).map(|_| Seen::default()).collect(),
             ..NodeLog::default()
         };
+        let group = Group {
+            memberships: Memberships::new((0..founders).collect()),
+            ..Group::default()
+        };
         Self {
             members: (0..nodes).collect(),
-            founders: (0..founders).collect(),
-            groups: (0..groups).map(|_| Group::default()).collect(),
+            groups: (0..groups).map(|_| group.clone()).collect(),
             logs: vec![log; nodes],
         }
     }
@@ -140,13 +137,9 @@ impl Oracle {
                     let follows = entry.index > floor.next();
                     if terms.get(at).is_some_and(|&old| old != entry.term) {
                         counters.truncations += 1;
-                        let changes = &self.groups[group.to_raw() as usize].changes;
-                        let replaced = changes.range((entry.index, Term::ZERO)..);
-                        let held = |&(index, term): &(LogIndex, Term)| {
-                            terms.get(position(index)) == Some(&term)
-                        };
-                        let undone = replaced.filter(|(change, _)| held(change)).count();
-                        counters.undone_changes += undone as u64;
+                        let memberships = &self.groups[group.to_raw() as usize].memberships;
+                        let held = |index| terms.get(position(index)).copied();
+                        counters.undone_changes += memberships.undone(entry.index, held);
                     }
                     let written = Written {
                         hash: rng::hash(&entry.payload) ^ kind(entry.kind),
@@ -370,74 +363,37 @@ impl Oracle {
         })
     }
 
-    /// The voters of every membership that may count: the newest that is committed, and what was written
-    /// behind that.
     fn electorates(&self, name: GroupId) -> Vec<Voters> {
         let group = &self.groups[name.to_raw() as usize];
         let applied = |(index, term): (LogIndex, Term)| {
             let applied = group.applied.get(position(index));
             applied.is_some_and(|applied| applied.term == term)
         };
-        let settled = group.changes.keys().rev().find(|&&at| applied(at));
-        let from = settled.map_or(LogIndex::ZERO, |&(index, _)| index);
-        let later = group.changes.range((from, Term::ZERO)..);
-        let mut electorates: Vec<Voters> = later.map(|(_, (_, after))| voters_of(after)).collect();
-        if settled.is_none() {
-            electorates.push(self.founders.clone());
-        }
-        electorates
+        group.memberships.electorates(applied)
     }
 
-    /// A change of members is written for the first time: it is one step from the members before.
     fn changes_members(&mut self, node: usize, name: GroupId, entry: &Entry) -> Result<(), Broken> {
-        let after = Membership::decode(&entry.payload);
-        let after = after.map_err(|error| format!("node {}: {error}", node + 1))?;
-        let content = self.logs[node]
-            .placed
-            .get(&name)
-            .cloned()
-            .unwrap_or_default();
+        let nothing = Content::default();
+        let content = self.logs[node].placed.get(&name).unwrap_or(&nothing);
         let group = &mut self.groups[name.to_raw() as usize];
-        let holds = |&(index, term): &(LogIndex, Term)| {
+        let holds = |(index, term): (LogIndex, Term)| {
             let held = content.terms.get(position(index)).copied();
             let applied = group.applied.get(position(index)).map(|it| it.term);
             // A snapshot stands for what was committed.
-            index < entry.index
-                && (held == Some(term) || held == Some(Term::ZERO) && applied == Some(term))
-        };
-        let before = group.changes.iter().rev().find(|(at, _)| holds(at));
-        let (since, before, removed) = match before {
-            Some((&(since, _), (_, made))) => (since, voters_of(made), made.removed.clone()),
-            None => (LogIndex::ZERO, self.founders.clone(), Vec::new()),
+            held == Some(term) || held == Some(Term::ZERO) && applied == Some(term)
         };
         let began = group.commits.contains(&entry.term);
-        if since > group.committed || !began {
-            return Err(format!(
-                "node {} changes the members of group {name} at entry {}; entry {since} changed them before, committed is \
-                 {}, an entry of term {}: {began}",
+        let changed = group
+            .memberships
+            .change(entry, holds, group.committed, began);
+        changed.map_err(|wrong| {
+            format!(
+                "node {} changes the members of group {name} at entry {} of term {}: {wrong}",
                 node + 1,
                 entry.index,
-                group.committed,
                 entry.term
-            ));
-        }
-        let now = voters_of(&after);
-        let gone = before.iter().filter(|it| !now.contains(it)).count();
-        let new = now.iter().filter(|it| !before.contains(it)).count();
-        let back = removed
-            .iter()
-            .any(|&it| after.members.contains(it) || !after.removed.contains(&it));
-        if gone + new > 1 || back || now.is_empty() {
-            return Err(format!(
-                "node {} changes the voters of group {name} from {before:?} (from 0) to {now:?} at entry {}: {after:?}",
-                node + 1,
-                entry.index
-            ));
-        }
-        group
-            .changes
-            .insert((entry.index, entry.term), (before, after));
-        Ok(())
+            )
+        })
     }
 
     /// What [`Oracle::recovered`] checks, without taking it for what the node goes on from. Returns what it stands for.
@@ -505,7 +461,6 @@ impl Oracle {
         newest: &BTreeMap<GroupId, (LogIndex, Term)>,
     ) -> Result<(), Broken> {
         self.members = survivors.to_vec();
-        self.founders = survivors.to_vec();
         for (name, group) in (0..).map(GroupId::from_raw).zip(&mut self.groups) {
             let (last, term) = newest.get(&name).copied().unwrap_or_default();
             let contents = survivors.iter().map(|&node| &self.logs[node].placed);
@@ -539,6 +494,7 @@ impl Oracle {
                     ));
                 }
             }
+            group.memberships.found_anew(survivors);
             group.applied.truncate(kept);
             let kept = LogIndex::from_raw(kept as u64);
             group.committed = group.committed.min(kept);
@@ -617,15 +573,13 @@ impl Oracle {
         let content = self.logs[node].placed.get(&status.group);
         let terms = &content.unwrap_or(&nothing).terms;
         let group = &self.groups[status.group.to_raw() as usize];
-        let held = |at: &LogIndex| terms.get(position(*at)).copied().unwrap_or_default();
-        let mut changes = group.changes.keys().rev();
-        let newest = changes.find(|(at, term)| held(at) == *term);
-        let newest = newest.map_or(LogIndex::ZERO, |&(index, _)| index);
+        let held = |at| terms.get(position(at)).copied().unwrap_or_default();
+        let newest = group.memberships.newest(held);
         let since = status.members_since;
         // A snapshot stands for entries that are not known one by one.
         let fits = since == LogIndex::ZERO
-            || held(&since) == Term::ZERO
-            || group.changes.contains_key(&(since, held(&since)));
+            || held(since) == Term::ZERO
+            || group.memberships.knows((since, held(since)));
         if since < newest || !fits {
             return Err(format!(
                 "node {} goes by the members of entry {since} of group {}, its log has a change at {newest}",
@@ -686,13 +640,7 @@ impl Oracle {
         }
         group.committed = commit;
         let at = position(commit);
-        let voters: Vec<usize> = status
-            .members
-            .voters
-            .iter()
-            .copied()
-            .map(place_of)
-            .collect();
+        let voters = voters_of(&status.members);
         let logs = voters.iter().map(|&member| &self.logs[member]);
         let holders = logs.filter(|log| {
             // What a damaged one lost, it may have acknowledged before; it votes for nobody without.
@@ -757,16 +705,6 @@ impl Oracle {
         }
         Ok(())
     }
-}
-
-fn voters_of(membership: &Membership) -> Voters {
-    membership
-        .members
-        .voters
-        .iter()
-        .copied()
-        .map(place_of)
-        .collect()
 }
 
 fn kind(kind: EntryKind) -> u64 {
