@@ -216,19 +216,8 @@ fn a_log_whose_floor_follows_stays_small_over_all_starts() {
                 .await
                 .unwrap();
             assert_eq!(found.lost, []);
-            for number in found.next_flush.to_raw()..found.next_flush.to_raw() + 300 {
-                let mut records = vec![entry(number, 9000)];
-                if let Some(index) = number.checked_sub(4).filter(|&index| index > 0) {
-                    let (index, term) = (LogIndex::from_raw(index), Term::from_raw(1));
-                    records.push(Record::Floor {
-                        group: GROUP,
-                        index,
-                        term,
-                    });
-                }
-                let appended = log.append(FlushNumber::from_raw(number), &records);
-                appended.await.unwrap();
-            }
+            let first = found.next_flush.to_raw();
+            append_and_let_go(&log, first..first + 300, |_| {}).await;
             assert!(log.segments() < 4, "{} segments", log.segments());
             let (from, to) = (round * 300 + 297, round * 300 + 300);
             let (from, to) = (LogIndex::from_raw(from), LogIndex::from_raw(to));
@@ -241,6 +230,66 @@ fn a_log_whose_floor_follows_stays_small_over_all_starts() {
             .count();
         assert!(files < 20, "{files} files");
     }
+}
+
+/// Appends so many entries, each of which lets those before it go but for three.
+async fn append_and_let_go(
+    log: &Rc<Log>,
+    numbers: std::ops::Range<u64>,
+    mut each: impl FnMut(u64),
+) {
+    for number in numbers {
+        let mut records = vec![entry(number, 9000)];
+        if let Some(index) = number.checked_sub(4).filter(|&index| index > 0) {
+            let (index, term) = (LogIndex::from_raw(index), Term::from_raw(1));
+            records.push(Record::Floor {
+                group: GROUP,
+                index,
+                term,
+            });
+        }
+        let appended = log.append(FlushNumber::from_raw(number), &records);
+        appended.await.unwrap();
+        each(number);
+    }
+}
+
+#[test]
+fn a_log_that_is_read_all_the_time_uses_its_files_again() {
+    let scratch = Scratch::new("read");
+    let path = scratch.0.clone();
+    run(async move {
+        let opened = Log::open(&path, OPTIONS, 0, Ring::start().unwrap()).await;
+        let (log, _) = opened.unwrap();
+        let mut under_way = None;
+        append_and_let_go(&log, 1..1000, |number| {
+            let index = LogIndex::from_raw(number);
+            let next = log.read(GROUP, index, index, usize::MAX);
+            drop(under_way.replace(next));
+        })
+        .await;
+        let files = std::fs::read_dir(&path).unwrap().count();
+        assert!(files < 15, "{files} files");
+        log.close().await;
+    });
+}
+
+#[test]
+fn a_file_that_is_being_read_is_not_used_again() {
+    let scratch = Scratch::new("being-read");
+    let path = scratch.0.clone();
+    run(async move {
+        let opened = Log::open(&path, OPTIONS, 0, Ring::start().unwrap()).await;
+        let (log, _) = opened.unwrap();
+        append_and_let_go(&log, 1..10, |_| {}).await;
+        let (from, to) = (LogIndex::from_raw(6), LogIndex::from_raw(9));
+        let under_way = log.read(GROUP, from, to, usize::MAX);
+        append_and_let_go(&log, 10..200, |_| {}).await;
+        let read = under_way.await.unwrap();
+        let indices: Vec<u64> = read.iter().map(|entry| entry.index.to_raw()).collect();
+        assert_eq!(indices, [6, 7, 8, 9]);
+        log.close().await;
+    });
 }
 
 #[test]

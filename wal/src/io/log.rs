@@ -13,6 +13,7 @@ use glommio::timer::sleep;
 use super::durability::Durability;
 use super::outset;
 use super::reading::read_part;
+use super::reads::{Number, Reads};
 use super::ring::Ring;
 use super::segments::Segments;
 use crate::writer::contiguous;
@@ -94,8 +95,8 @@ pub struct Log {
     failed: Cell<bool>,
     /// The first segment of this start.
     first: SegmentId,
-    /// Reads under way: while there are any, no file goes or becomes another segment's.
-    reading: Cell<usize>,
+    /// Reads under way: no file that they may need goes or becomes another segment's.
+    reads: Reads,
     /// Files to be removed, in this order.
     useless: RefCell<VecDeque<SegmentId>>,
     /// Segments to be made ready, each once this flush and all before it are durable: a file that is there
@@ -163,7 +164,7 @@ impl Log {
             segments,
             failed: Cell::new(false),
             first: next,
-            reading: Cell::new(0),
+            reads: Reads::default(),
             useless: RefCell::default(),
             wanted: RefCell::default(),
             given_up: RefCell::new(recovered.given_up),
@@ -251,13 +252,17 @@ impl Log {
         .detach();
     }
 
-    /// A file that may become another segment's now. While there are reads, they are waited for as long as
-    /// it would take to make a file.
+    /// A file that may become another segment's now. Reads that may need it are waited for as long as it
+    /// would take to make a file.
     async fn recyclable(&self) -> Option<SegmentId> {
+        let (mut free, mut since) = (self.segments.oldest_free()?, self.reads.now());
         for _ in 0..READ_PAUSES_MAX {
-            let free = self.segments.recyclable();
-            if free.is_none() || self.reading.get() == 0 {
-                return free;
+            let oldest = self.segments.oldest_free()?;
+            if oldest != free {
+                (free, since) = (oldest, self.reads.now());
+            }
+            if self.reads.have_ended(since) {
+                return self.segments.recyclable();
             }
             sleep(READ_PAUSE).await;
         }
@@ -296,7 +301,8 @@ impl Log {
             let Some(&segment) = self.useless.borrow().front() else {
                 return;
             };
-            while self.reading.get() > 0 {
+            let since = self.reads.now();
+            while !self.reads.have_ended(since) {
                 sleep(READ_PAUSE).await;
             }
             if self.segments.discard(segment).await.is_err() {
@@ -385,18 +391,17 @@ impl Log {
 }
 
 /// A read under way.
-struct Reading(Rc<Log>);
+struct Reading(Rc<Log>, Number);
 
 impl Reading {
     fn begin(log: &Rc<Log>) -> Self {
-        log.reading.set(log.reading.get() + 1);
-        Self(log.clone())
+        Self(log.clone(), log.reads.begin())
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.reading.set(self.0.reading.get() - 1);
+        self.0.reads.end(&self.1);
     }
 }
 

@@ -9,6 +9,7 @@ mod file_system;
 mod log;
 mod outset;
 mod reading;
+mod reads;
 mod ring;
 mod segments;
 mod stream;

@@ -25,10 +25,10 @@ use crate::{BLOCK, Placement, SegmentId};
 /// A segment is only begun while there is space for so many: the rest is a reserve for what else
 /// the file system holds.
 const SEGMENTS_FREE: u64 = 2;
-/// Files that are kept to become segments again: a log that was as long will be so again. Removing one
-/// keeps a device busy that is told what it need not hold any more (`-o discard`): a tenth of a second for
-/// 64 MiB, in which it writes nothing.
-const FREE_MAX: usize = 64;
+/// Bytes of files that are kept to become segments again: a log that was as long will be so again. Removing
+/// one keeps a device busy that is told what it need not hold any more (`-o discard`): a tenth of a second
+/// for 64 MiB, in which it writes nothing.
+const FREE_BYTES_MAX: u64 = 4 << 30;
 /// How often it is looked whether files are still being made when the log is closed.
 const CLOSE_PAUSE: Duration = Duration::from_millis(2);
 /// A disk that does not answer for so long is not waited for.
@@ -145,7 +145,7 @@ impl Segments {
         // Nothing is open any more once the log was closed.
         let file = state.open.remove(&segment)?;
         state.free.push_back((segment, file));
-        if state.free.len() <= FREE_MAX {
+        if state.free.len() as u64 * self.segment_bytes <= FREE_BYTES_MAX {
             return None;
         }
         let (oldest, file) = state.free.pop_front().expect("more than none");
@@ -178,7 +178,13 @@ impl Segments {
         removed.map_err(|error| LogError::io("remove", &path, error))
     }
 
-    /// The oldest file that may be recycled: nobody reads from it any more.
+    /// The file that is to be recycled next.
+    pub(super) fn oldest_free(&self) -> Option<SegmentId> {
+        let state = self.state.borrow();
+        state.free.front().map(|&(segment, _)| segment)
+    }
+
+    /// The same, if nobody has it open.
     pub(super) fn recyclable(&self) -> Option<SegmentId> {
         let state = self.state.borrow();
         let (segment, file) = state.free.front()?;
