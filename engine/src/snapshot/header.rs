@@ -59,7 +59,7 @@ pub struct Member {
 /// Who was in the group at the snapshot's index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// Says what `extension` is. The format looks into neither.
+    /// Says what `extension` is. The format looks into neither; [`Membership::made`] does.
     pub version: u16,
     /// The entry that made it; zero for the members that the group was created with.
     pub index: LogIndex,
@@ -69,8 +69,23 @@ pub struct Membership {
     pub extension: Vec<u8>,
 }
 
+/// The version of a membership that no entry made: its extension is empty.
+const CONFIGURED: u16 = 0;
 /// The version of a membership whose extension is the payload of the entry that made it.
 const MADE: u16 = 1;
+
+/// Why consensus cannot tell from a header who was in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MadeError {
+    #[error(
+        "its membership has version {found}, this build reads up to {supported}: use the build that wrote it, or a newer one"
+    )]
+    Version { found: u16, supported: u16 },
+    #[error("its membership has version {version}, which does not go with entry {index}")]
+    Entry { version: u16, index: LogIndex },
+    #[error(transparent)]
+    Extension(#[from] raft::MembershipError),
+}
 
 impl Membership {
     /// As consensus knows it, since an entry.
@@ -87,7 +102,7 @@ impl Membership {
         let members = voters.chain(observers.iter().map(role(MemberRole::Observer)));
         let made = since > LogIndex::ZERO;
         Self {
-            version: if made { MADE } else { 0 },
+            version: if made { MADE } else { CONFIGURED },
             index: since,
             members: members.collect(),
             extension: if made {
@@ -99,12 +114,21 @@ impl Membership {
     }
 
     /// The same for consensus; nothing if no entry has changed the members that the group was created with.
-    pub fn made(&self) -> Result<Option<(LogIndex, raft::Membership)>, raft::MembershipError> {
-        if self.index == LogIndex::ZERO {
-            return Ok(None);
+    ///
+    /// # Errors
+    ///
+    /// What an extension of an unknown version says is not guessed.
+    pub fn made(&self) -> Result<Option<(LogIndex, raft::Membership)>, MadeError> {
+        let (version, index) = (self.version, self.index);
+        match (version, index > LogIndex::ZERO) {
+            (CONFIGURED, false) => Ok(None),
+            (MADE, true) => Ok(Some((index, raft::Membership::decode(&self.extension)?))),
+            (CONFIGURED | MADE, _) => Err(MadeError::Entry { version, index }),
+            (found, _) => Err(MadeError::Version {
+                found,
+                supported: MADE,
+            }),
         }
-        let made = raft::Membership::decode(&self.extension)?;
-        Ok(Some((self.index, made)))
     }
 }
 
@@ -300,4 +324,43 @@ fn member(bytes: &[u8]) -> Result<Member, SnapshotError> {
         node: NodeId::from_raw(u32_at(bytes, 4)),
         role,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn a_membership_of_an_unknown_version_is_refused_and_not_guessed() {
+        let members = raft::Members {
+            voters: [1, 2, 3].map(ReplicaId::from_raw).to_vec(),
+            observers: Vec::new(),
+        };
+        let made = raft::Membership::from(members);
+        let index = LogIndex::from_raw(7);
+        let known = Membership::of(index, &made);
+        assert_eq!(known.made(), Ok(Some((index, made.clone()))));
+        let configured = Membership::of(LogIndex::ZERO, &made);
+        assert_eq!(configured.made(), Ok(None));
+        let refusal = |membership: &Membership, version| {
+            let membership = Membership {
+                version,
+                ..membership.clone()
+            };
+            membership.made().unwrap_err().to_string()
+        };
+        let unknown = "its membership has version 2, this build reads up to 1: use the build that wrote it, or a newer one";
+        assert_eq!(refusal(&known, 2), unknown);
+        assert_eq!(refusal(&configured, 2), unknown);
+        assert_eq!(
+            refusal(&known, 0),
+            "its membership has version 0, which does not go with entry 7"
+        );
+        assert_eq!(
+            refusal(&configured, 1),
+            "its membership has version 1, which does not go with entry 0"
+        );
+    }
 }

@@ -8,7 +8,9 @@ mod reader;
 
 pub use decoder::{Decoder, Event, Verifier};
 pub use encoder::Encoder;
-pub use header::{Compression, Header, MEMBERS_MAX, Member, MemberRole, Membership, machine};
+pub use header::{
+    Compression, Header, MEMBERS_MAX, MadeError, Member, MemberRole, Membership, machine,
+};
 
 /// The format that this build writes and reads.
 pub const FORMAT: u16 = 1;

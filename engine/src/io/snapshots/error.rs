@@ -7,8 +7,7 @@ use glommio::GlommioError;
 use rustix::io::Errno;
 use wal::{GroupId, LogIndex, Term};
 
-use crate::raft::MembershipError;
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{MadeError, SnapshotError};
 use crate::state_machine::RestoreError;
 
 /// Why a snapshot could not be written, read or received. The log is not touched by any of it.
@@ -71,7 +70,7 @@ pub enum SnapshotFileError {
     Membership {
         path: PathBuf,
         #[source]
-        error: MembershipError,
+        error: MadeError,
     },
     #[error("{path}: bytes from {found} on were received, those from {expected} on come next")]
     Order {
