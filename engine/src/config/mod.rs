@@ -4,6 +4,7 @@
 mod cluster;
 mod memory;
 mod snapshot;
+mod voters;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,6 +18,7 @@ use wal::{GroupId, NodeId};
 pub use cluster::{ClusterOptions, NodeAddress};
 pub use memory::{MemoryBound, MemoryPart};
 pub use snapshot::{SnapshotOptions, SnapshotProfile};
+pub use voters::VotersWarning;
 
 use crate::shard::{Member, SnapshotPolicy};
 

@@ -1,5 +1,6 @@
 //! Opens a node: one pinned thread per shard, and the handle on all of them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use glommio::{ExecutorJoinHandle, Placement};
 use wal::GroupId;
 use wal::io::{DataDirectory, DirectoryError, LogError, Ring, executor};
 
-use crate::config::Config;
+use crate::config::{Config, VotersWarning};
 
 use super::allowance::Allowance;
 use super::book::Book;
@@ -211,6 +212,7 @@ impl Node {
                 }
             }
         }
+        warn_of_voters(&shared);
         let memory = shared.config.memory_bound();
         tracing::info!(event = "node.memory", %memory);
         if !shared.config.log_durable {
@@ -283,6 +285,20 @@ impl Drop for Node {
         self.post_all(|| Letter::Abort);
         // Whoever wanted to know how it ended has waited.
         drop(self.wait());
+    }
+}
+
+/// Says what speaks against the number of voters that any group has.
+fn warn_of_voters(shared: &Shared) {
+    let config = &shared.config;
+    let groups = (0..config.cluster.groups).map(GroupId::from_raw);
+    let voters = groups.map(|group| match shared.register.noted(group) {
+        Some(noted) => noted.membership.members.voters.len(),
+        None => config.members().len(),
+    });
+    let counts: BTreeSet<usize> = voters.collect();
+    for warning in counts.into_iter().flat_map(VotersWarning::of) {
+        tracing::warn!(event = warning.event(), "{warning}");
     }
 }
 

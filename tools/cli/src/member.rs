@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use engine::config::NodeAddress;
+use engine::config::{NodeAddress, VotersWarning};
 use engine::io::identity::{Joined, Member};
 use serde_json::Value;
 
@@ -95,7 +95,12 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         Verb::Remove { node, asked } => remove(&Driver::asked(asked), *node),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(led) => {
+            for warning in warnings(&led) {
+                eprintln!("drakkar: warning: {warning}");
+            }
+            ExitCode::SUCCESS
+        }
         Err(Failure { code, why }) => exit::complain(code, &why),
     }
 }
@@ -140,6 +145,7 @@ impl Known {
 }
 
 /// A group, as the node says that leads it.
+#[derive(Debug)]
 struct Led {
     group: u64,
     endpoint: String,
@@ -330,7 +336,7 @@ fn admins(cluster: &Joined) -> Vec<String> {
     admins.collect()
 }
 
-fn add(add: &Add) -> Result<(), Failure> {
+fn add(add: &Add) -> Result<Vec<Led>, Failure> {
     let Add {
         node,
         host,
@@ -365,7 +371,7 @@ fn add(add: &Add) -> Result<(), Failure> {
         groups.len()
     );
     if add.observer {
-        return Ok(());
+        return driver.led();
     }
     for &group in &groups {
         let promoted = driver.step(group, &format!("node={node}&change=promote"));
@@ -381,11 +387,18 @@ fn add(add: &Add) -> Result<(), Failure> {
     }
     match add.replaces {
         Some(other) => remove(&driver, other),
-        None => Ok(()),
+        None => driver.led(),
     }
 }
 
-fn remove(driver: &Driver, node: u32) -> Result<(), Failure> {
+/// What speaks against the numbers of voters that groups have.
+fn warnings(led: &[Led]) -> Vec<VotersWarning> {
+    let voters = led.iter().filter_map(|it| it.status["voters"].as_array());
+    let counts: BTreeSet<usize> = voters.map(Vec::len).collect();
+    counts.into_iter().flat_map(VotersWarning::of).collect()
+}
+
+fn remove(driver: &Driver, node: u32) -> Result<Vec<Led>, Failure> {
     for group in driver.groups()? {
         driver.step(group, &format!("node={node}&change=remove"))?;
         println!("group {group}: node {node} is gone");
@@ -393,10 +406,10 @@ fn remove(driver: &Driver, node: u32) -> Result<(), Failure> {
     println!(
         "node {node} was removed, and its id never comes back: it ends if it runs; delete it in the configurations"
     );
-    Ok(())
+    driver.led()
 }
 
-fn list(endpoints: &[String], json: bool) -> Result<(), Failure> {
+fn list(endpoints: &[String], json: bool) -> Result<Vec<Led>, Failure> {
     let driver = Driver::new(endpoints, Duration::ZERO);
     let led = driver.led()?;
     let all = driver.groups()?;
@@ -419,7 +432,7 @@ fn list(endpoints: &[String], json: bool) -> Result<(), Failure> {
             })
         });
         println!("{}", Value::from_iter(groups));
-        return Ok(());
+        return Ok(led);
     }
     let mut rows = vec![
         ["GROUP", "LEADER", "VOTERS", "OBSERVERS", "SINCE"]
@@ -447,7 +460,7 @@ fn list(endpoints: &[String], json: bool) -> Result<(), Failure> {
         rows.push(row.to_vec());
     }
     print!("{}", columns(&rows));
-    Ok(())
+    Ok(led)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use engine::config::Config;
+use engine::config::{Config, VotersWarning};
 use engine::io::identity::IdentityError;
 use engine::io::snapshots::SnapshotFileError;
 use engine::io::{Node, NodeError, OpenError, PreflightError, config_file};
@@ -60,6 +60,9 @@ pub(crate) fn check(path: &Path) -> ExitCode {
                 cluster.shards,
                 cluster.groups,
             );
+            for warning in VotersWarning::of(cluster.nodes.len()) {
+                eprintln!("warning: if all nodes vote: {warning}");
+            }
             ExitCode::SUCCESS
         }
         Err(code) => code,

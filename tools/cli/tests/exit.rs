@@ -80,6 +80,31 @@ fn program() -> Command {
 }
 
 #[test]
+fn an_even_number_of_voters_is_warned_of_and_served() {
+    let place = Place {
+        scratch: Rc::new(Scratch::new("voters")),
+        addresses: Addresses::reserve(4).unwrap(),
+    };
+    let config = place.config("toml", 1, 1);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text + &place.addresses.members(&[2, 3, 4])).unwrap();
+    let checked = program().args(["check", "--config"]).arg(&config).output();
+    let checked = checked.unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    let warning = "4 voters tolerate as many failures as 3";
+    assert!(checked.status.success() && said.contains(warning), "{said}");
+    let mut process = place.serve(&config);
+    let log = config.with_extension("log");
+    let log = || fs::read_to_string(&log).unwrap_or_default();
+    process.until("it is ready", || log().contains("node.ready"));
+    assert!(
+        log().contains("voters.even") && log().contains(warning),
+        "{}",
+        log()
+    );
+}
+
+#[test]
 fn what_was_damaged_ends_with_65() {
     let place = Place::new();
     let config = place.config("toml", 1, 1);
