@@ -7,6 +7,7 @@ use wal::{GroupId, NodeId};
 
 use crate::Time;
 use crate::config::Config;
+use crate::raft::Members;
 
 use super::executor::Executor;
 use super::status::role_name;
@@ -67,40 +68,49 @@ pub(super) fn topology(executor: &Executor) -> Topology {
 pub(super) fn raft(executor: &Executor) -> RaftFacts {
     let config = &executor.config;
     let own = config.node();
+    let statuses = executor.group_statuses();
+    let votes = |node| votes(statuses.iter().map(|it| &it.members), node);
     let nodes = executor.book.nodes();
     let nodes = nodes.iter().map(|node| {
         let id = NodeId::from_raw(node.id);
         RaftNode {
             node: u64::from(node.id),
             connected: id == own || executor.link(id).is_some_and(|link| link.connected.get()),
-            voting: true,
+            voting: votes(id),
             host: node.host.clone(),
             port: node.peer_port + executor.index,
         }
     });
-    let groups = executor
-        .group_statuses()
-        .into_iter()
-        .map(|status| GroupFacts {
-            group: status.group.to_raw(),
-            role: role_name(status.role),
-            leader: status.leader.map(|node| u64::from(node.to_raw())),
-            term: status.term.to_raw(),
-            commit: status.commit.to_raw(),
-            applied: status.applied.to_raw(),
-            last: status.last.to_raw(),
-            persisted: status.persisted.to_raw(),
-            keys: status.keys,
-            floor: status.floor.to_raw(),
-            snapshot: status.snapshot.to_raw(),
-            fetching: status.fetching.is_some(),
-        });
+    let nodes = nodes.collect();
+    let voting = votes(own);
+    let groups = statuses.into_iter().map(|status| GroupFacts {
+        group: status.group.to_raw(),
+        role: role_name(status.role),
+        leader: status.leader.map(|node| u64::from(node.to_raw())),
+        term: status.term.to_raw(),
+        commit: status.commit.to_raw(),
+        applied: status.applied.to_raw(),
+        last: status.last.to_raw(),
+        persisted: status.persisted.to_raw(),
+        keys: status.keys,
+        floor: status.floor.to_raw(),
+        snapshot: status.snapshot.to_raw(),
+        fetching: status.fetching.is_some(),
+    });
     RaftFacts {
         node: u64::from(own.to_raw()),
-        voting: true,
-        nodes: nodes.collect(),
+        voting,
+        nodes,
         groups: groups.collect(),
     }
+}
+
+/// Whether a node has a vote in all of these groups: who is let in, or goes, has one in some of them for a while.
+fn votes<'a>(mut groups: impl Iterator<Item = &'a Members>, node: NodeId) -> bool {
+    groups.all(|group| {
+        let mut voters = group.voters.iter();
+        voters.any(|voter| voter.to_raw() == node.to_raw())
+    })
 }
 
 /// Figures that do not change.
@@ -125,4 +135,26 @@ pub(super) fn refresh_counters(
     counters.uptime_seconds = now.as_nanos() / 1_000_000_000;
     counters.connected_clients = connections as u64;
     counters.pending_requests = executor.open_requests() as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use wal::ReplicaId;
+
+    use super::*;
+
+    #[test]
+    fn who_has_a_vote_in_every_group_votes() {
+        let group = |voters: &[u32], observers: &[u32]| {
+            let ids = |ids: &[u32]| ids.iter().copied().map(ReplicaId::from_raw).collect();
+            Members {
+                voters: ids(voters),
+                observers: ids(observers),
+            }
+        };
+        let groups = [group(&[1, 2, 4], &[]), group(&[1, 2, 3], &[4, 5])];
+        let found = (1..=6).map(|node| votes(groups.iter(), NodeId::from_raw(node)));
+        let expected = [true, true, false, false, false, false];
+        assert!(found.eq(expected), "a vote in all groups is a vote");
+    }
 }
