@@ -442,6 +442,15 @@ fn tell(
             list(&unseen)
         ));
     }
+    if unseen.is_empty() {
+        for (node, groups) in plans.alone() {
+            let groups: Vec<u32> = groups.iter().map(|it| it.to_raw()).collect();
+            text.push_str(&format!(
+                "Waited for: node {node}, which alone holds the newest entry of groups {groups:?}. They serve nothing \
+                 until it was started with the new list.\n"
+            ));
+        }
+    }
     text.push_str(
         "Lost: nothing. Those that stay are a majority, so one of them holds whatever was acknowledged.",
     );

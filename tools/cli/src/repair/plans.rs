@@ -233,6 +233,35 @@ impl Plans {
             .collect()
     }
 
+    /// Nodes that alone hold what all are told of some groups: these wait for them.
+    pub(super) fn alone(&self) -> BTreeMap<u32, Vec<GroupId>> {
+        let mut alone: BTreeMap<u32, Vec<GroupId>> = BTreeMap::new();
+        for (group, target) in self.target() {
+            let holds = |plan: &&Plan| {
+                let newest = plan.newest.get(&group).copied().unwrap_or_default();
+                (newest.index, newest.term) == target
+            };
+            // What those hold that have done it is not in their plans.
+            let mut holders = self.0.values().filter(|it| it.done || holds(it));
+            if let Some(holder) = holders.next()
+                && holders.next().is_none()
+                && !holder.done
+            {
+                alone.entry(holder.node).or_default().push(group);
+            }
+        }
+        alone
+    }
+
+    /// Whether they hold, all together, at least this.
+    pub(super) fn hold(&self, awaited: &Target) -> bool {
+        let most = self.most();
+        awaited.iter().all(|(group, &(index, term))| {
+            let (held, held_term) = most.get(group).copied().unwrap_or_default();
+            (held_term, held) >= (term, index)
+        })
+    }
+
     /// What each holds, as rows of a table.
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
         let heads = [
@@ -433,6 +462,37 @@ mod tests {
             let went_on = plans(vec![plan(1, 90, 4, true), plan(2, index, term, false)]);
             assert_eq!(went_on.ahead_of(&went_on.target()), [2], "{index} {term}");
         }
+    }
+
+    #[test]
+    fn who_alone_holds_what_is_waited_for_is_known() {
+        let (group, none) = (GroupId::from_raw(0), BTreeMap::new());
+        let alone = |all| plans(all).alone();
+        let two = BTreeMap::from([(2, vec![group])]);
+        assert_eq!(
+            alone(vec![plan(1, 90, 4, false), plan(2, 91, 4, false)]),
+            two
+        );
+        assert_eq!(
+            alone(vec![plan(1, 90, 4, false), plan(2, 70, 5, false)]),
+            two
+        );
+        assert_eq!(
+            alone(vec![plan(1, 91, 4, false), plan(2, 91, 4, false)]),
+            none
+        );
+        // What is told is what the one held that has done it; it may be the other as well.
+        assert_eq!(
+            alone(vec![plan(1, 91, 4, true), plan(2, 91, 4, false)]),
+            none
+        );
+
+        let awaited = Target::from([(group, (LogIndex::from_raw(91), Term::from_raw(4)))]);
+        for (index, term, holds) in [(91, 4, true), (1, 5, true), (90, 4, false), (99, 3, false)] {
+            let plans = plans(vec![plan(1, index, term, false), plan(4, 5, 1, false)]);
+            assert_eq!(plans.hold(&awaited), holds, "{index} {term}");
+        }
+        assert!(plans(Vec::new()).hold(&Target::new()));
     }
 
     #[test]

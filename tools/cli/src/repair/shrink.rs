@@ -269,7 +269,8 @@ fn tell(
     text.push_str(&columns(&plans.rows()));
     text.push('\n');
     let came_together = record.formed || record.before.is_empty();
-    if after > before / 2 && came_together {
+    // What an earlier repair waits for may have been acknowledged by members before that.
+    if after > before / 2 && came_together && plans.hold(&record.newest) {
         text.push_str("Lost: nothing. The survivors are a majority, so one of them holds whatever was acknowledged.\n");
     } else {
         text.push_str("May be lost: writes that were acknowledged and that no survivor holds. In each group these lie behind the newest entry of all survivors:\n");
