@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use engine::config::Config;
 use engine::io::identity::{
-    Census, Condition, EPOCH_MAX, Holding, IdentityError, Member, Record, Running, check_stopped,
-    hold,
+    Census, Condition, Holding, IdentityError, Member, Record, Running, check_stopped, hold,
 };
 use engine::io::import::{check_configured, check_removed, parse_members, sorted};
 use wal::GroupId;
 
-use super::RepairError;
 use super::newest::{self, Newest};
-use super::plans::{PIPE, Plan, Plans, Purpose, Steps, hand_on, heading, list, origin};
+use super::plans::{Plan, Plans, Purpose, Steps, hand_on, heading, list, origin, was_done};
 use super::rejoin::{check_empty, clear};
+use super::{RepairError, check_epoch};
 use crate::status::columns;
 
 #[derive(Args)]
@@ -96,7 +95,12 @@ impl Order<'_> {
         }
         let current: Vec<u32> = record.members.iter().map(|it| it.node).collect();
         if current == self.nodes && !record.before.is_empty() {
-            return self.was_done(&record);
+            let own = Plan {
+                before: record.before.clone(),
+                ..Plan::done(node, &record)
+            };
+            let out = options.write_plan.as_deref();
+            return was_done(&own, &self.purpose(), "members", out);
         }
         if !record.before.is_empty() && !record.formed {
             return Err(RepairError::NotCome {
@@ -130,7 +134,7 @@ impl Order<'_> {
         let told = tell(self, &record, &change, &census, &plans);
         if let Some(path) = &options.write_plan {
             return Ok(match hand_on(path, &text)? {
-                true => self.ends(&told, &change, &plans),
+                true => self.ends(told, &change, &plans),
                 false => {
                     eprintln!("{told}");
                     text
@@ -138,7 +142,7 @@ impl Order<'_> {
             });
         }
         if !options.apply {
-            return Ok(self.ends(&told, &change, &plans));
+            return Ok(self.ends(told, &change, &plans));
         }
         let known = record.known.iter().map(|(node, it)| (*node, *it));
         let known = known.filter(|(node, _)| self.nodes.contains(node));
@@ -183,7 +187,7 @@ impl Order<'_> {
             });
         }
         if !options.apply {
-            return Ok(self.ends(&told, &change, &plans));
+            return Ok(self.ends(told, &change, &plans));
         }
         change.check_complete(&plans)?;
         let Holding { directory, record } = hold(config)?;
@@ -223,36 +227,6 @@ impl Order<'_> {
         }
     }
 
-    /// What to say where it was done before, and to hand on to those where it was not.
-    fn was_done(&self, record: &Record) -> Result<String, RepairError> {
-        let (node, epoch) = (self.config.node_id, record.epoch);
-        let told = format!("node {node} is of epoch {epoch} with these members already: start it");
-        let newest = record.newest.iter().map(|(group, &(index, term))| {
-            let newest = Newest {
-                index,
-                term,
-                ..Newest::default()
-            };
-            (*group, newest)
-        });
-        let own = Plan {
-            node,
-            epoch,
-            before: record.before.clone(),
-            removed: record.removed.clone(),
-            newest: newest.collect(),
-            done: true,
-        };
-        let text = own.text(&self.purpose());
-        match &self.options.write_plan {
-            Some(path) if !hand_on(path, &text)? => {
-                eprintln!("{told}");
-                Ok(text)
-            }
-            _ => Ok(told),
-        }
-    }
-
     /// Refuses while one runs that is to stay, and beside those that are of another repair.
     fn check_others(
         &self,
@@ -263,11 +237,7 @@ impl Order<'_> {
         if let Some((node, it)) = &census.newer {
             let standing = &it.standing;
             if (standing.epoch, standing.members.as_slice()) != (change.epoch, self.nodes) {
-                return Err(RepairError::OtherRepair {
-                    node: *node,
-                    epoch: standing.epoch,
-                    members: standing.members.clone(),
-                });
+                return Err(RepairError::other(*node, it));
             }
         }
         let runs = |member: &&Member| {
@@ -303,11 +273,7 @@ impl Order<'_> {
     }
 
     /// What was told, and what is left to be done.
-    fn ends(&self, told: &str, change: &Change, plans: &Plans) -> String {
-        if self.options.plans.iter().any(|it| it == Path::new(PIPE)) {
-            // Whoever pipes knows what is next.
-            return told.to_owned();
-        }
+    fn ends(&self, told: String, change: &Change, plans: &Plans) -> String {
         let members: Vec<String> = self.list.iter().map(ToString::to_string).collect();
         let steps = Steps {
             command: format!(
@@ -320,7 +286,7 @@ impl Order<'_> {
             complete: change.check_complete(plans).is_ok(),
             last: "Those that go stay stopped, and away from the cluster.",
         };
-        format!("{told}\nNothing was changed. Next:\n{}", steps.told())
+        steps.behind(told)
     }
 
     fn done(&self, change: &Change) -> String {
@@ -362,10 +328,7 @@ impl Change {
                 stay,
             });
         }
-        if epoch > EPOCH_MAX {
-            let why = format!("no epoch is left after {}", epoch - 1);
-            return Err(RepairError::InvalidMembers { why });
-        }
+        check_epoch(epoch)?;
         Ok(Self {
             epoch,
             before,
@@ -431,18 +394,8 @@ fn tell(
             list(&living)
         ));
     }
-    for Plan { node, .. } in plans.done() {
-        text.push_str(&format!("Done before: on node {node}.\n"));
-    }
-    let unseen = change.stay.iter().copied();
-    let unseen: Vec<u32> = unseen.filter(|node| !plans.has(*node)).collect();
-    if !unseen.is_empty() {
-        text.push_str(&format!(
-            "Not seen from here: what node {} holds, which may be newer.\n",
-            list(&unseen)
-        ));
-    }
-    if unseen.is_empty() {
+    text.push_str(&plans.coverage(change.stay.iter().copied()));
+    if change.check_complete(plans).is_ok() {
         for (node, groups) in plans.alone() {
             let groups: Vec<u32> = groups.iter().map(|it| it.to_raw()).collect();
             text.push_str(&format!(

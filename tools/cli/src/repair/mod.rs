@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use engine::config::Config;
 use engine::io::OpenError;
-use engine::io::identity::{Answered, IdentityError, LiveQuorum, Running, ask};
+use engine::io::identity::{Answered, EPOCH_MAX, IdentityError, LiveQuorum, Running, ask};
 use engine::io::import::ImportError;
 use serde_json::Value;
 use wal::io::DirectoryError;
@@ -196,6 +196,15 @@ impl From<IdentityError> for RepairError {
 }
 
 impl RepairError {
+    /// A node has answered that it is of another repair.
+    fn other(node: u32, answered: &Answered) -> Self {
+        Self::OtherRepair {
+            node,
+            epoch: answered.standing.epoch,
+            members: answered.standing.members.clone(),
+        }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Open(OpenError::DataDirectory(DirectoryError::Locked { .. })) => exit::REFUSED,
@@ -262,6 +271,15 @@ pub(crate) fn run(verb: &Verb) -> ExitCode {
         }
         Err(error) => exit::complain(error.code(), &error),
     }
+}
+
+/// Refuses an epoch that would be one too many.
+fn check_epoch(epoch: u64) -> Result<(), RepairError> {
+    if epoch > EPOCH_MAX {
+        let why = format!("no epoch is left after {}", epoch - 1);
+        return Err(RepairError::InvalidMembers { why });
+    }
+    Ok(())
 }
 
 /// What the other nodes of a configuration answer; `None` for those that do not.

@@ -44,6 +44,26 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Of a node where the repair was done before.
+    pub(super) fn done(node: u32, record: &Record) -> Self {
+        let newest = record.newest.iter().map(|(group, &(index, term))| {
+            let newest = Newest {
+                index,
+                term,
+                ..Newest::default()
+            };
+            (*group, newest)
+        });
+        Self {
+            node,
+            epoch: record.epoch,
+            before: Vec::new(),
+            removed: record.removed.clone(),
+            newest: newest.collect(),
+            done: true,
+        }
+    }
+
     /// As it is written to a file, or to whoever drives the repair.
     pub(super) fn text(&self, purpose: &Purpose<'_>) -> String {
         let groups = self.newest.iter().map(|(group, newest)| {
@@ -126,6 +146,25 @@ pub(super) fn hand_on(path: &Path, text: &str) -> Result<bool, RepairError> {
         error,
     });
     written.map(|()| true)
+}
+
+/// What to say where a repair was done before, and to hand on to those where it was not.
+pub(super) fn was_done(
+    own: &Plan,
+    purpose: &Purpose<'_>,
+    whom: &str,
+    write_plan: Option<&Path>,
+) -> Result<String, RepairError> {
+    let (node, epoch) = (own.node, own.epoch);
+    let told = format!("node {node} is of epoch {epoch} with these {whom} already: start it");
+    let text = own.text(purpose);
+    match write_plan {
+        Some(path) if !hand_on(path, &text)? => {
+            eprintln!("{told}");
+            Ok(text)
+        }
+        _ => Ok(told),
+    }
 }
 
 /// Of those that hold data, by node.
@@ -262,6 +301,22 @@ impl Plans {
         })
     }
 
+    /// Where it was done before, and of which of these nodes there is no plan.
+    pub(super) fn coverage(&self, nodes: impl Iterator<Item = u32>) -> String {
+        let mut text = String::new();
+        for Plan { node, .. } in self.done() {
+            text.push_str(&format!("Done before: on node {node}.\n"));
+        }
+        let unseen: Vec<u32> = nodes.filter(|node| !self.has(*node)).collect();
+        if !unseen.is_empty() {
+            text.push_str(&format!(
+                "Not seen from here: what node {} holds, which may be newer.\n",
+                list(&unseen)
+            ));
+        }
+        text
+    }
+
     /// What each holds, as rows of a table.
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
         let heads = [
@@ -363,6 +418,15 @@ pub(super) struct Steps<'a> {
 }
 
 impl Steps<'_> {
+    /// Behind what was told where nothing was done.
+    pub(super) fn behind(&self, told: String) -> String {
+        if self.plans.iter().any(|it| it == Path::new(PIPE)) {
+            // Whoever pipes knows what is next.
+            return told;
+        }
+        format!("{told}\nNothing was changed. Next:\n{}", self.told())
+    }
+
     pub(super) fn told(&self) -> String {
         let each = |nodes: &[u32]| match nodes {
             [only] => format!("On node {only}"),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use engine::config::Config;
-use engine::io::identity::{Census, EPOCH_MAX, Holding, Member, Record, check_stopped, hold};
+use engine::io::identity::{Census, Holding, Member, Record, check_stopped, hold};
 use wal::GroupId;
 
-use super::RepairError;
 use super::newest::{self, Newest};
-use super::plans::{PIPE, Plan, Plans, Purpose, Steps, Target, hand_on, heading, list, origin};
+use super::plans::{Plan, Plans, Purpose, Steps, Target, hand_on, heading, origin, was_done};
+use super::{RepairError, check_epoch};
 use crate::status::columns;
 
 #[derive(Args)]
@@ -54,7 +54,9 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
     } = hold(config)?;
     let census = Census::take(config, record.epoch, &record.members);
     let Some(repair) = Repair::derive(config, &record, &survivors, &census)? else {
-        return was_done(config, &record, &survivors, options);
+        let own = Plan::done(config.node_id, &record);
+        let out = options.write_plan.as_deref();
+        return was_done(&own, &purpose(config, &survivors), "survivors", out);
     };
     if !options.ignore_live_quorum {
         census.check(1)?;
@@ -75,14 +77,8 @@ pub(super) fn shrink(config: &Config, options: &Options) -> Result<String, Repai
         return Ok(text);
     }
     if !options.apply {
-        if options.plans.iter().any(|it| it == Path::new(PIPE)) {
-            // Whoever pipes knows what is next.
-            return Ok(told);
-        }
-        return Ok(format!(
-            "{told}\nNothing was changed. Next:\n{}",
-            steps(&options.config, &survivors, &options.plans, complete).told()
-        ));
+        let steps = steps(&options.config, &survivors, &options.plans, complete);
+        return Ok(steps.behind(told));
     }
     if survivors.len() > 2 && !complete {
         return Err(RepairError::PlansMissing);
@@ -151,43 +147,6 @@ fn steps<'a>(
     }
 }
 
-/// What to say where the repair was done before, and to hand on to those where it was not.
-fn was_done(
-    config: &Config,
-    record: &Record,
-    survivors: &[u32],
-    options: &Options,
-) -> Result<String, RepairError> {
-    let (node, epoch) = (config.node_id, record.epoch);
-    let told = format!("node {node} is of epoch {epoch} with these survivors already: start it");
-    let Some(path) = &options.write_plan else {
-        return Ok(told);
-    };
-    let newest = record.newest.iter().map(|(group, (index, term))| {
-        let (index, term) = (*index, *term);
-        let newest = Newest {
-            index,
-            term,
-            ..Newest::default()
-        };
-        (*group, newest)
-    });
-    let plan = Plan {
-        node,
-        epoch,
-        before: Vec::new(),
-        removed: record.removed.clone(),
-        newest: newest.collect(),
-        done: true,
-    };
-    let text = plan.text(&purpose(config, survivors));
-    if hand_on(path, &text)? {
-        return Ok(told);
-    }
-    eprintln!("{told}");
-    Ok(text)
-}
-
 impl Repair {
     /// `None` if it was done before.
     fn derive(
@@ -221,18 +180,10 @@ impl Repair {
         let epoch = match &census.newer {
             // Another survivor was started already.
             Some((_, it)) if it.standing.members == survivors => it.standing.epoch,
-            Some((node, it)) => {
-                return Err(RepairError::OtherRepair {
-                    node: *node,
-                    epoch: it.standing.epoch,
-                    members: it.standing.members.clone(),
-                });
-            }
+            Some((node, it)) => return Err(RepairError::other(*node, it)),
             None => record.epoch + 1,
         };
-        if epoch > EPOCH_MAX {
-            return Err(invalid(format!("no epoch is left after {}", record.epoch)));
-        }
+        check_epoch(epoch)?;
         let (members, lost): (Vec<Member>, Vec<Member>) = {
             let members = record.members.iter().cloned();
             members.partition(|member| survivors.contains(&member.node))
@@ -280,21 +231,7 @@ fn tell(
             ));
         }
     }
-    for Plan { node, .. } in plans.done() {
-        text.push_str(&format!("Done before: on node {node}.\n"));
-    }
-    let unseen: Vec<u32> = repair
-        .members
-        .iter()
-        .map(|it| it.node)
-        .filter(|it| !plans.has(*it))
-        .collect();
-    if !unseen.is_empty() {
-        text.push_str(&format!(
-            "Not seen from here: what node {} holds, which may be newer.\n",
-            list(&unseen)
-        ));
-    }
+    text.push_str(&plans.coverage(repair.members.iter().map(|it| it.node)));
     text.push_str("Kept: everything that a survivor holds of the newest log, acknowledged or not.");
     text
 }
