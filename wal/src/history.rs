@@ -46,6 +46,9 @@ impl History {
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
+        if index == self.start() {
+            return Some(self.floor_term).filter(|&term| term > Term::ZERO);
+        }
         match self.positions.get(index)? {
             Slot::Held(term, _) => Some(term),
             Slot::Lost(term) => term,
@@ -81,6 +84,9 @@ impl History {
         if last <= self.start() {
             self.end_at(last, term);
             return;
+        }
+        if first <= self.start() {
+            self.doubt_start();
         }
         let first = first.max(self.start().next());
         self.resolve(first, None);
@@ -118,7 +124,18 @@ impl History {
         if !same && first < next {
             self.forget(first, next.previous());
         }
+        if !same && self.settled < self.start() {
+            self.doubt_start();
+        }
         self.positions.extend(next.previous());
+    }
+
+    /// The position behind which the log was found to start was replaced, or may have been. At a floor that
+    /// a snapshot covers, none is.
+    fn doubt_start(&mut self) {
+        if self.beheaded {
+            self.floor_term = Term::ZERO;
+        }
     }
 
     /// Takes an entry; those at its index and above are replaced.

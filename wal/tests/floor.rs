@@ -306,3 +306,46 @@ fn a_log_goes_on_behind_entries_of_which_the_segments_have_gone_since() {
     assert_eq!((found.damage, found.floor.0.to_raw()), (None, 10));
     assert_eq!(found.last.to_raw(), 12);
 }
+
+/// With the segments before it gone, a segment names the last entry that they held. The end of the gap is no
+/// other once a later floor tells where that begins, unless flushes are lost that may have replaced it.
+#[test]
+fn the_last_entry_of_segments_that_are_gone_ends_the_gap_unless_it_may_have_been_replaced() {
+    let of = |index, term| disk::entry(index, term, *b"entry");
+    let record = |entry| Record::Entry {
+        group: GROUP,
+        entry,
+    };
+    let ends = |lost: &[&[Entry]], next: Entry| {
+        let mut log = empty();
+        log.flush(&[of(1, 1), of(2, 1)].map(record));
+        log.writer = log.disk.replay().writer;
+        log.flush(&[]);
+        let newest = *log.disk.files.last_key_value().unwrap().0;
+        log.disk.files.retain(|&segment, _| segment == newest);
+        for entries in lost {
+            let records: Vec<_> = entries.iter().cloned().map(record).collect();
+            let place = log.flush(&records);
+            log.disk.place(&place).fill(UNREADABLE);
+        }
+        log.flush(&[record(next.clone())]);
+        let (group, index, term) = (GROUP, LogIndex::from_raw(1), Term::from_raw(1));
+        log.flush(&[Record::Floor { group, index, term }]);
+        let found = log.found(GROUP);
+        assert_eq!((found.floor, found.last), ((index, term), index));
+        let damage = found.damage.unwrap();
+        let claim = damage.claim.unwrap();
+        assert_eq!((claim.index, claim.term), (Some(next.index), next.term));
+        assert_eq!(damage.spares, [next]);
+        let ends = damage.gap_ends.into_iter();
+        ends.map(|(index, term)| (index.to_raw(), term.to_raw()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&[], of(3, 2)), [(2, 1)]);
+    // An entry of the same term follows: whoever wrote it had not replaced any.
+    assert_eq!(ends(&[&[], &[]], of(3, 1)), [(2, 1)]);
+    // Nothing names what two flushes in a row held.
+    assert_eq!(ends(&[&[of(2, 2)], &[]], of(3, 2)), []);
+    // The flush behind names what one held: it replaced more than the last, and that was replaced again.
+    assert_eq!(ends(&[&[of(2, 2), of(3, 2)]], of(3, 3)), []);
+}
