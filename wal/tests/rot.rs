@@ -422,7 +422,8 @@ fn harm_file(history: &mut History, foreign: &Files) -> String {
     let segments: Vec<SegmentId> = history.disk.files.keys().copied().collect();
     let pick = |random: &mut Random| segments[random.below(segments.len())];
     let (segment, other) = (pick(random), pick(random));
-    let newest = segment == segments[segments.len() - 1];
+    let last = segments[segments.len() - 1];
+    let newest = segment == last;
     let kind = random.below(if newest { 5 } else { 8 });
     let least = if newest { BLOCK } else { 0 };
     let length = least + random.below(SEGMENT_BLOCKS * BLOCK - least);
@@ -430,7 +431,11 @@ fn harm_file(history: &mut History, foreign: &Files) -> String {
     let from = from.unwrap().clone();
     let theirs = history.disk.files[&other].clone();
     let file = history.disk.files.get_mut(&segment).unwrap();
+    // One that was emptied before would take the newest one's place.
+    let is_empty = |file: &[u8]| file.iter().all(|&byte| byte == 0);
+    let empties = newest && is_empty(&theirs) || other == last && kind == 3 && is_empty(file);
     match kind {
+        3 | 4 if empties => {}
         0 => file.truncate(length),
         1 => file.extend((0..5000).map(|at| (at % 251) as u8 ^ length as u8)),
         2 => *file = from,
