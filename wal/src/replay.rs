@@ -147,7 +147,17 @@ impl Replay {
                 let offset = if offset == BLOCK {
                     match self.enter(part) {
                         Ok(()) => self.follow_lives(part, area, offset)?,
-                        Err(stop) => Some(stop),
+                        Err(mut stop) => {
+                            // No crash leaves a start behind a flush that is neither another's nor unwritten.
+                            if offset < area.bytes.len()
+                                && let Start::Header(header) = area.start(offset)
+                            {
+                                let behind = offset + header.blocks as usize * BLOCK;
+                                stop.rotten |= behind < area.bytes.len()
+                                    && area.start(behind) == Start::Rotten;
+                            }
+                            Some(stop)
+                        }
                     }
                 } else {
                     self.follow_lives(part, area, offset)?
