@@ -15,18 +15,20 @@ mod log;
 mod membership;
 mod message;
 mod progress;
+mod promises;
 mod quiet;
 mod quorum;
 mod read_index;
 mod repair;
 mod replication;
+mod settings;
 mod snapshot;
 mod standing;
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use wal::{Entry, EntryKind, FlushNumber, HardState, LogIndex, Payload, ReplicaId, Term};
+use wal::{Entry, EntryKind, HardState, LogIndex, Payload, ReplicaId, Term};
 
 pub use disk::Pace;
 pub use inquiry::Electorate;
@@ -35,11 +37,13 @@ use membership::Memberships;
 pub use membership::{Change, ChangeError, Members, Membership, MembershipError};
 pub use message::Message;
 pub use progress::{Mode, Progress, Rejection, Window};
+use promises::Promises;
 use quiet::Quiet;
 use quorum::quorum_index;
 use read_index::ReadRounds;
 pub use repair::RepairNote;
 use repair::{Answer, Question, Repair};
+pub use settings::Settings;
 pub use snapshot::Offer;
 pub use standing::Standing;
 
@@ -56,31 +60,6 @@ pub enum Role {
     PreCandidate,
     Candidate,
     Leader,
-}
-
-/// Rules and limits of a replica.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub heartbeat_interval: Duration,
-    pub election_timeout: Duration,
-    pub pre_vote: bool,
-    /// A leader that does not hear from a majority steps down; votes are refused while a leader is
-    /// heard (thesis §4.2.3, §6.2).
-    pub check_quorum: bool,
-    pub window: Window,
-    /// Payload of one append.
-    pub append_bytes_max: usize,
-    /// Differs between replicas, and between the starts of one.
-    pub seed: u64,
-}
-
-/// What is durable of term and vote, and what is on its way.
-#[derive(Debug)]
-struct Promises {
-    /// `(flush, term, vote)` of each write under way.
-    under_way: Vec<(FlushNumber, Term, Option<ReplicaId>)>,
-    submitted: (Term, Option<ReplicaId>),
-    durable: (Term, Option<ReplicaId>),
 }
 
 /// One replica of one group.
@@ -180,7 +159,6 @@ impl Raft {
             commit <= log.last_index(),
             "commit {commit} is behind the log's end"
         );
-        let promise = (hard_state.term, hard_state.vote);
         Self {
             id,
             memberships: Memberships::new(members.clone().into()),
@@ -190,11 +168,7 @@ impl Raft {
             vote: hard_state.vote,
             commit,
             commit_submitted: commit,
-            promises: Promises {
-                under_way: Vec::new(),
-                submitted: promise,
-                durable: promise,
-            },
+            promises: Promises::new(hard_state.term, hard_state.vote),
             log,
             role: Role::Follower,
             leader: None,
@@ -258,11 +232,6 @@ impl Raft {
 
     pub fn log(&self) -> &Log {
         &self.log
-    }
-
-    /// What a leader knows of the other replicas; empty on others.
-    pub fn progress(&self) -> &[(ReplicaId, Progress)] {
-        &self.progress
     }
 
     /// The replica that leadership is on its way to.
@@ -552,85 +521,6 @@ impl Raft {
         Some(index)
     }
 
-    /// Whether a flush is needed.
-    pub fn has_unsubmitted(&self) -> bool {
-        let promise = self.promises.submitted != (self.term, self.vote);
-        promise || self.log.has_unsubmitted() || self.has_note()
-    }
-
-    /// Hands what is not yet on its way to the disk to `flush`: about `bytes_max` of payload.
-    pub fn submit(
-        &mut self,
-        flush: FlushNumber,
-        bytes_max: usize,
-        mut hard_state: impl FnMut(HardState),
-        entry: impl FnMut(&Entry),
-    ) {
-        self.log.submit(flush, bytes_max, entry);
-        let promise = (self.term, self.vote);
-        // What is committed may not be on its way to this disk yet: after a crash, the log would
-        // end before its commit.
-        let commit = self.commit.min(self.log.submitted());
-        // A commit alone is not worth a flush, but it rides along.
-        if self.promises.submitted != promise || self.commit_submitted < commit {
-            hard_state(HardState {
-                term: self.term,
-                vote: self.vote,
-                commit,
-            });
-            self.commit_submitted = commit;
-        }
-        if self.promises.submitted != promise {
-            self.promises.under_way.push((flush, self.term, self.vote));
-            self.promises.submitted = promise;
-        }
-    }
-
-    /// Every flush up to `flush` is durable: says what had to wait for that.
-    pub fn written(&mut self, flush: FlushNumber, out: &mut Outbox) {
-        assert!(!self.disk.has_failed(), "a disk that failed writes no more");
-        self.log.written(flush);
-        let promises = &mut self.promises;
-        promises.under_way.retain(|&(number, term, vote)| {
-            if number <= flush {
-                promises.durable = (term, vote);
-            }
-            number > flush
-        });
-        self.heal();
-        self.speak(out);
-        if self.role == Role::Leader {
-            self.commit_what_a_majority_holds();
-        }
-    }
-
-    /// Whether a crash now could not take back this term and vote.
-    fn promise_is_durable(&self) -> bool {
-        self.promises.durable == (self.term, self.vote)
-    }
-
-    /// Says what is durable by now and was not said yet.
-    fn speak(&mut self, out: &mut Outbox) {
-        if !self.promise_is_durable() || self.disk.has_failed() {
-            return;
-        }
-        if let Some((to, life)) = self.vote_owed.take() {
-            out.push((
-                to,
-                Message::Vote {
-                    term: self.term,
-                    pre: false,
-                    granted: true,
-                    life,
-                },
-            ));
-        }
-        if self.requests_held {
-            self.request_votes(out);
-        }
-        self.acknowledge(out);
-    }
-
     /// Forgets who leads, so that it may vote for another (its caller knows that the leader died).
     pub fn forget_leader(&mut self) {
         if self.role == Role::Follower {
@@ -741,17 +631,5 @@ impl Raft {
 
     fn is_voter(&self) -> bool {
         self.members.voters.contains(&self.id)
-    }
-
-    fn peer(&self, replica: ReplicaId) -> &Progress {
-        let found = self.progress.iter().find(|(id, _)| *id == replica);
-        &found.expect("a leader knows every member").1
-    }
-
-    fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
-        self.progress
-            .iter_mut()
-            .find(|(id, _)| *id == replica)
-            .map(|(_, progress)| progress)
     }
 }

@@ -2,9 +2,9 @@
 
 use alloc::collections::VecDeque;
 
-use wal::LogIndex;
+use wal::{LogIndex, ReplicaId};
 
-use super::Pace;
+use super::{Pace, Raft};
 
 /// How the leader sends to a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,5 +202,24 @@ impl Progress {
         if let Mode::Probe { waiting } = &mut self.mode {
             *waiting = false;
         }
+    }
+}
+
+impl Raft {
+    /// What a leader knows of the other replicas; empty on others.
+    pub fn progress(&self) -> &[(ReplicaId, Progress)] {
+        &self.progress
+    }
+
+    pub(super) fn peer(&self, replica: ReplicaId) -> &Progress {
+        let found = self.progress.iter().find(|(id, _)| *id == replica);
+        &found.expect("a leader knows every member").1
+    }
+
+    pub(super) fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
+        self.progress
+            .iter_mut()
+            .find(|(id, _)| *id == replica)
+            .map(|(_, progress)| progress)
     }
 }

@@ -593,7 +593,7 @@ impl Raft {
         match &self.repair {
             Some(repair) => !repair.noted,
             // While promises are under way, the note could become durable before them.
-            None => self.intact_owed && self.promises.submitted == self.promises.durable,
+            None => self.intact_owed && self.promises.are_settled(),
         }
     }
 }
