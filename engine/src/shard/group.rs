@@ -1,10 +1,9 @@
 //! One group on this shard: its replica, its state, and the requests that wait for either.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use net::{Command, Reply};
+use net::Reply;
 use wal::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use super::accounts::{Accounts, Stage};
@@ -13,8 +12,9 @@ use super::duty::Duty;
 use super::pulse::Peace;
 use super::reads::Reads;
 use super::snapshots::{Snapshots, without_state};
+use super::waiting::Waiting;
 use super::writes::Writes;
-use super::{GroupOptions, GroupStatus, Options, Outcome, Output, ReadLog, Token};
+use super::{GroupOptions, GroupStatus, Options, Outcome, Output, ReadLog};
 use crate::batch::Batch;
 use crate::epoch;
 use crate::kv::Kv;
@@ -28,21 +28,13 @@ use crate::time::{Clock, Time};
 /// Payload asked for in one read of the log.
 const READ_BYTES: usize = 1 << 20;
 
-/// A request that waits until a leader is known.
-#[derive(Debug)]
-struct Waiting {
-    token: Token,
-    command: Vec<u8>,
-    deadline: Time,
-}
-
 /// One group.
 pub(super) struct Group {
     pub(super) id: GroupId,
     pub(super) raft: Raft,
     /// The entry in the shard's timers.
     pub(super) timer: Option<Time>,
-    node: NodeId,
+    pub(super) node: NodeId,
     /// The entry that made the newest membership that is noted, or is about to be.
     pub(super) noted: (LogIndex, Term),
     preferred: Option<NodeId>,
@@ -56,9 +48,8 @@ pub(super) struct Group {
     pub(super) waiting_bytes_counted: usize,
     pub(super) applied: LogIndex,
     pub(super) writes: Writes,
-    reads: Reads,
-    waiting: VecDeque<Waiting>,
-    waiting_bytes: usize,
+    pub(super) reads: Reads,
+    pub(super) waiting: Waiting,
     /// Messages of the replica, not yet addressed to nodes.
     pub(super) outbox: Outbox,
     replies: Vec<Reply>,
@@ -169,8 +160,7 @@ impl Group {
             applied: start_or_none.0,
             writes: Writes::default(),
             reads: Reads::default(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting: Waiting::default(),
             outbox: Vec::new(),
             replies: Vec::new(),
             fetching: false,
@@ -185,72 +175,9 @@ impl Group {
         }
     }
 
-    /// Takes a client's request.
-    pub(super) fn request(
-        &mut self,
-        options: &Options,
-        clock: Clock,
-        token: Token,
-        command: &Command<'_>,
-        out: &mut Output,
-    ) {
-        if self.leads() {
-            self.wake(clock.now);
-            if self.is_busy(options) {
-                out.replies.push((token, Outcome::Busy));
-            } else if let Some(error) = self.refusal(command.is_write()) {
-                out.replies.push((token, Outcome::Reply(error.into())));
-            } else if command.is_write() {
-                self.writes.push(clock.now, token, command);
-                if self.writes.open_bytes() >= options.batch_bytes_max {
-                    self.seal(options, clock);
-                }
-            } else {
-                self.reads.push(token, command);
-            }
-            return;
-        }
-        let mut bytes = Vec::new();
-        command.encode(&mut bytes);
-        match self.leader() {
-            Some(leader) if leader != self.node => {
-                out.replies.push((
-                    token,
-                    Outcome::Redirect {
-                        leader,
-                        command: bytes,
-                    },
-                ));
-            }
-            _ if self.waiting_bytes + bytes.len() > options.pending_bytes_max
-                || self.waiting.len() >= options.pending_requests_max =>
-            {
-                out.replies.push((token, Outcome::Busy));
-            }
-            _ => self.wait(options, clock, token, bytes),
-        }
-    }
-
     /// Whether requests wait for a leader or for a majority, or a batch was sealed before its time.
     pub(super) fn has_requests_waiting(&self) -> bool {
         !self.waiting.is_empty() || !self.reads.is_empty() || !self.sealed.is_empty()
-    }
-
-    /// Whether so much waits that a request is refused.
-    fn is_busy(&self, options: &Options) -> bool {
-        let bytes = self.writes.pending_bytes() + self.reads.pending_bytes();
-        let requests = self.writes.pending() + self.reads.pending();
-        bytes > options.pending_bytes_max || requests >= options.pending_requests_max
-    }
-
-    fn wait(&mut self, options: &Options, clock: Clock, token: Token, command: Vec<u8>) {
-        self.waiting_bytes += command.len();
-        let deadline = clock.now.after(options.route_wait);
-        self.waiting.push_back(Waiting {
-            token,
-            command,
-            deadline,
-        });
     }
 
     /// Whether requests can be taken into the log here and now.
@@ -318,14 +245,7 @@ impl Group {
             self.raft.tick(clock.now, &mut self.outbox);
         }
         self.writes.expire(clock.now, out);
-        while self
-            .waiting
-            .front()
-            .is_some_and(|waiting| waiting.deadline <= clock.now)
-        {
-            let waiting = self.pop_waiting();
-            out.replies.push((waiting.token, self.duty.nobody_leads()));
-        }
+        self.expire_waiting(clock.now, out);
         self.mind_disk(options, clock, disk);
         self.balance(options, clock, disk);
         self.address(out);
@@ -344,12 +264,6 @@ impl Group {
     /// Something happens: if it was quiet, it is not any more.
     pub(super) fn wake(&mut self, now: Time) {
         self.raft.wake(now);
-    }
-
-    fn pop_waiting(&mut self) -> Waiting {
-        let waiting = self.waiting.pop_front().expect("callers look first");
-        self.waiting_bytes -= waiting.command.len();
-        waiting
     }
 
     /// The node that should lead it. All must choose the same, so it follows from who is in the group.
@@ -486,41 +400,8 @@ impl Group {
         self.address(out);
     }
 
-    /// Gives requests that cannot go on here a place: the log, another node, or the wait for a leader.
-    fn place_waiting(&mut self, options: &Options, clock: Clock, out: &mut Output) {
-        if self.duty.retired && self.raft.role() != Role::Leader {
-            self.writes.abandon(out);
-        }
-        if !self.leads() && self.writes.is_open() {
-            for (token, command) in self.writes.take_open() {
-                self.wait(options, clock, token, command);
-            }
-        }
-        if self.raft.role() != Role::Leader || self.reads.is_older_than(self.raft.term()) {
-            for (token, command) in self.reads.take() {
-                self.wait(options, clock, token, command);
-            }
-            self.expiry_proposed = None;
-        }
-        let leader = self.leader();
-        while !self.waiting.is_empty() && (self.leads() || leader.is_some_and(|at| at != self.node))
-        {
-            let Waiting { token, command, .. } = self.pop_waiting();
-            match leader {
-                Some(leader) if leader != self.node => {
-                    out.replies
-                        .push((token, Outcome::Redirect { leader, command }));
-                }
-                _ => {
-                    let command = Command::decode(&command).expect("encoded by this replica");
-                    self.request(options, clock, token, &command, out);
-                }
-            }
-        }
-    }
-
     /// Turns the open batch into an entry.
-    fn seal(&mut self, options: &Options, clock: Clock) {
+    pub(super) fn seal(&mut self, options: &Options, clock: Clock) {
         let bytes = self.writes.open_bytes();
         self.sealed.push(self.writes.open_for(clock.now));
         let payload = self.writes.seal(clock.unix_ms);
@@ -636,7 +517,6 @@ impl Group {
 
     /// When something is to be done although nothing happens.
     pub(super) fn deadline(&self, options: &Options, clock: Clock) -> Time {
-        let waiting = self.waiting.front().map(|waiting| waiting.deadline);
         let expiry = self
             .kv
             .next_expiry()
@@ -644,7 +524,12 @@ impl Group {
         let expiry = expiry.map(|due| clock.now.after(Duration::from_millis(due - clock.unix_ms)));
         let snapshot = self.snapshot_due_at(&options.snapshots);
         let snapshot = snapshot.filter(|&at| at > clock.now);
-        let times = [self.writes.deadline(), waiting, expiry, snapshot];
+        let times = [
+            self.writes.deadline(),
+            self.waiting.deadline(),
+            expiry,
+            snapshot,
+        ];
         times
             .into_iter()
             .flatten()
@@ -688,7 +573,7 @@ impl Group {
             pending_requests: self.writes.pending() + self.reads.pending() + self.waiting.len(),
             pending_bytes: self.writes.pending_bytes()
                 + self.reads.pending_bytes()
-                + self.waiting_bytes,
+                + self.waiting.bytes(),
             members: members.clone(),
             members_since: self.raft.membership().0,
             matched: matched.collect(),

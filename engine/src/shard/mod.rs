@@ -15,6 +15,7 @@ mod reads;
 mod set;
 mod snapshots;
 mod unsettled;
+mod waiting;
 mod writes;
 
 use alloc::collections::{BTreeSet, VecDeque};
