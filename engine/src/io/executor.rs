@@ -13,25 +13,22 @@ use std::time::Duration;
 use glommio::Task;
 use glommio::timer::Timer;
 use net::Command;
-use net::peer::{Cause, Hello, Refusal, Refused, VERSION};
 use wal::io::{Log, LogError, Ring};
 use wal::{GroupId, LogIndex, NodeId};
 
 use crate::config::Config;
 use crate::raft::{self, Change, ChangeError};
-use crate::shard::{
-    DiskState, Flush, GroupNews, Input, NewMembership, Outcome, Output, ReadLog, Shard, Stage,
-    Token,
-};
+use crate::shard::{GroupNews, Input, NewMembership, Outcome, Output, Shard, Stage, Token};
 use crate::{Clock, Time};
 
 use super::book::Book;
 use super::client::Clients;
 use super::clock::Origin;
+use super::disk::Disk;
 use super::fetcher::Fetcher;
-use super::identity::{Caller, Presence, Register};
-use super::mailbox::{Carried, Letter, Mailbox};
-use super::node::{Fate, NodeError};
+use super::identity::Register;
+use super::mailbox::{Carried, Mailbox};
+use super::node::Fate;
 use super::parked::Parked;
 use super::peer::Link;
 use super::requests::{Asker, Request, Requests};
@@ -40,17 +37,11 @@ use super::signal::Signal;
 use super::snapshots::Snapshots;
 use super::socket::Socket;
 use super::stages::{Sampler, Turn};
-use super::status::{NewestSnapshot, PeerStatus, ShardStatus};
+use super::status::{PeerStatus, ShardStatus};
 use super::taker::Taker;
 
 /// Shortest time the driving fiber sleeps.
 const WAIT_MIN: Duration = Duration::from_micros(50);
-
-/// How often it is looked whether the disk is full. Until it is seen, writes go into what is left of
-/// a segment.
-const WATCH_INTERVAL: Duration = Duration::from_millis(20);
-/// The same while nothing is appended.
-const WATCH_INTERVAL_IDLE: Duration = Duration::from_millis(200);
 
 /// What the fibers of one shard share.
 pub(super) struct Executor {
@@ -66,9 +57,9 @@ pub(super) struct Executor {
     pub(super) book: Arc<Book>,
     pub(super) links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
     /// What runs them.
-    dialling: RefCell<BTreeMap<NodeId, Task<()>>>,
+    pub(super) dialling: RefCell<BTreeMap<NodeId, Task<()>>>,
     /// Of the book that they are of.
-    links_version: Cell<u64>,
+    pub(super) links_version: Cell<u64>,
     pub(super) shard: RefCell<Shard>,
     output: RefCell<Output>,
     pub(super) ring: Rc<Ring>,
@@ -88,21 +79,12 @@ pub(super) struct Executor {
     repairing: RefCell<BTreeSet<GroupId>>,
     pub(super) register: Arc<Register>,
     /// Connections that peers have dialled.
-    dialled: RefCell<Vec<Weak<Socket>>>,
+    pub(super) dialled: RefCell<Vec<Weak<Socket>>>,
     random: Cell<u64>,
     pub(super) stopping: Cell<bool>,
     pub(super) ended: Signal,
     pub(super) sampler: Sampler,
-    fate: Arc<Fate>,
-}
-
-/// What a shard has on its disk.
-pub(super) struct Disk {
-    pub(super) ring: Rc<Ring>,
-    pub(super) log: Rc<Log>,
-    pub(super) snapshots: Snapshots,
-    /// Of each group that has one.
-    pub(super) newest: BTreeMap<GroupId, NewestSnapshot>,
+    pub(super) fate: Arc<Fate>,
 }
 
 /// What the thread that opens the node gives to each shard.
@@ -247,44 +229,6 @@ impl Executor {
         self.requests.borrow_mut().get_mut(token).is_some()
     }
 
-    /// Dials the nodes that the book has, and no others.
-    pub(super) fn follow_book(self: &Rc<Self>) {
-        let version = self.book.version();
-        if self.links_version.replace(version) == version {
-            return;
-        }
-        let (nodes, own) = (self.book.nodes(), self.config.node_id);
-        let is_gone = |_: &NodeId, link: &mut Rc<Link>| !nodes.contains(&link.address);
-        let mut links = self.links.borrow_mut();
-        let gone: Vec<(NodeId, Rc<Link>)> = links.extract_if(.., is_gone).collect();
-        drop(links);
-        for (node, link) in gone {
-            drop(self.dialling.borrow_mut().remove(&node));
-            link.overdue(None, |token| self.lost(token, node));
-        }
-        let mut links = self.links.borrow_mut();
-        let mut dialling = self.dialling.borrow_mut();
-        for address in nodes.iter().filter(|address| address.id != own) {
-            let node = NodeId::from_raw(address.id);
-            if links.contains_key(&node) {
-                continue;
-            }
-            let link = Rc::new(Link::new(address.clone(), &self.config.limits));
-            links.insert(node, link.clone());
-            let task = glommio::spawn_local(link.run(self.clone()));
-            dialling.insert(node, task);
-        }
-    }
-
-    /// Ends all connections that this shard dialled.
-    pub(super) fn stop_dialling(&self) {
-        drop(self.dialling.take());
-    }
-
-    pub(super) fn link(&self, node: NodeId) -> Option<Rc<Link>> {
-        self.links.borrow().get(&node).cloned()
-    }
-
     /// Settles the shard whenever there was an input or its time has come.
     pub(super) async fn drive(self: Rc<Self>) {
         let mut timer: Option<(Time, Timer)> = None;
@@ -402,35 +346,6 @@ impl Executor {
         }
     }
 
-    fn append(self: &Rc<Self>, flush: Flush, turn: &mut Turn) {
-        // Laid out in the log now, in the order of the flushes, and its writing begun; waited for by the fiber.
-        let number = flush.number;
-        if turn.sampled {
-            turn.lap(None, self.origin.time());
-        }
-        let written = self.log.append(number, &flush.records);
-        if turn.sampled {
-            turn.lap(Some(Stage::Serialise), self.origin.time());
-        }
-        let executor = self.clone();
-        let asked = turn.started;
-        glommio::spawn_local(async move {
-            let submitted = executor.config.stages.then(|| executor.origin.time());
-            match written.await {
-                Ok(flush) => {
-                    let clock = executor.clock();
-                    if let Some(submitted) = submitted {
-                        executor.account(Stage::LogSubmit, submitted.since(asked));
-                        executor.account(Stage::LogWait, clock.now.since(submitted));
-                    }
-                    executor.step(clock, Input::Written { flush });
-                }
-                Err(error) => executor.disk_failed(Input::WriteFailed { flush: number }, error),
-            }
-        })
-        .detach();
-    }
-
     /// Makes durable who is in groups from now on, and dials who is new.
     fn note(self: &Rc<Self>, memberships: &[NewMembership]) -> Result<(), String> {
         for noted in memberships {
@@ -459,25 +374,6 @@ impl Executor {
     /// Counts one passage of a stage.
     pub(super) fn account(&self, stage: Stage, took: Duration) {
         self.shard.borrow_mut().accounts_mut().record(stage, took);
-    }
-
-    fn read(self: &Rc<Self>, read: ReadLog) {
-        let ReadLog {
-            group,
-            from,
-            to,
-            bytes_max,
-        } = read;
-        // Found in the log now, before a later flush overwrites it; read by the fiber.
-        let reading = self.log.read(group, from, to, bytes_max);
-        let executor = self.clone();
-        glommio::spawn_local(async move {
-            match reading.await {
-                Ok(entries) => executor.step(executor.clock(), Input::Log { group, entries }),
-                Err(error) => executor.disk_failed(Input::ReadFailed, error),
-            }
-        })
-        .detach();
     }
 
     /// Hands over, finishes what was begun, and ends.
@@ -513,73 +409,8 @@ impl Executor {
         self.groups.iter().any(|&group| shard.leader(group) == own)
     }
 
-    pub(super) async fn close_log(&self) {
-        self.log.close().await;
-    }
-
-    /// Notes a connection that a peer has dialled.
-    pub(super) fn dialled(&self, socket: &Rc<Socket>) {
-        let mut dialled = self.dialled.borrow_mut();
-        dialled.retain(|socket| socket.strong_count() > 0);
-        dialled.push(Rc::downgrade(socket));
-    }
-
-    /// Ends the connections that peers have dialled: who serves them may not come to it any more, and the
-    /// kernel would go on to take what is sent while the process lives.
-    pub(super) fn hang_up(&self) {
-        for socket in self.dialled.take() {
-            if let Some(socket) = socket.upgrade() {
-                socket.close();
-            }
-        }
-    }
-
     pub(super) async fn ended(&self) {
         self.ended.wait().await;
-    }
-
-    /// What was written may not be what is on the disk: the shard hands over what it leads and keeps
-    /// nothing any more. The node stays, names the new leaders and its state, and fails when it ends.
-    fn disk_failed(&self, input: Input<'_>, error: LogError) {
-        if self.shard.borrow().disk().state != DiskState::Failed {
-            let cause = self
-                .log
-                .failure()
-                .filter(|_| matches!(error, LogError::Failed));
-            let reason = cause.map_or_else(|| error.to_string(), |cause| cause.to_string());
-            let error = NodeError::Disk {
-                shard: self.index,
-                reason,
-            };
-            tracing::error!(event = "disk.failed", shard = self.index, reason = %error);
-            self.fate.fail(error);
-        }
-        self.step(self.clock(), input);
-    }
-
-    /// Tells the shard when the disk has no space for its log any more, and when it has again.
-    pub(super) async fn watch_space(self: Rc<Self>) {
-        let (mut full, mut appended_bytes) = (false, 0);
-        loop {
-            if self.log.is_full() != full {
-                full = !full;
-                let free_bytes = self.log.free_bytes();
-                self.snapshots.log_is_full(full);
-                if full {
-                    tracing::error!(event = "disk.full", shard = self.index, free_bytes);
-                } else {
-                    tracing::info!(event = "disk.has_space", shard = self.index, free_bytes);
-                }
-                self.step(self.clock(), Input::Space { full });
-            }
-            let before = std::mem::replace(&mut appended_bytes, self.log.appended_bytes());
-            let idle = before == appended_bytes;
-            glommio::timer::sleep(match idle {
-                true => WATCH_INTERVAL_IDLE,
-                false => WATCH_INTERVAL,
-            })
-            .await;
-        }
     }
 
     /// Tells other threads who leads a group, and the log whether it is whole.
@@ -623,11 +454,6 @@ impl Executor {
         self.shard.borrow().status()
     }
 
-    /// Of all segments of the log.
-    pub(super) fn log_bytes(&self) -> u64 {
-        self.log.segments() as u64 * self.config.segment_bytes
-    }
-
     pub(super) fn status(&self) -> ShardStatus {
         let mut accounts = Box::new(self.shard.borrow().accounts().clone());
         accounts.flush_bytes = self.log.appended_bytes();
@@ -661,72 +487,6 @@ impl Executor {
             log_segments: self.log.segments(),
             log_bytes: self.log_bytes(),
             accounts,
-        }
-    }
-
-    /// What this shard says when it dials `to`.
-    pub(super) fn hello(&self, to: NodeId) -> Hello {
-        Hello {
-            cluster: self.config.cluster.id.clone(),
-            from: self.config.node().to_raw(),
-            to: to.to_raw(),
-            shard: u32::from(self.index),
-            version_min: VERSION,
-            version_max: VERSION,
-            instance: self.instance,
-            fingerprint: self.config.fingerprint(),
-            start: self.register.start,
-            manner: self.register.manner(),
-            standing: self.register.standing(),
-        }
-    }
-
-    /// Whether a peer that dialled is let in, and the format both speak.
-    pub(super) fn admit(&self, hello: &Hello) -> Result<(u16, Arc<Presence>), Refusal> {
-        let here = self.hello(NodeId::from_raw(hello.from));
-        let version = hello.admit(&here, &self.register.removed())?;
-        let caller = Caller {
-            node: hello.from,
-            instance: hello.instance,
-            start: hello.start,
-            manner: hello.manner,
-        };
-        let silence_max = super::peer::silence_max(self);
-        let presence = self
-            .register
-            .admit(caller, self.origin.time(), silence_max)?;
-        Ok((version, presence))
-    }
-
-    /// What a caller is told that is not let in.
-    pub(super) fn refuse(&self, caller: u32, refusal: &Refusal) -> Refused {
-        let cause = match refusal.cause() {
-            // As long as it may come to nothing, what this one waits for ends nobody, and is nothing to join.
-            Cause::Fenced | Cause::Removed | Cause::Asked if !self.register.speaks() => {
-                Cause::Other
-            }
-            cause => cause,
-        };
-        Refused {
-            cause,
-            standing: self.register.standing(),
-            known: self.register.known(caller),
-            reason: refusal.to_string(),
-        }
-    }
-
-    /// A peer does not let this node in: it ends if it must not go on as what it is.
-    pub(super) fn refused(&self, peer: NodeId, refused: &Refused) {
-        let (peer, now) = (peer.to_raw(), self.origin.time());
-        let silence_max = super::peer::silence_max(self);
-        let verdict = self.register.verdict(refused, peer, now, silence_max);
-        let Some(reason) = verdict else {
-            return;
-        };
-        self.fate.fail(NodeError::Refused { peer, reason });
-        for mailbox in self.mailboxes.iter() {
-            // A shard that has ended already is what is wanted.
-            drop(mailbox.post(Letter::Abort));
         }
     }
 

@@ -15,7 +15,8 @@ use crate::kv::Kv;
 use crate::shard::{self, GroupOptions, Shard, Snapshot};
 
 use super::clock::unix_micros;
-use super::executor::{Disk, Executor, Shared};
+use super::disk::Disk;
+use super::executor::{Executor, Shared};
 use super::node::OpenError;
 use super::snapshots::{Loaded, Refused, Restored, SnapshotFileError, Snapshots};
 use super::status::NewestSnapshot;
