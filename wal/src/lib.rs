@@ -12,12 +12,14 @@ mod damage;
 mod flaw;
 mod flush;
 mod groups;
+mod histories;
 mod history;
 mod index;
 #[cfg(feature = "io")]
 pub mod io;
 mod layout;
 mod lives;
+mod losses;
 mod positions;
 mod record;
 mod recovered;

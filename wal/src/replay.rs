@@ -7,23 +7,22 @@
 //! rotted: what it held may have been acknowledged, so it is lost, and replay goes on behind it.
 //! Otherwise it was under way when the node stopped: the log is cut before it.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::chain::{Before, Chain, Part};
-use crate::codec::{Decoded, Role, Stamp};
-use crate::damage::{Claim, Damage};
+use crate::codec::{Decoded, Role};
 use crate::flush::{Body, FlushHeader, Start, records_of};
-use crate::history::{Gap, History};
-use crate::index::{Index, Location};
+use crate::histories::Histories;
+use crate::index::Location;
 use crate::lives::{Lives, Rest};
-use crate::recovered::{Cut, Lost, Recovered, RecoveredLog, ReplayError};
+use crate::losses::Losses;
+use crate::recovered::{Cut, Lost, Recovered, ReplayError};
 use crate::residue::Area;
 use crate::segment::{BLOCK, Link, made_bytes};
-use crate::standing::Standings;
 use crate::stop::{Sighting, Stop, flushes_of};
 use crate::writer::{Left, Options, Writer};
-use crate::{Entry, FlushNumber, GroupId, LogIndex, Record, SegmentId, Term};
+use crate::{FlushNumber, GroupId, Record, SegmentId};
 
 /// What replay does with the next segment.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +37,6 @@ enum Stage {
 #[derive(Debug)]
 pub struct Replay {
     options: Options,
-    cache_bytes: usize,
     /// The log's segments, oldest first.
     parts: Vec<Part>,
     dead: Vec<SegmentId>,
@@ -51,20 +49,14 @@ pub struct Replay {
     /// Where what was followed ends.
     end: Option<Link>,
     cut: Option<Cut>,
-    lost: Vec<Lost>,
-    /// Flushes from this one on are lost, up to the next that is followed.
-    lost_from: Option<FlushNumber>,
+    losses: Losses,
     /// Something rotten stood where this flush was expected, and it was found behind.
     displaced: Option<FlushNumber>,
-    /// Flushes were lost of which nothing is known: groups not mentioned before may have been in them.
-    unnamed: bool,
-    /// No segment was begun since the last of them.
+    /// No segment was begun since flushes were lost of which nothing is known.
     unsettled: bool,
     /// How groups stood before the first segment was not read yet.
     headless: bool,
-    /// The segment of which the file tells of a loss before it, and nothing else does.
-    witness: Option<SegmentId>,
-    groups: BTreeMap<GroupId, History>,
+    histories: Histories,
 }
 
 impl Replay {
@@ -87,7 +79,6 @@ impl Replay {
         }
         Ok(Self {
             options,
-            cache_bytes,
             parts: chain.parts,
             dead: chain.dead,
             newest: chain.newest,
@@ -97,14 +88,11 @@ impl Replay {
             number,
             end: None,
             cut: None,
-            lost: Vec::new(),
-            lost_from,
+            losses: Losses::new(lost_from),
             displaced: None,
-            unnamed: false,
             unsettled: false,
             headless,
-            witness: None,
-            groups: BTreeMap::new(),
+            histories: Histories::new(cache_bytes),
         })
     }
 
@@ -380,8 +368,7 @@ impl Replay {
             });
             // A segment of which only the header was written is no part of the log: the file of the next one
             // would say that there had been more in it. Unless that header is what tells of a loss.
-            let told = |lost: &Lost| lost.segment == segment && lost.offset == BLOCK as u64;
-            let none = stop.offset == BLOCK && !self.lost.iter().any(told);
+            let none = stop.offset == BLOCK && !self.losses.are_told_by_header(segment);
             if !(stop.itself || none) {
                 self.end = Some(Link {
                     segment,
@@ -394,7 +381,7 @@ impl Replay {
         let next = later.min_by_key(|sighting| (sighting.part, sighting.offset));
         let next = next.copied();
         if !told {
-            self.witness = self.witness.max(witness);
+            self.losses.told_by(witness);
         }
         let Some(next) = next else {
             // The end of the log: whatever was here is lost.
@@ -439,8 +426,7 @@ impl Replay {
     }
 
     fn lose(&mut self, part: usize, offset: usize, first: FlushNumber, next: Option<FlushNumber>) {
-        self.lost_from.get_or_insert(first);
-        self.lost.push(Lost {
+        self.losses.add(Lost {
             segment: self.parts[part].id,
             offset: offset as u64,
             first,
@@ -450,22 +436,8 @@ impl Replay {
 
     /// Flushes were lost that nothing names.
     fn forget(&mut self) {
-        self.unnamed = true;
         self.unsettled = true;
-        for history in self.groups.values_mut() {
-            history.lose_unnamed();
-        }
-    }
-
-    fn history(&mut self, group: GroupId) -> &mut History {
-        let unnamed = self.unnamed;
-        self.groups.entry(group).or_insert_with(|| {
-            let mut history = History::default();
-            if unnamed {
-                history.lose_unnamed();
-            }
-            history
-        })
+        self.histories.lose_unnamed();
     }
 
     /// Takes the records of a flush that passed its check.
@@ -476,14 +448,12 @@ impl Replay {
         segment: SegmentId,
         offset: usize,
     ) -> Result<(), ReplayError> {
-        let lost_from = self.lost_from.take();
+        let lost_from = self.losses.end_range();
         let unnamed = lost_from.is_some_and(|first| first.next() < header.number || !header.names);
         let headless = core::mem::take(&mut self.headless);
         if headless && !header.opens {
             // With its first flush, all is lost that was known of older ones.
-            if let Some(lost) = self.lost.first_mut() {
-                lost.first = FlushNumber::ZERO.next();
-            }
+            self.losses.begin_with_all_before();
         }
         if unnamed || headless && !header.opens {
             self.forget();
@@ -522,7 +492,7 @@ impl Replay {
             Role::Head => {
                 headless
                     || needs_head && !damaged.contains(&decoded.group())
-                    || self.falls_short(decoded)
+                    || self.histories.fall_short(decoded)
             }
         });
         // What was before comes first.
@@ -533,79 +503,15 @@ impl Replay {
         });
         for (decoded, location, stamp) in records {
             match decoded {
-                Decoded::One(record) => self.record(record, location, stamp)?,
-                Decoded::Run(run) => self.entries(run.group, run.entries(0), location)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a segment begins with a log that reaches further than what was followed of it. It went on behind
-    /// entries that were readable beyond a gap then, and their segments have left the log since: a floor
-    /// above them follows.
-    fn falls_short(&self, decoded: &Decoded) -> bool {
-        let Decoded::One(Record::Contents { group, last, .. }) = decoded else {
-            return false;
-        };
-        let history = self.groups.get(group);
-        history.is_some_and(|history| history.ends_before(*last))
-    }
-
-    /// Takes entries that lie at one place.
-    fn entries(
-        &mut self,
-        group: GroupId,
-        entries: impl Iterator<Item = Entry>,
-        at: Location,
-    ) -> Result<(), ReplayError> {
-        let cache_bytes = self.cache_bytes;
-        let history = self.history(group);
-        for entry in entries {
-            let index = entry.index;
-            let put = history.put(entry, at, cache_bytes);
-            put.map_err(|gap| gap_error(&gap, group, index, at))?;
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, record: Record, at: Location, stamp: Stamp) -> Result<(), ReplayError> {
-        let cache_bytes = self.cache_bytes;
-        match record {
-            Record::Entry { group, entry } => self.entries(group, [entry].into_iter(), at)?,
-            Record::Patch { group, entry } => {
-                let index = entry.index;
-                let put = self.history(group).patch(entry, at, cache_bytes);
-                put.map_err(|gap| gap_error(&gap, group, index, at))?;
-            }
-            Record::HardState { group, state } => self.history(group).hard_state(state),
-            Record::Floor { group, index, term } => self.history(group).floor(index, term),
-            Record::Contents {
-                group,
-                first,
-                last,
-                term,
-                patched,
-            } if stamp.role == Role::Echo => {
-                let history = self.history(group);
-                if patched {
-                    history.lose_patches(first, last, term);
-                } else {
-                    history.lose(first, last, term);
+                Decoded::One(record) => {
+                    self.histories
+                        .record(record, location, stamp, &self.losses)?;
+                }
+                Decoded::Run(run) => {
+                    self.histories
+                        .entries(run.group, run.entries(0), location)?;
                 }
             }
-            Record::Contents {
-                group, last, term, ..
-            } => self.history(group).reached(last, term),
-            Record::Damaged {
-                group,
-                claim,
-                promises_lost,
-            } => {
-                let aware = stamp.losses == fingerprint(&self.lost);
-                let history = self.history(group);
-                history.damaged(claim, promises_lost, aware);
-            }
-            Record::Intact { group, .. } => self.history(group).intact(),
         }
         Ok(())
     }
@@ -613,17 +519,13 @@ impl Replay {
     /// Ends the replay once every segment was given.
     pub fn finish(mut self) -> Recovered {
         assert!(self.next_segment().is_none(), "not every segment was given");
-        if self.lost_from.is_some() && !self.lost.is_empty() {
+        if self.losses.are_open() {
             self.forget();
         }
-        let end = match (self.cut, self.lost.last()) {
-            (Some(_), _) => self.end,
+        let end = match self.cut {
+            Some(_) => self.end,
             // What was lost at the end must be missed at the next start, too.
-            (None, Some(lost)) if lost.next.is_none() => Some(Link {
-                segment: lost.segment,
-                end: lost.offset,
-            }),
-            (None, _) => self.end,
+            None => self.losses.at_end().or(self.end),
         };
         // What lies behind a cut is no longer part of the log.
         let unsynced = end.map(|link| link.segment).into_iter().collect();
@@ -631,17 +533,16 @@ impl Replay {
         let behind = self.parts.iter().filter(|part| !alive(part.id));
         let mut behind: Vec<_> = behind.map(|part| (part.id, part.unwritten)).collect();
         // A newest file that was never used holds nothing either, but may be all that tells of a loss before it.
-        let all = self.cut.is_some() || self.lost.is_empty();
-        let tells = |segment: SegmentId| Some(segment) <= self.witness;
+        let all = self.cut.is_some() || self.losses.are_none();
         let useless = |&mut (segment, unwritten): &mut (SegmentId, bool)| {
-            (all || unwritten) && !tells(segment)
+            (all || unwritten) && !self.losses.may_be_told_by(segment)
         };
         while let Some((segment, _)) = behind.pop_if(useless) {
             self.dead.push(segment);
         }
         let given_up: Vec<_> = behind.into_iter().map(|(segment, _)| segment).collect();
         // A log that misses something goes on in a segment of its own.
-        let whole = self.lost.is_empty() && given_up.is_empty();
+        let whole = self.losses.are_none() && given_up.is_empty();
         let rest_of = |id: SegmentId| {
             let part = self.parts.iter().find(|part| part.id == id);
             part.and_then(|part| part.rest).filter(|_| whole)
@@ -649,53 +550,20 @@ impl Replay {
         let spare = rest_of(self.newest).filter(|rest| rest.offset == 0);
         let rest = end.and_then(|end| rest_of(end.segment));
         let rest = rest.filter(|rest| end.is_some_and(|end| rest.offset >= end.end));
-        let mut index = Index::default();
-        let mut groups = BTreeMap::new();
-        let mut standings = BTreeMap::new();
-        for (group, history) in self.groups {
-            let (log, places) = history.finish();
-            for (position, location) in places {
-                index.group(group).put(position, 1, location);
-            }
-            standings.insert(group, History::standing(&log));
-            groups.insert(group, log);
-        }
+        let unmentioned = self.histories.unmentioned();
+        let (groups, index, standings) = self.histories.finish(self.unsettled);
         let parts = self.parts.iter().filter(|part| alive(part.id));
         // Only one whose header is readable can be the first of the log.
         let segments = parts.map(|part| (part.id, part.opened_by.filter(|_| part.bytes.is_some())));
-        let nothing_known = Damage {
-            claim: Some(Claim {
-                index: None,
-                term: Term::ZERO,
-            }),
-            promises_lost: true,
-            ..Damage::default()
-        };
-        // What is missed where a segment begins is only missed while the one before it is there.
-        let from = |lost: &Lost| {
-            let mut until = self
-                .parts
-                .iter()
-                .rev()
-                .filter(|part| part.id < lost.segment);
-            let before = until.next().filter(|_| lost.offset == BLOCK as u64);
-            before.map_or(lost.segment, |part| part.id)
-        };
-        // A loss at the end is found again where the next segment begins.
-        let to = |lost: &Lost| lost.next.map_or(self.newest.next(), |_| lost.segment);
-        let lossy = self.lost.first().zip(self.lost.last());
-        let lossy = lossy.map(|(first, last)| (from(first), to(last)));
         let left = Left {
             end,
             next_segment: self.newest.next(),
             durable: self.number,
-            losses: fingerprint(&self.lost),
-            // A loss at the end is found again where the next segment begins.
-            lossy,
+            losses: self.losses.fingerprint(),
+            lossy: self.losses.span(&self.parts, self.newest),
             segments: segments.collect(),
             index,
-            // Groups that a segment began with after that are known as they are.
-            standings: Standings::new(standings, self.unnamed && self.unsettled),
+            standings,
         };
         let writer = Writer::new(self.options, left);
         Recovered {
@@ -707,35 +575,8 @@ impl Replay {
             given_up,
             unsynced,
             cut: self.cut.filter(|cut| cut.torn),
-            lost: self.lost,
-            unmentioned: RecoveredLog {
-                damage: self.unnamed.then_some(nothing_known),
-                ..RecoveredLog::default()
-            },
+            lost: self.losses.into_found(),
+            unmentioned,
         }
     }
-}
-
-fn gap_error(gap: &Gap, group: GroupId, found: LogIndex, at: Location) -> ReplayError {
-    ReplayError::Gap {
-        segment: at.segment,
-        offset: u64::from(at.offset),
-        group,
-        previous: gap.previous,
-        found,
-    }
-}
-
-/// Tells lists of lost flushes apart; the same whether or not anything was written behind the last, and
-/// whether or not something in the middle of a range of them, of a start that came to nothing, is still seen.
-fn fingerprint(lost: &[Lost]) -> u64 {
-    let next_of = |it: &Lost| it.next.unwrap_or(it.first.next());
-    let ranges = lost.chunk_by(|it, behind| next_of(it) == behind.first);
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for (first, last) in ranges.filter_map(|range| range.first().zip(range.last())) {
-        for number in [first.first, next_of(last)] {
-            hash = (hash ^ number.to_raw()).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    hash
 }
