@@ -14,6 +14,7 @@ mod memberships;
 mod nemesis;
 mod network;
 mod node;
+mod node_log;
 mod oracle;
 mod oracles;
 mod paces;

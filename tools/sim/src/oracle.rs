@@ -1,15 +1,15 @@
 //! What must be true at every moment, checked from outside with more than any node can see.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::raft::{Message, Role};
 use engine::shard::{Flush, GroupStatus};
-use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, ReplicaId, Term};
+use wal::{Entry, EntryKind, FlushNumber, GroupId, LogIndex, NodeId, Record, Term};
 
-use crate::contents::{Change, Content, Contents, Found, apply, ends_log, position, same};
+use crate::contents::{Change, Content, Contents, Found, apply, ends_log, position};
 use crate::faults::{Counters, Plan};
 use crate::memberships::{Memberships, Voters, voters_of};
-use crate::node::node_id;
+use crate::node_log::{NodeLog, Seen};
 use crate::rng;
 
 /// A broken promise, in a sentence.
@@ -53,38 +53,6 @@ struct Applied {
     by: Term,
 }
 
-/// What a node's log holds: as durable, and with everything that is on its way.
-#[derive(Clone, Default)]
-struct NodeLog {
-    durable: Contents,
-    pending: VecDeque<(FlushNumber, Vec<Change>)>,
-    placed: Contents,
-    /// Per group: how it stood in this life of the node.
-    seen: Vec<Seen>,
-    /// Groups under repair, until a flush with the end of it is on its way.
-    damaged: Vec<GroupId>,
-    /// Groups that the last start took for damaged.
-    suspects: Vec<GroupId>,
-    /// Groups of which something was lost so that only others know of it.
-    unaware: Vec<GroupId>,
-    /// The floor that each group was last given: a start that cannot read it begins at an older one, and a
-    /// later one may read it, of a flush that has turned up in its place.
-    floors: BTreeMap<GroupId, LogIndex>,
-}
-
-/// How a replica stood when it was last looked at.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Seen {
-    leads: bool,
-    term: Term,
-    commit: LogIndex,
-    applied: LogIndex,
-    persisted: LogIndex,
-    last: LogIndex,
-    /// Applied, and compared with others, up to here.
-    checked: LogIndex,
-}
-
 impl Oracle {
     /// Nothing has happened yet.
     pub(crate) fn new(plan: &Plan) -> Self {
@@ -94,18 +62,15 @@ impl Oracle {
             founders,
             ..
         } = *plan;
-        let log = NodeLog {
-            seen: (0..groups).map(|_| Seen::default()).collect(),
-            ..NodeLog::default()
-        };
         let group = Group {
             memberships: Memberships::new((0..founders).collect()),
             ..Group::default()
         };
+        let groups: Vec<_> = (0..groups).map(|_| group.clone()).collect();
         Self {
             members: (0..nodes).collect(),
-            groups: (0..groups).map(|_| group.clone()).collect(),
-            logs: vec![log; nodes],
+            logs: vec![NodeLog::new(groups.len(), Vec::new()); nodes],
+            groups,
         }
     }
 
@@ -216,20 +181,7 @@ impl Oracle {
 
     /// A node's flushes up to `number` are durable.
     pub(crate) fn durable(&mut self, node: usize, number: FlushNumber) {
-        let log = &mut self.logs[node];
-        while log
-            .pending
-            .front()
-            .is_some_and(|(flush, _)| *flush <= number)
-        {
-            let (_, changes) = log.pending.pop_front().expect("just seen");
-            for change in changes {
-                if let Change::Floor(group, index, _) = change {
-                    log.floors.insert(group, index);
-                }
-                apply(&mut log.durable, change);
-            }
-        }
+        self.logs[node].durable(number);
     }
 
     /// A node says something: what it promises with that is durable.
@@ -240,34 +192,7 @@ impl Oracle {
         group: GroupId,
         message: &Message,
     ) -> Result<(), Broken> {
-        let nothing = Default::default();
-        let content = self.logs[node].durable.get(&group).unwrap_or(&nothing);
-        let state = content.state;
-        let voted = |term, vote: NodeId| {
-            let vote = Some(ReplicaId::from_raw(vote.to_raw()));
-            state.term > term || (state.term, state.vote) == (term, vote)
-        };
-        let kept = match *message {
-            Message::Vote {
-                term,
-                pre: false,
-                granted: true,
-                ..
-            } => voted(term, to),
-            Message::RequestVote {
-                term, pre: false, ..
-            } => voted(term, node_id(node)),
-            Message::Appended { matched, .. } => content.last() >= matched.to_raw(),
-            _ => true,
-        };
-        if kept {
-            return Ok(());
-        }
-        Err(format!(
-            "node {} says {message:?} in group {group}, and its disk holds {state:?} and {} entries",
-            node + 1,
-            content.last()
-        ))
+        self.logs[node].sent(node, to, group, message)
     }
 
     /// The furthest commit that any leader of the group claimed.
@@ -278,11 +203,7 @@ impl Oracle {
     /// Whether the node found damage when it last started, and what notes its end is not durable: after
     /// a crash it would find it again.
     pub(crate) fn is_damaged(&self, node: usize) -> bool {
-        let NodeLog {
-            damaged, pending, ..
-        } = &self.logs[node];
-        let mut pending = pending.iter().flat_map(|(_, changes)| changes);
-        !damaged.is_empty() || pending.any(|change| matches!(change, Change::Intact(_)))
+        self.logs[node].is_damaged()
     }
 
     /// A node found this on its disk: all that was durable, and of the rest a beginning. Groups that
@@ -294,32 +215,7 @@ impl Oracle {
         damaged: &[GroupId],
         (suspects, forgetful): (Vec<GroupId>, &[GroupId]),
     ) -> Result<(), Broken> {
-        let held = self.check(node, found, damaged)?;
-        for group in damaged.iter().filter(|group| !forgetful.contains(group)) {
-            let promise = |contents: &Contents| {
-                let content = contents.get(group);
-                content.map_or((Term::ZERO, None), |it| (it.state.term, it.state.vote))
-            };
-            let (before, now) = (promise(&self.logs[node].durable), promise(found));
-            let kept = now.0 > before.0 || now == before || now.0 == before.0 && before.1.is_none();
-            if !kept {
-                return Err(format!(
-                    "node {} forgot {before:?} of group {group}, and takes {now:?} for all that it promised",
-                    node + 1
-                ));
-            }
-        }
-        self.logs[node] = NodeLog {
-            placed: held.clone(),
-            durable: held,
-            damaged: damaged.to_vec(),
-            suspects,
-            unaware: std::mem::take(&mut self.logs[node].unaware),
-            floors: std::mem::take(&mut self.logs[node].floors),
-            pending: VecDeque::new(),
-            seen: vec![Seen::default(); self.groups.len()],
-        };
-        Ok(())
+        self.logs[node].recovered(node, found, damaged, (suspects, forgetful))
     }
 
     /// A node finds less on its disk than was durable, and nothing there tells. Whether that costs only
@@ -355,10 +251,7 @@ impl Oracle {
     fn holds_without(&self, node: usize, group: GroupId, at: usize, term: Term) -> bool {
         self.electorates(group).iter().all(|voters| {
             let others = voters.iter().filter(|&&other| other != node);
-            let holders = others.filter(|&&other| {
-                let content = self.logs[other].durable.get(&group);
-                content.is_some_and(|content| content.terms.get(at) == Some(&term))
-            });
+            let holders = others.filter(|&&other| self.logs[other].holds(group, at, term));
             holders.count() > voters.len() / 2
         })
     }
@@ -403,54 +296,12 @@ impl Oracle {
         found: &Found,
         damaged: &[GroupId],
     ) -> Result<Contents, Broken> {
-        let log = &self.logs[node];
-        // What an interrupted repair had put back may close a gap, with entries behind it.
-        let unknown: Vec<_> = log.damaged.iter().chain(damaged).collect();
-        let mut held = log.durable.clone();
-        for group in &unknown {
-            // From here on it stands for what it found, and for what it writes.
-            let content = found.get(group).cloned().unwrap_or_default();
-            held.insert(**group, content);
-        }
-        for (group, content) in &mut held {
-            let floor = found.get(group).map_or(LogIndex::ZERO, |found| found.floor);
-            if floor > content.floor && log.floors.get(group) == Some(&floor) {
-                content.floor = floor;
-            }
-        }
-        let mut pending = log.pending.iter();
-        while !same(&held, found) {
-            let Some((_, changes)) = pending.next() else {
-                let differs = |(group, content): (&GroupId, &Content)| {
-                    let found = found.get(group).cloned().unwrap_or_default();
-                    let tell = |content: &Content| {
-                        let Content { state, floor, .. } = content;
-                        format!("{state:?}, entries behind {floor} up to {}", content.last())
-                    };
-                    let (durable, found) = (tell(content), tell(&found));
-                    format!("group {group}: {durable} was durable, found {found}; ")
-                };
-                let differences: String = log.durable.iter().map(differs).collect();
-                return Err(format!(
-                    "node {} forgot what was durable: {differences}",
-                    node + 1
-                ));
-            };
-            let known = changes.iter();
-            known
-                .filter(|change| !unknown.contains(&&change.group()))
-                .for_each(|change| apply(&mut held, *change));
-        }
-        Ok(held)
+        self.logs[node].check(node, found, damaged)
     }
 
     /// A node's disk holds nothing any more.
     pub(crate) fn wiped(&mut self, node: usize, groups: Vec<GroupId>) {
-        self.logs[node] = NodeLog {
-            damaged: groups,
-            seen: vec![Seen::default(); self.groups.len()],
-            ..NodeLog::default()
-        };
+        self.logs[node] = NodeLog::new(self.groups.len(), groups);
     }
 
     /// A lost majority was given up: the survivors hold of each group all that one of them applied and had
@@ -644,12 +495,7 @@ impl Oracle {
         let logs = voters.iter().map(|&member| &self.logs[member]);
         let holders = logs.filter(|log| {
             // What a damaged one lost, it may have acknowledged before; it votes for nobody without.
-            if log.damaged.contains(&name) {
-                return true;
-            }
-            let content = log.durable.get(&name);
-            let term = content.and_then(|content| content.terms.get(at));
-            term == Some(&status.term)
+            log.damaged.contains(&name) || log.holds(name, at, status.term)
         });
         let holders = holders.count();
         if holders * 2 <= voters.len() {
