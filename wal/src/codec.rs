@@ -335,11 +335,11 @@ fn check_counts(bytes: &[u8]) -> Result<(), RecordError> {
             let behind = index.saturating_add(1);
             behind
                 .checked_sub(first)
-                .is_some_and(|named| named <= LIVE_MAX)
+                .is_some_and(|named| first > 0 && named <= LIVE_MAX)
         }
         CONTENTS => index
             .checked_sub(first)
-            .is_some_and(|named| named <= ENTRIES_MAX),
+            .is_some_and(|named| first > 0 && named <= ENTRIES_MAX),
         ENTRY | PATCH => index > 0,
         _ => true,
     };
@@ -445,6 +445,7 @@ mod tests {
             (u64::MAX, u64::MAX, 1),
             (1, 1, u64::MAX),
             (2, 1, 1),
+            (0, 1, 1),
             (1, 1 << 40, 1),
         ] {
             assert_eq!(

@@ -184,7 +184,10 @@ impl Membership {
         for member in members.chunks_exact(MEMBER_BYTES) {
             let replica = id(member);
             match member[4..6] {
-                [1, 0] => membership.members.voters.push(replica),
+                [1, 0] if membership.members.observers.is_empty() => {
+                    membership.members.voters.push(replica);
+                }
+                [1, 0] => return Err(broken("a voter behind an observer")),
                 [2, 0] => membership.members.observers.push(replica),
                 _ => return Err(broken("a role that there is not")),
             }
