@@ -27,7 +27,7 @@ pub(crate) struct Shape {
     pub(crate) shards: u16,
     /// A directory below it is made, and removed at the end.
     pub(crate) dir: PathBuf,
-    /// A line of the nodes' `[node]` section, or nothing.
+    /// An option of the nodes, or nothing: see [`with_setting`].
     pub(crate) setting: String,
     /// Whether segments are ready that the load will write, as in nodes that run for a while. Otherwise
     /// they are small: little is written, and little removed at the end.
@@ -81,7 +81,8 @@ impl Cluster {
         for id in 1..=shape.nodes {
             let config = cluster.directory.join(format!("n{id}.toml"));
             let text = config_text(shape, &cluster.directory, id, first);
-            std::fs::write(&config, text + settings)
+            let text = with_setting(&(text + settings), &shape.setting)?;
+            std::fs::write(&config, text)
                 .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
             cluster.nodes.push(Node::start(&config, shape.ready)?);
             let client = client_port(shape, id, first);
@@ -207,19 +208,39 @@ fn client_port(shape: &Shape, id: u16, first: u16) -> u16 {
     first + (id - 1) * (2 * shape.shards + 1)
 }
 
+/// A configuration with an option more, or another value of it: `stages = false` of `[node]`,
+/// `log.durable = false` of any other section.
+fn with_setting(config: &str, setting: &str) -> Result<String, String> {
+    let read = |text: &str| {
+        let table: Result<toml::Table, _> = text.parse();
+        table.map_err(|error| format!("\"{text}\" is no option of a node: {}", error.message()))
+    };
+    let mut sections = read(config)?;
+    for (key, value) in read(setting)? {
+        let (section, options) = match value {
+            toml::Value::Table(options) => (key, options),
+            value => ("node".to_owned(), toml::Table::from_iter([(key, value)])),
+        };
+        let empty = || toml::Value::Table(toml::Table::new());
+        let section = sections.entry(section).or_insert_with(empty);
+        let section = section.as_table_mut().ok_or("sections are tables")?;
+        section.extend(options);
+    }
+    Ok(sections.to_string())
+}
+
 fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
     // Nodes share cores when there are more shards than those.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = if shape.ready { READY_MEMORY } else { "" };
     let mut text = format!(
-        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n{memory}\n{}\n\n\
+        "[node]\nid = {id}\ndata_dir = \"{}\"\ncores = [{}]\n{memory}\n\n\
          [cluster]\nid = \"bench\"\nshards = {}\ngroups = {}\n\n[client]\nproxy = false\n",
         directory.join(format!("n{id}")).display(),
         (0..shape.shards)
             .map(|shard| (usize::from((id - 1) * shape.shards + shard) % cores).to_string())
             .collect::<Vec<_>>()
             .join(", "),
-        shape.setting,
         shape.shards,
         shape.groups,
     );
@@ -233,4 +254,34 @@ fn config_text(shape: &Shape, directory: &Path, id: u16, first: u16) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_goes_into_its_section_and_without_one_into_that_of_the_node() {
+        let config = "[node]\nid = 1\n[log]\nready_size = \"1MB\"\n";
+        let with = |setting| with_setting(config, setting).map(|it| it.parse::<toml::Table>());
+        let of = |text: &str| Ok(text.parse::<toml::Table>());
+        assert_eq!(with(""), of(config));
+        assert_eq!(
+            with("stages = false"),
+            of("[node]\nid = 1\nstages = false\n[log]\nready_size = \"1MB\"\n")
+        );
+        assert_eq!(
+            with("log.durable = false"),
+            of("[node]\nid = 1\n[log]\nready_size = \"1MB\"\ndurable = false\n")
+        );
+        assert_eq!(
+            with("limits.connections = 5"),
+            of(&format!("{config}[limits]\nconnections = 5\n"))
+        );
+        let refused = with("log.durable").unwrap_err();
+        assert!(
+            refused.starts_with("\"log.durable\" is no option of a node"),
+            "{refused}"
+        );
+    }
 }

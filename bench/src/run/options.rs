@@ -26,8 +26,8 @@ pub(crate) struct RunOptions {
     /// With several loads, each gets its name into the file's.
     #[arg(long, value_name = "SVG")]
     pub(crate) flamegraph: Option<PathBuf>,
-    /// Measures the same, in turns, on nodes that have this line in the [node] section of their
-    /// configuration as well: --beside "stages = false".
+    /// Measures the same, in turns, on nodes that have this option in their configuration as well: --beside "stages =
+    /// false" of the [node] section, --beside "log.durable = false" of another.
     #[arg(long, value_name = "LINE")]
     pub(crate) beside: Option<String>,
 }
