@@ -118,7 +118,7 @@ impl Group {
         assert_eq!(leader.commit(), leader.log().last_index());
         for replica in &mut self.replicas {
             let applied = replica.commit();
-            replica.evict(applied, 0);
+            replica.evict(applied, 0, 0);
         }
     }
 }

@@ -415,13 +415,17 @@ impl Raft {
         }
     }
 
-    /// Forgets payloads of entries up to `applied` that are durable, beyond `bytes_max`.
-    pub fn evict(&mut self, applied: LogIndex, bytes_max: usize) {
+    /// Forgets payloads of entries up to `applied` that are durable: beyond `bytes_max`, and beyond `spare_max`
+    /// those that no follower lacks. They stay on disk.
+    pub fn evict(&mut self, applied: LogIndex, bytes_max: usize, spare_max: usize) {
         assert!(
             applied <= self.commit,
             "applied {applied} beyond commit {}",
             self.commit
         );
+        let lacked = self.progress.iter().map(|(_, progress)| progress.matched);
+        let spare = lacked.fold(applied, LogIndex::min);
+        self.log.evict(spare, spare_max);
         self.log.evict(applied, bytes_max);
     }
 }

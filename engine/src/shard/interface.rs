@@ -304,7 +304,7 @@ pub struct Options {
     /// zero: no limit. What was taken before that was known still adds.
     pub data_bytes_max: u64,
     /// Payload of entries that all groups keep in memory for followers and apply. Where it becomes short,
-    /// each keeps its share.
+    /// each keeps its share. Of entries that no follower lacks, little is kept.
     pub cache_bytes: usize,
     pub snapshots: SnapshotPolicy,
     /// Seeds election jitter.

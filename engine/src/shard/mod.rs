@@ -41,6 +41,10 @@ pub use interface::{
     SnapshotChunk, SnapshotPolicy, Token,
 };
 
+/// Of the memory for entries, the part for those that no follower lacks: a megabyte of 64. Whoever becomes the
+/// leader has the newest at hand; more would only push what is worked on out of the processor's caches.
+const SPARE_SHARE: usize = 64;
+
 /// How long a shard leaves its thread to others between turns that it could do at once.
 const REST: Duration = Duration::from_micros(50);
 
@@ -78,6 +82,8 @@ pub struct Shard {
     data_bytes: u64,
     /// Payload of all groups' entries in memory.
     cached_bytes: usize,
+    /// What each group may keep of them although no follower lacks it.
+    spare_max: usize,
     /// The leader of each group, and whether something is missing, as last told.
     told: Vec<(Option<NodeId>, bool)>,
     /// Groups that want to take a snapshot.
@@ -122,6 +128,7 @@ impl Shard {
             pulse: Pulse::new(groups.len()),
             data_bytes: 0,
             cached_bytes: 0,
+            spare_max: options.cache_bytes / SPARE_SHARE / groups.len().max(1),
             told: groups.iter().map(|_| (None, false)).collect(),
             snapshots_due: BTreeSet::new(),
             snapshotting: None,
@@ -321,7 +328,7 @@ impl Shard {
     ) {
         let cache_max = self.cache_max();
         let group = &mut self.groups[at];
-        group.raft.evict(group.applied, cache_max);
+        group.raft.evict(group.applied, cache_max, self.spare_max);
         group.settle(&self.options, clock, may_flush, out, lap);
         group.account(clock.now, &mut self.accounts);
         if group.is_snapshot_due(&self.options.snapshots, clock) {

@@ -464,7 +464,7 @@ impl History {
         if self.replicas[at].raft.is_some() {
             let (raft, _) = self.replicas[at].raft();
             let commit = raft.commit();
-            raft.evict(commit, 20);
+            raft.evict(commit, 20, 10);
         }
     }
 

@@ -32,30 +32,32 @@ struct Nodes {
     answers: usize,
 }
 
+/// A node that has nothing.
+fn shard(id: u32) -> Shard {
+    let member = |id| Member {
+        replica: ReplicaId::from_raw(id),
+        node: node(id),
+        voter: true,
+    };
+    let group = |group| GroupOptions {
+        group: GroupId::from_raw(group),
+        members: (1..=3).map(member).collect(),
+        noted: None,
+        slots: (0, 16383),
+        preferred: Some(node(1)),
+        recovered: RecoveredLog::default(),
+        snapshot: None,
+    };
+    let options = Options {
+        cache_bytes: CACHE_BYTES,
+        ..options(id)
+    };
+    let groups = (0..GROUPS).map(group).collect();
+    Shard::new(options, Clock::default(), groups, FlushNumber::from_raw(1))
+}
+
 impl Nodes {
     fn new() -> Self {
-        let member = |id| Member {
-            replica: ReplicaId::from_raw(id),
-            node: node(id),
-            voter: true,
-        };
-        let group = |group| GroupOptions {
-            group: GroupId::from_raw(group),
-            members: (1..=3).map(member).collect(),
-            noted: None,
-            slots: (0, 16383),
-            preferred: Some(node(1)),
-            recovered: RecoveredLog::default(),
-            snapshot: None,
-        };
-        let shard = |id| {
-            let options = Options {
-                cache_bytes: CACHE_BYTES,
-                ..options(id)
-            };
-            let groups = (0..GROUPS).map(group).collect();
-            Shard::new(options, Clock::default(), groups, FlushNumber::from_raw(1))
-        };
         let mut nodes = Self {
             shards: (1..=3).map(shard).collect(),
             up: 2,
@@ -189,4 +191,17 @@ fn groups_that_are_busy_one_after_the_other_keep_twice_as_much_at_most() {
         cached <= 2 * CACHE_BYTES + slack,
         "{cached} bytes are in memory"
     );
+}
+
+#[test]
+fn what_every_follower_has_is_not_kept() {
+    let mut nodes = Nodes::new();
+    nodes.up = 3;
+    nodes.run(1000);
+    (0..200).for_each(|_| nodes.write(2));
+    nodes.shards[2] = shard(3);
+    (0..GROUPS).for_each(|group| nodes.write(group));
+    let cached = nodes.cached_bytes();
+    let slack = 2 * GROUPS as usize * ENTRY_BYTES;
+    assert!(cached <= CACHE_BYTES / 64 + slack, "{cached} bytes are");
 }
