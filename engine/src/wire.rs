@@ -274,7 +274,7 @@ pub fn message(envelope: Envelope, mut payloads: Payloads<'_>) -> Option<(GroupI
             after: LogIndex::from_raw(after),
             after_term: after_term.map(Term::from_raw),
             common: common.map(position),
-            electorate: heard(electorate),
+            electorate: heard(electorate).into(),
             entries: entries_of(&entries, &mut payloads)?,
         },
     };

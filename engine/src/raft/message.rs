@@ -1,5 +1,6 @@
 //! What replicas of a group say to each other.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use wal::{Entry, LogIndex, Term};
@@ -90,8 +91,8 @@ pub enum Message {
         after_term: Option<Term>,
         /// Up to this entry the logs of both were equal; the entries belong to that part.
         common: Option<(LogIndex, Term)>,
-        /// Who has a vote, as far as the sender knows.
-        electorate: Electorate,
+        /// Who has a vote, as far as the sender knows. Apart, so that it does not make all messages larger.
+        electorate: Box<Electorate>,
         entries: Vec<Entry>,
     },
     /// The receiver lacks entries that have left the sender's log. A snapshot that the sender has holds

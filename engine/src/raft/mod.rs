@@ -3,7 +3,7 @@
 //! A [`Raft`] is one replica. It is told the time, messages, and which flushes are durable; it
 //! answers with messages, and never says anything that a crash could make untrue: votes, requests
 //! for votes and acknowledgements are derived from what is durable, not from what was received.
-//! This file is the only one that changes term, vote and commit.
+//! Terms, votes and commits change here, and in `election`, `snapshot` and `repair`; nowhere else.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (Raft), and
 //! Ongaro's thesis.
@@ -436,7 +436,7 @@ impl Raft {
                     after,
                     after_term,
                     common,
-                    electorate,
+                    electorate: *electorate,
                     entries,
                 };
                 self.repaired(from, answer, out);

@@ -345,7 +345,7 @@ impl Raft {
             after,
             after_term: self.log.term(after),
             common,
-            electorate: self.electorate(),
+            electorate: self.electorate().into(),
             entries,
         };
         out.push((to, answer));
