@@ -81,6 +81,8 @@ pub(crate) fn draw(folded: &str, title: &str, svg: &Path) -> Result<String, Stri
     std::fs::write(&lines, folded).map_err(|e| format!("{}: {e}", lines.display()))?;
     let mut options = Options::default();
     title.clone_into(&mut options.title);
+    // Narrower than a pixel. The stacks beside have all of it.
+    options.min_width = 0.1;
     let file = File::create(svg).map_err(|error| format!("{}: {error}", svg.display()))?;
     flamegraph::from_lines(&mut options, folded.lines(), file)
         .map_err(|error| format!("{}: {error}", svg.display()))?;
